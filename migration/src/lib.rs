@@ -1,0 +1,1 @@
+//! What a port takes along when its guest migrates.

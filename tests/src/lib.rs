@@ -1,0 +1,1 @@
+//! Scripted front ends and helpers for the tests.

@@ -1,0 +1,107 @@
+//! What happened: the one list of events an operator can follow (`turnpike events`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Mac, PortId};
+
+/// Something an operator may want to know, with the objects it happened to. `kind` in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// A port was added.
+    PortAdded {
+        /// Its number.
+        port: PortId,
+        /// Its name.
+        name: String,
+    },
+    /// A port was removed.
+    PortRemoved {
+        /// Its number.
+        port: PortId,
+        /// Its name.
+        name: String,
+    },
+    /// A port's settings or policy changed.
+    PortChanged {
+        /// Its number.
+        port: PortId,
+        /// The changed settings as `name=value`.
+        changes: Vec<String>,
+    },
+    /// A switch-wide setting changed.
+    SwitchChanged {
+        /// The changed settings as `name=value`.
+        changes: Vec<String>,
+    },
+    /// A front end attached to a guest port.
+    FrontEndConnected {
+        /// The port.
+        port: PortId,
+    },
+    /// A front end went away.
+    FrontEndDisconnected {
+        /// The port.
+        port: PortId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A port's rings (or link) began to run.
+    PortRunning {
+        /// The port.
+        port: PortId,
+    },
+    /// A port's rings (or link) stopped.
+    PortStopped {
+        /// The port.
+        port: PortId,
+    },
+    /// One queue was stopped because the guest broke the rules of virtio; a driver reset starts it again.
+    QueueStopped {
+        /// The port.
+        port: PortId,
+        /// The queue's index (even: the guest receives, odd: it sends).
+        queue: u16,
+        /// The rule that was broken, with the offending value.
+        reason: String,
+    },
+    /// A learned address was seen at another port.
+    MacMoved {
+        /// The address.
+        mac: Mac,
+        /// Where it was.
+        from: PortId,
+        /// Where it is now.
+        to: PortId,
+    },
+    /// A port sent with an address that is configured for another port.
+    MacPinned {
+        /// The address.
+        mac: Mac,
+        /// The port that sent it.
+        port: PortId,
+        /// The port that owns it.
+        owner: PortId,
+    },
+    /// A port sent with a source address it may not use (MAC spoofing is off).
+    MacSpoofed {
+        /// The address.
+        mac: Mac,
+        /// The port that sent it.
+        port: PortId,
+    },
+    /// A port reached its share of the forwarding table; nothing more is learned behind it.
+    FdbFull {
+        /// The port.
+        port: PortId,
+        /// Its share, in entries.
+        limit: u32,
+    },
+    /// The guest asks its peers to be told where it is (RARP sent on its behalf).
+    Announced {
+        /// The port.
+        port: PortId,
+        /// The address announced.
+        mac: Mac,
+    },
+}

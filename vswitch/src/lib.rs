@@ -1,0 +1,101 @@
+//! The switch that decides.
+//!
+//! Given the first bytes of a frame, the port it came from and a time, this crate says what is to happen with it.
+//! It does no I/O, reads no clock, spawns no thread and has no `unsafe`: any network, any failure and any year of
+//! simulated time runs in a unit test.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Monotonic time in nanoseconds since an arbitrary start, always given by the caller.
+pub type Nanos = u64;
+
+/// Bytes of a frame that policy looks at. A longer frame is judged by its first `HEAD_LEN` bytes only.
+pub const HEAD_LEN: usize = 192;
+
+/// A port's number: 1 or more, unique in the switch, and small enough to index a table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PortId(pub u16);
+
+impl PortId {
+    /// The number as an index into a table with one slot per possible port.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// ff:ff:ff:ff:ff:ff.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether the address names a group: broadcast or multicast.
+    pub const fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
+    /// Whether the address may be the source of a frame and the address of a port: neither a group nor zero.
+    pub fn is_valid_source(self) -> bool {
+        !self.is_group() && self.0 != [0; 6]
+    }
+}
+
+/// Why a text is not an Ethernet address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a MAC address; write six hexadecimal bytes such as 52:54:00:12:34:56")]
+pub struct MacParseError(String);
+
+impl FromStr for Mac {
+    type Err = MacParseError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 6];
+        let mut parts = s.split([':', '-']);
+        for byte in &mut bytes {
+            *byte = parts
+                .next()
+                .filter(|p| p.len() == 2 && p.bytes().all(|c| c.is_ascii_hexdigit()))
+                .and_then(|p| u8::from_str_radix(p, 16).ok())
+                .ok_or_else(|| MacParseError(s.to_owned()))?;
+        }
+        if parts.next().is_some() { Err(MacParseError(s.to_owned())) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Mac {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
