@@ -184,7 +184,11 @@ pub struct Dataplane {}
 
 impl Dataplane {
     /// Starts the workers, following `snapshot`.
-    pub fn start(options: &WorkerOptions, snapshot: Snapshot, events: Arc<dyn EventSink>) -> Result<Self, DataplaneError> {
+    pub fn start(
+        options: &WorkerOptions,
+        snapshot: Snapshot,
+        events: Arc<dyn EventSink>,
+    ) -> Result<Self, DataplaneError> {
         let _ = (options, snapshot, events);
         Ok(Self {})
     }

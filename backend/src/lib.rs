@@ -1,1 +1,3 @@
-//! The switch that moves.
+//! The switch that moves: guest memory, rings, sockets, devices, threads, API and store.
+
+pub mod dataplane;

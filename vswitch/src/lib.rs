@@ -5,6 +5,12 @@
 //! simulated time runs in a unit test.
 #![forbid(unsafe_code)]
 
+pub mod event;
+pub mod fdb;
+pub mod port;
+pub mod snapshot;
+pub mod trace;
+
 use std::fmt;
 use std::str::FromStr;
 
