@@ -325,6 +325,11 @@ impl SplitRing {
         self.live.as_ref().is_some_and(|live| live.avail_index() != seen)
     }
 
+    /// Whether buffers came to a receive ring since it was last looked at (or it stopped, so that waiting is over).
+    pub fn has_more(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.avail_index() != self.avail_seen)
+    }
+
     /// Tells the guest that kicks are not needed. With `EVENT_IDX` a stale event index does that by itself.
     #[inline]
     pub fn disarm(&mut self) {
@@ -393,6 +398,7 @@ impl SplitRing {
 
         let mut whole = [Span { ptr: std::ptr::null_mut(), len: 0 }; BURST];
         for (index, &(slot, head)) in heads[..count].iter().enumerate() {
+            let room = burst.span_room();
             let frame = &mut burst.frames[index];
             (frame.slot, frame.id, frame.fault, frame.rest) = (slot, head, None, (burst.spans.len() as u16, 0));
             let desc = Live::read_desc(live.desc, head);
@@ -408,8 +414,8 @@ impl SplitRing {
             self.scratch.clear();
             match live.walk(head, false, self.shape.indirect, &mut self.scratch) {
                 Ok(total) if total <= MAX_CHAIN_BYTES => {
-                    if !burst.has_room(self.scratch.len()) {
-                        // The rest of the window comes with the next burst.
+                    if room < self.scratch.len() + BURST {
+                        // The rest of the window comes with the next burst. (Every frame may still need one span for its rest.)
                         count = index;
                         break;
                     }
@@ -558,7 +564,7 @@ impl SplitRing {
         if waiting > live.size { Err(RingError::AvailableJump(waiting, live.size)) } else { Ok(waiting) }
     }
 
-    /// Writes one frame: `header` (its `num_buffers` is set here), the judged `head`, then `rest`, `len` frame bytes in all.
+    /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`, `len` frame bytes in all.
     #[inline]
     pub fn put(&mut self, header: &NetHeader, head: &[u8], rest: &[Span], len: u32) -> Result<Put, RingError> {
         if self.available(1)? == 0 {
@@ -576,8 +582,7 @@ impl SplitRing {
             && desc.len as usize >= total
             && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
         {
-            let mut bytes = [0u8; NET_HEADER];
-            header.emit(&mut bytes, 1);
+            let bytes = header.emit();
             // SAFETY: the buffer was translated for `desc.len >= header_len + len` bytes; `head` and `rest` together are `len`
             // bytes long and lie in other memory (the worker's, and another port's mapping).
             unsafe {
@@ -630,8 +635,7 @@ impl SplitRing {
                 return Ok(Put::TooSmall);
             }
         }
-        let mut bytes = [0u8; NET_HEADER];
-        header.emit(&mut bytes, buffers);
+        let bytes = NetHeader { num_buffers: buffers, ..*header }.emit();
         let mut sink = Sink { spans: &mut self.scratch, at: 0 };
         sink.write(bytes.as_ptr(), usize::from(self.shape.header_len));
         sink.write(head.as_ptr(), head.len());
