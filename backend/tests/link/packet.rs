@@ -328,9 +328,12 @@ fn a_frame_longer_than_its_slot_is_dropped_and_counted() {
     let mut burst = LinkBurst::new();
     let mut longest = 0;
     let dropped = eventually(|| {
-        let mut client = sender.command("iperf3");
-        let mut client =
-            client.args(["-c", &ours, "-n", "40M"]).stdout(Stdio::null()).spawn().expect("iperf3");
+        let mut client = sender.command("timeout");
+        let mut client = client
+            .args(["20", "iperf3", "-c", &ours, "-n", "40M"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("iperf3");
         while client.try_wait().expect("iperf3").is_none() {
             link.receive(&mut burst).expect("received");
             longest = burst.frames().iter().map(|f| f.len as usize).fold(longest, usize::max);
