@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backend::dataplane::DataplaneError;
 use backend::link::packet::MAX_UNICAST;
-use backend::link::{Link, LinkBurst, LinkError, MAX_FRAME, MAX_PIECES, Packet, Piece, Sent};
+use backend::link::{LINK_HEADER, Link, LinkBurst, LinkError, MAX_FRAME, MAX_PIECES, Packet, Piece, Sent};
 use vswitch::Mac;
 
 use crate::lab::{
@@ -119,6 +119,40 @@ fn segments_to_be_made_and_checksums_pass_untouched_with_and_without_a_tag() {
     assert_eq!(received.0[4..10], header[4..10], "the checksum's place counts the tag");
     let header_length = u16::from_le_bytes([received.0[2], received.0[3]]);
     assert!(header_length >= 58, "{header_length} bytes of headers do not count the tag");
+}
+
+#[test]
+fn each_kind_of_segmentation_keeps_its_name_across_an_uplink() {
+    if !can_run("each_kind_of_segmentation_keeps_its_name_across_an_uplink") {
+        return;
+    }
+    let (_veth, a, b) = pair();
+    let passes = |header: [u8; LINK_HEADER], bytes: &[u8]| {
+        send(&a, &header, bytes);
+        let received = collect(&b, 1, PATIENCE, |f| f.len() == bytes.len());
+        let (got, frame) = received.first().unwrap_or_else(|| panic!("kind {} is lost", header[1]));
+        assert_eq!(frame, bytes);
+        assert_eq!((got[1], &got[4..10]), (header[1], &header[4..10]));
+    };
+    let (mut header, ipv4) = tcp_to_segment(20_000, 1400, 0);
+    header[1] = 0x81;
+    passes(header, &ipv4);
+    // UDP over IPv4: the checksum is at another place.
+    let mut udp = ipv4.clone();
+    udp[23] = 17;
+    header[1] = 5;
+    header[8] = 6;
+    passes(header, &udp);
+    // TCP over IPv6: the header is 20 bytes longer.
+    let ipv6 =
+        [&ipv4[..12], &[0x86, 0xdd, 0x60, 0, 0, 0, 0x4e, 0x34, 6, 64], &[0x20; 32], &ipv4[34..]].concat();
+    for kind in [4, 0x84] {
+        header[1] = kind;
+        header[2] = 74;
+        header[6] = 54;
+        header[8] = 16;
+        passes(header, &ipv6);
+    }
 }
 
 #[test]
