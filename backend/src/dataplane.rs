@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vswitch::event::Event;
+use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
 use vswitch::trace::DropReason;
-use vswitch::port::PortKind;
 use vswitch::{Mac, PortId};
 
 use crate::guest::connection::Server;
@@ -204,7 +204,11 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Starts the workers, following `snapshot`.
-    pub fn start(options: &WorkerOptions, snapshot: Snapshot, events: Arc<dyn EventSink>) -> Result<Self, DataplaneError> {
+    pub fn start(
+        options: &WorkerOptions,
+        snapshot: Snapshot,
+        events: Arc<dyn EventSink>,
+    ) -> Result<Self, DataplaneError> {
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);

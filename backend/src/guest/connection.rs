@@ -144,7 +144,9 @@ fn attend(port: &Arc<GuestPort>, front: &UnixStream, stop: BorrowedFd<'_>) -> St
         Ok(daemon) => daemon,
         Err(error) => return format!("protocol handler: {error}"),
     };
-    let back = match private_socket(|listener| daemon.start(listener).map_err(|e| io::Error::other(e.to_string()))) {
+    let back = match private_socket(|listener| {
+        daemon.start(listener).map_err(|e| io::Error::other(e.to_string()))
+    }) {
         Ok(back) => back,
         Err(error) => return format!("private socket: {error}"),
     };
@@ -169,4 +171,3 @@ fn private_socket(accept: impl FnOnce(&mut Listener) -> io::Result<()>) -> io::R
     accept(&mut listener)?;
     Ok(stream)
 }
-

@@ -133,7 +133,8 @@ impl Delivery {
         while unicast != 0 {
             let first = unicast.trailing_zeros() as usize;
             let Verdict::Unicast(to) = verdicts[first] else { break };
-            let group = bits(unicast).filter(|&i| verdicts[i] == verdicts[first]).fold(0, |mask, i| mask | 1 << i);
+            let group =
+                bits(unicast).filter(|&i| verdicts[i] == verdicts[first]).fold(0, |mask, i| mask | 1 << i);
             let done = self.deliver(&context, to, group, blocked);
             count_out(&context, from, done);
             finished |= done;
@@ -154,7 +155,13 @@ impl Delivery {
         }
     }
 
-    fn to_guest(&mut self, context: &Context<'_>, port: &GuestPort, group: u64, blocked: &mut Blocked) -> u64 {
+    fn to_guest(
+        &mut self,
+        context: &Context<'_>,
+        port: &GuestPort,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
         let running = port.receiving();
         if running == 0 {
             drop_all(context, port.spec.id, group, DropReason::ReceiverNotRunning);
@@ -262,7 +269,9 @@ impl Delivery {
                 ring.put(&Offload::None.header(1), &self.linear, &[], self.linear.len() as u32)
             }
             Treatment::Segment { partial } => {
-                let Ok(mut segments) = Segmenter::new(&self.linear, &offload) else { return Ok(Put::TooSmall) };
+                let Ok(mut segments) = Segmenter::new(&self.linear, &offload) else {
+                    return Ok(Put::TooSmall);
+                };
                 if partial {
                     segments = segments.leave_checksums_open();
                 }

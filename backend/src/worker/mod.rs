@@ -123,7 +123,8 @@ impl Shared {
     /// Shared state that begins with `snapshot` and no ports.
     pub fn new(snapshot: Snapshot, poll: PollMode, seed: u64, events: Arc<dyn EventSink>) -> Self {
         let fdb = Fdb::new(snapshot.config().fdb_size, seed);
-        let view = ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
+        let view =
+            ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
         Self { view, fdb, events, poll, handles: OnceLock::new(), publishing: Mutex::new(()) }
     }
 
@@ -255,9 +256,11 @@ impl Workers {
     /// Starts the threads.
     pub fn start(shared: Arc<Shared>, options: &WorkerOptions) -> Result<Self, DataplaneError> {
         let system = |what| move |source| DataplaneError::System { what, source };
-        let cpu = |id: usize| options.cpus.as_ref().and_then(|cpus| cpus.get(id % cpus.len().max(1)).copied());
-        let handles: Vec<_> =
-            (0..options.workers.max(1)).map(|id| Handle::new(id, cpu(id)).map(Arc::new)).collect::<Result<_, _>>()?;
+        let cpu =
+            |id: usize| options.cpus.as_ref().and_then(|cpus| cpus.get(id % cpus.len().max(1)).copied());
+        let handles: Vec<_> = (0..options.workers.max(1))
+            .map(|id| Handle::new(id, cpu(id)).map(Arc::new))
+            .collect::<Result<_, _>>()?;
         let mut workers = Self { threads: Vec::new(), shared };
         let ready = workers.shared.handles.set(handles.clone());
         debug_assert!(ready.is_ok(), "workers are started once");

@@ -148,7 +148,9 @@ impl Worker {
     /// Moves what one source has; returns the number of frames that are finished.
     fn poll(&mut self, source: &mut Source, now: Nanos) -> usize {
         let patience = match source.blocked_since {
-            Some(since) if now - since >= u64::from(self.view.snapshot.config().rx_wait_us) * 1000 => Patience::Expired,
+            Some(since) if now - since >= u64::from(self.view.snapshot.config().rx_wait_us) * 1000 => {
+                Patience::Expired
+            }
             Some(_) if !has_more(&source.blocked) => return 0,
             _ => Patience::Wait,
         };
@@ -257,7 +259,8 @@ impl Worker {
                 Port::Link(_) => {}
             }
         }
-        let gone: Vec<_> = self.by_key.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(k, s)| (*k, *s)).collect();
+        let gone: Vec<_> =
+            self.by_key.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(k, s)| (*k, *s)).collect();
         for (key, slot) in gone {
             self.by_key.remove(&key);
             self.drop_source(slot);
@@ -274,7 +277,8 @@ impl Worker {
         if self.handle.unblocked.swap(false, Ordering::SeqCst) {
             self.activate_blocked();
         }
-        let frames = std::mem::take(&mut *self.handle.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let frames =
+            std::mem::take(&mut *self.handle.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for (port, bytes) in frames {
             own_frame(&mut self.burst, &bytes);
             let mut blocked = Blocked::default();

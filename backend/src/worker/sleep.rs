@@ -6,7 +6,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
+};
 
 use crate::dataplane::DataplaneError;
 
@@ -42,7 +44,9 @@ impl Sleeper {
         let mut manager = EventManager::new().map_err(system)?;
         let subscriber = manager.add_subscriber(Collector::default());
         let mut sleeper = Self { manager, subscriber };
-        sleeper.add(wake.as_raw_fd(), WAKE).map_err(|source| DataplaneError::System { what: "epoll of a worker", source })?;
+        sleeper
+            .add(wake.as_raw_fd(), WAKE)
+            .map_err(|source| DataplaneError::System { what: "epoll of a worker", source })?;
         Ok(sleeper)
     }
 

@@ -224,7 +224,12 @@ impl Default for SplitRing {
 impl SplitRing {
     /// Starts the ring. It continues at the used index found in memory: everything taken before was finished in order, so
     /// this is right for a fresh driver, a reconnecting front end and one that lost the index.
-    pub fn start(&mut self, memory: Arc<Memory>, place: RingPlace, shape: RingShape) -> Result<(), RingError> {
+    pub fn start(
+        &mut self,
+        memory: Arc<Memory>,
+        place: RingPlace,
+        shape: RingShape,
+    ) -> Result<(), RingError> {
         self.live = None;
         let size = place.size;
         if !size.is_power_of_two() || size > MAX_RING_SIZE {
@@ -400,7 +405,8 @@ impl SplitRing {
         for (index, &(slot, head)) in heads[..count].iter().enumerate() {
             let room = burst.span_room();
             let frame = &mut burst.frames[index];
-            (frame.slot, frame.id, frame.fault, frame.rest) = (slot, head, None, (burst.spans.len() as u16, 0));
+            (frame.slot, frame.id, frame.fault, frame.rest) =
+                (slot, head, None, (burst.spans.len() as u16, 0));
             let desc = Live::read_desc(live.desc, head);
             if desc.flags == 0
                 && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
@@ -449,7 +455,11 @@ impl SplitRing {
                 // at least those sizes (`header_len` is 10 or 12, `head_len` at most HEAD_LEN).
                 unsafe {
                     std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
-                    std::ptr::copy_nonoverlapping(span.ptr.add(header_len), frame.head.as_mut_ptr(), head_len);
+                    std::ptr::copy_nonoverlapping(
+                        span.ptr.add(header_len),
+                        frame.head.as_mut_ptr(),
+                        head_len,
+                    );
                 }
                 if frame.len as usize > HEAD_LEN {
                     let taken = header_len + head_len;
@@ -461,7 +471,8 @@ impl SplitRing {
             } else {
                 let (first, spans) = (usize::from(frame.rest.0), usize::from(frame.rest.1));
                 let all = &mut burst.spans[first..first + spans];
-                let skipped = gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
+                let skipped =
+                    gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
                 debug_assert_eq!(skipped, header_len + head_len);
                 let used = all.iter().take_while(|s| s.len == 0).count();
                 frame.rest = ((first + used) as u16, (spans - used) as u16);
@@ -566,7 +577,13 @@ impl SplitRing {
 
     /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`, `len` frame bytes in all.
     #[inline]
-    pub fn put(&mut self, header: &NetHeader, head: &[u8], rest: &[Span], len: u32) -> Result<Put, RingError> {
+    pub fn put(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        rest: &[Span],
+        len: u32,
+    ) -> Result<Put, RingError> {
         if self.available(1)? == 0 {
             return Ok(Put::Full);
         }
@@ -626,7 +643,8 @@ impl SplitRing {
             if id >= live.size {
                 return Err(RingError::BadIndex(id, live.size));
             }
-            let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX)) as usize;
+            let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX))
+                as usize;
             live.write_used(mark.next_used.wrapping_add(buffers), id, got.min(total - room) as u32);
             buffers += 1;
             room += got;
