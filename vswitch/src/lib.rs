@@ -8,6 +8,7 @@
 pub mod event;
 pub mod fdb;
 pub mod port;
+pub mod refusal;
 pub mod snapshot;
 pub mod trace;
 

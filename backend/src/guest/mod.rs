@@ -1,0 +1,3 @@
+//! Guest ports.
+
+pub mod features;
