@@ -51,7 +51,10 @@ class Guest:
         elif tap:
             many = f",queues={queues}" if queues > 1 else ""
             argv += ["-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no,vnet_hdr=on{many}"]
-        if queues > 1:
+        if socket and accel.startswith("tcg") and self.qemu.version < (10, 0):
+            # QEMU 7.2 without KVM dies in its own MSI-X set-up of a vhost-user card (no irqfd table); 10.0 does not.
+            card += ",vectors=0" + (",mq=on" if queues > 1 else "")
+        elif queues > 1:
             card += f",mq=on,vectors={2 * queues + 2}"
         if host_mtu:
             card += f",host_mtu={host_mtu}"
