@@ -25,7 +25,7 @@ class Pair:
         self.switch, server, sockets, taps = None, False, [None, None], [None, None]
         if contender == TURNPIKE:
             self.switch = switch.Turnpike(name=f"pair{number}", state="none")
-            sockets = [self.switch.port(n) for n in "ab"]
+            sockets = [self.switch.port(n, "--mac", f"52:54:00:77:{number:02x}:0{i + 1}") for i, n in enumerate("ab")]
         elif contender == OVS:
             self.switch, server = net.Ovs(tso=True), True
             sockets = [directory / f"ovs-{n}.sock" for n in "ab"]

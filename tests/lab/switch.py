@@ -6,13 +6,13 @@ from .host import LabError, ROOT
 
 
 def binary():
-    """Path of the turnpike binary: $TURNPIKE, or the newest build of this tree."""
-    if path := os.environ.get("TURNPIKE"):
+    """Path of the turnpike binary: $TURNPIKE_BIN, or the newest build of this tree."""
+    if path := os.environ.get("TURNPIKE_BIN"):
         return Path(path)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [p for p in (target / "release/turnpike", target / "debug/turnpike") if p.exists()]
     if not built:
-        raise LabError(f"no turnpike under {target}; build it with `cargo build --release`, or name one in $TURNPIKE")
+        raise LabError(f"no turnpike under {target}; build it with `cargo build --release`, or name one in $TURNPIKE_BIN")
     return max(built, key=lambda p: p.stat().st_mtime)
 
 
