@@ -1,5 +1,5 @@
 """The peers and the far ends: Linux bridge with TAPs, network namespaces, OVS with its DPDK data path. All removed at the end."""
-import itertools, os, subprocess, time
+import ctypes, itertools, os, socket, struct, subprocess, time
 from pathlib import Path
 from . import host
 from .guest import Result
@@ -133,3 +133,45 @@ class Ovs:
     def close(self):
         """Stop the switch."""
         host.stop(self.process)
+
+
+class ear:
+    """A raw socket on an interface inside a namespace: `with ear(namespace, "eth0") as heard: … heard.wait_for(test)`."""
+
+    def __init__(self, namespace, interface):
+        with open("/proc/self/ns/net") as home, open(f"/run/netns/{namespace.name}") as there:
+            _setns(there)
+            try:
+                self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+                self._socket.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA: the tag that the kernel took off
+                self._socket.bind((interface, 0))
+            finally:
+                _setns(home)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+
+    def wait_for(self, wanted, timeout=3):
+        """The first frame for which `wanted(frame)` holds, with its VLAN tag back in place."""
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                frame, extra, _, _ = self._socket.recvmsg(65536, 256)
+            except TimeoutError:
+                break
+            for level, kind, data in extra:
+                status, _, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data[:20])
+                if (level, kind) == (263, 8) and status & 16:
+                    frame = frame[:12] + struct.pack("!HH", tpid if status & 64 else 0x8100, tci) + frame[12:]
+            if wanted(frame):
+                return frame
+        raise LabError("the frame did not come")
+
+
+def _setns(file):
+    if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000):
+        raise OSError(ctypes.get_errno(), "setns")
