@@ -1,3 +1,6 @@
 //! The switch that moves: guest memory, rings, sockets, devices, threads, API and store.
 
 pub mod dataplane;
+pub mod guest;
+pub mod link;
+pub mod worker;
