@@ -1,0 +1,92 @@
+//! Guest memory as the data path uses it: a flat table from guest-physical to host addresses.
+//!
+//! `Memory` keeps the `GuestMemoryMmap` it was made from alive, so every host address it gives out stays mapped as long as
+//! the `Memory` does. It never changes: a new memory table is a new `Memory`. Guest memory is shared with code that may
+//! change it at any time, so no Rust reference to it is ever formed; it is only read and written through raw pointers.
+
+use std::sync::Arc;
+
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use super::fault::{self, Guarded};
+
+/// The mapped memory type of the control protocol.
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// A run of bytes in the host's address space that belongs to a guest (or to a worker's own buffer).
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// First byte.
+    pub ptr: *mut u8,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+// SAFETY: a span is an address and a length; whoever dereferences it must hold the memory it points into.
+unsafe impl Send for Span {}
+
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    len: u64,
+    host: *mut u8,
+}
+
+/// An immutable view of one memory table.
+pub struct Memory {
+    regions: Vec<Region>,
+    guards: Vec<Guarded>,
+    // Keeps the mappings alive; the addresses in `regions` point into it.
+    _ram: Arc<GuestRam>,
+}
+
+// SAFETY: the raw pointers point into mappings owned by `_ram`, which is itself Send + Sync; access through them is by raw
+// reads and writes only.
+unsafe impl Send for Memory {}
+// SAFETY: as above; `Memory` has no interior mutability.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Builds the view and registers its mappings with the fault guard; `None` when the guard has no room for them.
+    pub fn new(ram: Arc<GuestRam>) -> Option<Self> {
+        let mut regions = Vec::new();
+        let mut guards = Vec::new();
+        for region in ram.iter() {
+            let host = region.as_ptr();
+            regions.push(Region { start: region.start_addr().0, len: region.len(), host });
+            guards.push(fault::guard(host as usize, region.len() as usize)?);
+        }
+        Some(Self { regions, guards, _ram: ram })
+    }
+
+    /// Whether a part of the memory vanished (its file was truncated) and was replaced by zero pages.
+    pub fn vanished(&self) -> bool {
+        self.guards.iter().any(Guarded::hit)
+    }
+
+    /// Translates `len` bytes at guest address `addr` that lie within one region.
+    #[inline]
+    pub fn translate(&self, addr: u64, len: u32) -> Option<*mut u8> {
+        for region in &self.regions {
+            let offset = addr.wrapping_sub(region.start);
+            if offset < region.len && u64::from(len) <= region.len - offset {
+                // SAFETY: `offset + len <= region.len`, so the result stays inside the mapping of this region.
+                return Some(unsafe { region.host.add(offset as usize) });
+            }
+        }
+        None
+    }
+
+    /// Translates the longest run that starts at `addr` and is at most `len` bytes long; for buffers across regions.
+    pub fn translate_part(&self, addr: u64, len: u32) -> Option<Span> {
+        for region in &self.regions {
+            let offset = addr.wrapping_sub(region.start);
+            if offset < region.len {
+                let len = u64::from(len).min(region.len - offset) as u32;
+                // SAFETY: `offset + len <= region.len` by the line above.
+                return Some(Span { ptr: unsafe { region.host.add(offset as usize) }, len });
+            }
+        }
+        None
+    }
+}
