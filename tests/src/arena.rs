@@ -116,7 +116,7 @@ fn receive_own(guest: &mut Guest, want: &[u8]) {
     loop {
         let received = guest.expect_some();
         if received.frame[0] & 1 == 0 {
-            crate::guest::assert_same(&received.frame, want);
+            crate::traffic::assert_same(&received.frame, want);
             return;
         }
     }

@@ -42,19 +42,23 @@ pub mod guest;
 pub mod memory;
 pub mod message;
 pub mod net_hdr;
+pub mod options;
 pub mod packet;
 pub mod ring;
 pub mod switch;
+pub mod traffic;
 
 pub use arena::{Arena, Neighbours};
 pub use frame::Frame;
-pub use guest::{Guest, Options, Received, Shape};
+pub use guest::Guest;
 pub use memory::Memory;
 pub use message::{Channel, Message};
 pub use net_hdr::NetHdr;
+pub use options::{Options, Shape};
 pub use packet::Packet;
 pub use ring::{Buffer, Ring};
 pub use switch::Switch;
+pub use traffic::Received;
 
 /// How long something that must happen may take. Generous: a test machine may be busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(10);

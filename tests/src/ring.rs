@@ -106,7 +106,6 @@ pub struct Ring {
     chains: Vec<Option<Vec<u16>>>,
     /// Available index at the time of the last kick decision.
     kicked_at: u16,
-    suppressed: bool,
 }
 
 /// Most descriptors of an indirect table made by [`Ring::offer_indirect`].
@@ -143,7 +142,6 @@ impl Ring {
             free: (0..size).rev().collect(),
             chains: vec![None; usize::from(size)],
             kicked_at: first,
-            suppressed: false,
         };
         ring.write_indexes(first);
         ring
@@ -163,7 +161,6 @@ impl Ring {
         self.next_avail = first;
         self.next_used = first;
         self.kicked_at = first;
-        self.suppressed = false;
         self.free = (0..self.size).rev().collect();
         self.chains = vec![None; usize::from(self.size)];
         self.write_indexes(first);
@@ -270,7 +267,6 @@ impl Ring {
 
     /// Asks not to be called; the device may ignore that without `EVENT_IDX`, but the switch does not.
     pub fn suppress_calls(&mut self) {
-        self.suppressed = true;
         if self.event_idx {
             // An index half the number space away is reached last.
             self.memory
@@ -283,7 +279,6 @@ impl Ring {
     /// Asks to be called for the next used chain. Returns true if one is there already: then do not sleep.
     #[must_use]
     pub fn want_calls(&mut self) -> bool {
-        self.suppressed = false;
         if self.event_idx {
             self.memory.store_u16(self.used_event_address(), self.next_used);
         } else {
@@ -291,6 +286,12 @@ impl Ring {
         }
         fence(Ordering::SeqCst); // the wish must be out before the used index is read
         self.used_index() != self.next_used
+    }
+
+    /// With `EVENT_IDX`: asks to be called when the used index passes `index`.
+    pub fn want_call_at(&mut self, index: u16) {
+        assert!(self.event_idx, "only EVENT_IDX can say when");
+        self.memory.store_u16(self.used_event_address(), index);
     }
 
     /// Calls received since this was last asked.

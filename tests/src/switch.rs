@@ -257,6 +257,15 @@ impl Switch {
         line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
     }
 
+    /// CPU time the process used so far, in ticks of 10 ms.
+    #[must_use]
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("/proc");
+        let fields = stat.rsplit_once(')').expect("a command name").1.split_whitespace();
+        // utime and stime are fields 14 and 15 of the line, 12 and 13 behind the command name.
+        fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+    }
+
     fn proc_entries(&self, kind: &str) -> usize {
         std::fs::read_dir(format!("/proc/{}/{kind}", self.pid())).map_or(0, Iterator::count)
     }

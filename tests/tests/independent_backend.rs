@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use turnpike_tests::features::{EVENT_IDX, GUEST_CSUM, INDIRECT_DESC, MRG_RXBUF, RECEIVE_OFFLOADS};
-use turnpike_tests::guest::Resume;
+use turnpike_tests::options::Resume;
 use turnpike_tests::{Frame, Guest, Options, Shape, eventually};
 
 struct Testpmd {
