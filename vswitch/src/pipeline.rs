@@ -38,7 +38,7 @@ pub fn decide(snap: &Snapshot, fdb: &Fdb, now: Nanos, from: PortId, head: &[u8],
     };
     let ethernet::Outer { dst, src, vlan } = ether;
     let mut frame = Frame { snap, fdb, now, port, dst, src, vlan, event: None, revisit: false };
-    for (_, rule) in STEPS {
+    for (_, rule) in &STEPS {
         if let Step::Break(verdict) = rule(&mut frame) {
             return frame.end(verdict);
         }

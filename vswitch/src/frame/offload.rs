@@ -202,8 +202,9 @@ impl NetHeader {
             network_start: upper.network as u16,
             csum_start: self.csum_start,
         };
-        let segments = if self.gso_size < MIN_MSS { u64::MAX } else { offload.wire(frame_len).0 };
-        if segments > u64::from(MAX_SEGMENTS) {
+        let packet = offload.largest_packet(frame_len).saturating_sub(upper.network as u32);
+        let too_small = self.gso_size < MIN_MSS || offload.wire(frame_len).0 > u64::from(MAX_SEGMENTS);
+        if too_small || packet > u32::from(u16::MAX) {
             return Err(OffloadError::Mss { mss: self.gso_size, frame_len });
         }
         Ok(offload)
