@@ -1,5 +1,9 @@
 //! THE order of steps: what is asked about a frame, in which order, until one step has the answer.
 //!
+//! A frame is first parsed and its port looked up (`frame-too-short`, `frame-too-long`, `no-such-port`), then [`STEPS`]
+//! are taken in turn, and what none of them stopped is forwarded. What depends on more than the flow (the receiver's MTU
+//! and rings, offloads) is asked when the frame is delivered.
+//!
 //! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else.
 
 use std::ops::ControlFlow;

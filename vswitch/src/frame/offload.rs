@@ -186,9 +186,7 @@ impl NetHeader {
         if upper.version != version || upper.protocol != protocol::TCP {
             return Err(OffloadError::NotTcp { gso_type: self.gso_type, protocol: upper.protocol });
         }
-        if usize::from(self.csum_start) != upper.offset {
-            return Err(OffloadError::ChecksumPlace { start: self.csum_start, offset: self.csum_offset });
-        }
+        // For TCP the checksum was found to be that of the header at `upper.offset`, so `csum_start` is that.
         let tcp = head.get(upper.offset..).and_then(Tcp::parse).ok_or(OffloadError::CutOff)?;
         if tcp.flags() & (tcp::flag::SYN | tcp::flag::RST) != 0 {
             return Err(OffloadError::TcpFlags { flags: tcp.flags() });

@@ -259,3 +259,35 @@ fn the_table_agrees_with_a_plain_list_and_stays_bounded() {
         assert!((1..=4).all(|p| model.iter().filter(|e| e.2 == p).count() <= fdb.share() as usize));
     }
 }
+
+#[test]
+fn workers_that_use_the_table_at_once_leave_it_bounded_and_whole() {
+    let (snap, fdb) = (snapshot(), Fdb::new(128, 3));
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let (snap, fdb) = (&snap, &fdb);
+            scope.spawn(move || {
+                let mut random = Random(worker);
+                for i in 0..5000 {
+                    let port = PortId(1 + random.below(6) as u16);
+                    let mac = stranger(random.below(300) as u16);
+                    match random.below(40) {
+                        0 => _ = fdb.age(i * SECOND),
+                        1 => _ = fdb.remove_port(port),
+                        2 => _ = fdb.forget(mac, 0),
+                        3 => fdb.set_limit(64 + random.below(64) as u32),
+                        _ => _ = fdb.learn(i * SECOND, port, mac, 0, snap),
+                    }
+                }
+            });
+        }
+    });
+    fdb.set_limit(128);
+    assert!((1..=128).contains(&fdb.len()));
+    assert!((1..=6).all(|port| held_by(&fdb, port) <= 64));
+    for port in 1..=6 {
+        let held = held_by(&fdb, port) as u64;
+        assert_eq!(fdb.remove_port(PortId(port)), held);
+    }
+    assert!(fdb.is_empty(), "no entry without a holder");
+}

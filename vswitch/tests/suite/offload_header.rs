@@ -114,6 +114,9 @@ fn h14_a_checksum_elsewhere_is_refused() {
     for (start, offset) in [(34, 65_534), (65_534, 16), (62, 2), (64, 0), (65_534, 65_534)] {
         refused(&tcp, start, offset); // beyond the frame
     }
+    for (start, offset) in [(43, 17), (43, 15), (42, 15), (85, 16)] {
+        refused(&v4_protocol(17), start, offset); // odd, in a tunnel
+    }
     refused(&v4_protocol(17), 34, 0); // the UDP source port
     refused(&v4_protocol(47), 34, 2); // the GRE type
     refused(&v4_protocol(132), 34, 0);
