@@ -15,7 +15,7 @@ pub const BURST: usize = 64;
 /// Bytes of a `virtio_net_hdr_v1`.
 pub const NET_HEADER: usize = 12;
 /// Source spans of one burst; a burst ends early when they are used up.
-const SPANS: usize = 4096;
+const SPANS: usize = 4096 + BURST;
 
 /// One frame of a burst.
 pub struct Frame {
@@ -81,10 +81,26 @@ impl Burst {
         self.spans.clear();
     }
 
-    /// Whether a frame of up to `spans` more spans still fits.
+    /// Spans that can still be added.
     #[inline]
-    pub fn has_room(&self, spans: usize) -> bool {
-        self.count < BURST && self.spans.len() + spans <= SPANS
+    pub fn span_room(&self) -> usize {
+        SPANS - self.spans.len()
+    }
+
+    /// Copies the whole frame `index` to `out`, replacing its content; `out` is not made larger than its capacity.
+    pub fn linearise(&self, index: usize, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(self.frames[index].head());
+        for span in self.rest(index) {
+            let room = out.capacity() - out.len();
+            let take = room.min(span.len as usize);
+            // SAFETY: `take` bytes are within the span (memory the worker keeps mapped during the burst) and within the spare capacity
+            // of `out`, which other memory cannot overlap.
+            unsafe {
+                std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr().add(out.len()), take);
+                out.set_len(out.len() + take);
+            }
+        }
     }
 
     /// The spans beyond the head of frame `index`.

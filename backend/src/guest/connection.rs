@@ -1,7 +1,7 @@
 //! Waits for front ends and serves them, one at a time, in both socket roles.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
 use vm_memory::GuestMemoryAtomic;
-use vmm_sys_util::eventfd::EventFd;
 use vswitch::event::Event;
 
 use super::device::NetDevice;
@@ -31,7 +31,7 @@ enum Role {
 
 /// The serving thread of one guest port; dropping it ends the connection and the thread.
 pub struct Server {
-    stop: EventFd,
+    stop: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -40,7 +40,8 @@ impl Server {
     pub fn start(port: Arc<GuestPort>) -> Result<Self, DataplaneError> {
         let role = if port.spec.client { Role::Connect } else { Role::Listen(listen(&port.spec.socket)?) };
         let system = |what| move |source| DataplaneError::System { what, source };
-        let stop = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(system("eventfd of a port"))?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| system("eventfd of a port")(errno.into()))?;
         let stopped = stop.try_clone().map_err(system("eventfd of a port"))?;
         let name: String = format!("vu-{}", port.spec.name).chars().take(15).collect();
         let thread = std::thread::Builder::new()
@@ -60,7 +61,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.stop.write(1);
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -82,7 +83,9 @@ fn listen(path: &Path) -> Result<UnixListener, DataplaneError> {
         }
     }
     let listener = UnixListener::bind(path).or_else(|error| refuse(format!("cannot listen: {error}")))?;
-    listener.set_nonblocking(true).or_else(|error| refuse(format!("cannot listen: {error}")))?;
+    if let Err(error) = listener.set_nonblocking(true) {
+        return refuse(format!("cannot listen: {error}"));
+    }
     Ok(listener)
 }
 
@@ -141,7 +144,9 @@ fn attend(port: &Arc<GuestPort>, front: &UnixStream, stop: BorrowedFd<'_>) -> St
         Ok(daemon) => daemon,
         Err(error) => return format!("protocol handler: {error}"),
     };
-    let back = match private_socket(|listener| daemon.start(listener).map_err(|e| io::Error::other(e.to_string()))) {
+    let back = match private_socket(|listener| {
+        daemon.start(listener).map_err(|e| io::Error::other(e.to_string()))
+    }) {
         Ok(back) => back,
         Err(error) => return format!("private socket: {error}"),
     };
@@ -166,4 +171,3 @@ fn private_socket(accept: impl FnOnce(&mut Listener) -> io::Result<()>) -> io::R
     accept(&mut listener)?;
     Ok(stream)
 }
-

@@ -74,7 +74,10 @@ impl VhostUserBackend for NetDevice {
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         // An empty answer makes the library reply with the error form.
         let (from, space) = (offset as usize, self.config_space());
-        from.checked_add(size as usize).and_then(|to| space.get(from..to)).map(<[u8]>::to_vec).unwrap_or_default()
+        from.checked_add(size as usize)
+            .and_then(|to| space.get(from..to))
+            .map(<[u8]>::to_vec)
+            .unwrap_or_default()
     }
 
     fn update_memory(&self, mem: Ram) -> io::Result<()> {

@@ -202,7 +202,8 @@ fn receive(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Re
         msg.msg_iovlen = 1;
         msg.msg_control = control.as_mut_ptr().cast();
         msg.msg_controllen = size_of::<ControlBuffer>();
-        let count = libc::recvmsg(socket.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT);
+        let count =
+            libc::recvmsg(socket.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT);
         if count < 0 {
             let error = io::Error::last_os_error();
             return match error.kind() {
@@ -229,7 +230,12 @@ fn receive(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Re
     Ok(count)
 }
 
-fn send(socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd], deadline: Instant) -> Result<usize, MessageError> {
+fn send(
+    socket: &UnixStream,
+    bytes: &[u8],
+    fds: &[OwnedFd],
+    deadline: Instant,
+) -> Result<usize, MessageError> {
     let mut control = MaybeUninit::<ControlBuffer>::zeroed();
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let fd_bytes = size_of_val(fds);

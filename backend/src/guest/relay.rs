@@ -114,7 +114,8 @@ impl<'a> Relay<'a> {
             }
             request::SET_PROTOCOL_FEATURES => {
                 let value = message.u64_at(0)?;
-                let mut passed = Message::new(message.request, &(value & !OWN_PROTOCOL_FEATURES).to_ne_bytes());
+                let mut passed =
+                    Message::new(message.request, &(value & !OWN_PROTOCOL_FEATURES).to_ne_bytes());
                 // The library negotiates acknowledgements only with a front end that asked first; some set without asking.
                 Message::new(request::GET_FEATURES, &[]).write(self.back)?;
                 self.answer()?;
@@ -213,7 +214,12 @@ impl<'a> Relay<'a> {
                     let file = File::from(fd.try_clone()?);
                     if !is_eventfd(&file) {
                         let value = message.u64_at(0)?;
-                        return Err(MessageError::Value { request, what: "descriptor of ring", value, valid: "an eventfd" });
+                        return Err(MessageError::Value {
+                            request,
+                            what: "descriptor of ring",
+                            value,
+                            valid: "an eventfd",
+                        });
                     }
                 }
             }
@@ -221,7 +227,12 @@ impl<'a> Relay<'a> {
                 let size = message.u32_at(4)?;
                 if !size.is_power_of_two() || size > u32::from(MAX_RING_SIZE) {
                     let valid = "a power of two up to 1024";
-                    return Err(MessageError::Value { request, what: "ring size", value: u64::from(size), valid });
+                    return Err(MessageError::Value {
+                        request,
+                        what: "ring size",
+                        value: u64::from(size),
+                        valid,
+                    });
                 }
             }
             _ if fds != 0 => return wrong("0"),
@@ -240,7 +251,9 @@ fn check_region(message: &Message, at: usize, fd: BorrowedFd<'_>) -> Result<(), 
     if size == 0 || size > 1 << 46 {
         return refuse("region size", size, "1 byte to 64 TiB");
     }
-    for (what, start) in [("region guest address", guest), ("region user address", user), ("region offset", offset)] {
+    for (what, start) in
+        [("region guest address", guest), ("region user address", user), ("region offset", offset)]
+    {
         if start.checked_add(size).is_none() {
             return refuse(what, start, "address plus size within 64 bits");
         }
@@ -251,7 +264,11 @@ fn check_region(message: &Message, at: usize, fd: BorrowedFd<'_>) -> Result<(), 
     let metadata = File::from(fd.try_clone_to_owned()?).metadata()?;
     let kind = metadata.file_type();
     if !metadata.is_file() || kind.is_char_device() {
-        return refuse("region descriptor type", u64::from(std::os::unix::fs::MetadataExt::mode(&metadata)), "a memory file");
+        return refuse(
+            "region descriptor type",
+            u64::from(std::os::unix::fs::MetadataExt::mode(&metadata)),
+            "a memory file",
+        );
     }
     if metadata.len() < offset + size {
         return refuse("region end", offset + size, "inside its file");

@@ -48,14 +48,20 @@ impl PortVring {
         let (wanted, place) = {
             let state = self.inner.get_ref();
             let queue = state.get_queue();
-            let place =
-                RingPlace { size: queue.size(), desc: queue.desc_table(), avail: queue.avail_ring(), used: queue.used_ring() };
+            let place = RingPlace {
+                size: queue.size(),
+                desc: queue.desc_table(),
+                avail: queue.avail_ring(),
+                used: queue.used_ring(),
+            };
             (queue.ready() && state.is_enabled(), place)
         };
         let memory = lock(&self.port.memory).clone();
         let mut ring = self.queue.lock();
         let result = match memory {
-            Some(memory) if wanted && !ring.is_live() => ring.start(memory, place, shape(self.port.features())),
+            Some(memory) if wanted && !ring.is_live() => {
+                ring.start(memory, place, shape(self.port.features()))
+            }
             _ if !wanted && ring.is_live() => {
                 ring.stop();
                 Ok(())
@@ -115,7 +121,8 @@ pub(super) fn release(port: &GuestPort) {
 
 /// Replaces the port's memory by what the front end shared.
 pub(super) fn set_memory(port: &GuestPort, ram: &Ram) -> io::Result<()> {
-    let memory = Memory::new(ram.memory().into_inner()).ok_or_else(|| io::Error::other("too many memory regions in use"))?;
+    let memory = Memory::new(ram.memory().into_inner())
+        .ok_or_else(|| io::Error::other("too many memory regions in use"))?;
     restart_all(port, || *lock(&port.memory) = Some(Arc::new(memory)));
     Ok(())
 }

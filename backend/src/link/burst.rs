@@ -29,7 +29,9 @@ const SLOT: usize = MAX_FRAME + 5 * 64;
 /// One received frame.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkFrame {
-    /// Its virtio-net header (`num_buffers` is 0; the receiver's ring knows better).
+    /// Its virtio-net header. `num_buffers` is 0; the receiver's ring knows better. `hdr_len` is a hint that may be
+    /// too small or too large. Beside TCP, an uplink may bring UDP to be segmented (type 5), and the flag that the
+    /// checksum was verified (2).
     pub header: [u8; LINK_HEADER],
     /// Where its bytes begin in the burst's buffer.
     pub offset: u32,

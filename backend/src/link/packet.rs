@@ -28,6 +28,9 @@ pub const MAX_UNICAST: usize = 64;
 /// Bytes asked for as receive buffer: some thousand full frames, a few milliseconds at 10 Gbit/s.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
+/// Bytes asked for as send buffer: some ten frames of the largest size on their way, then back pressure.
+const SEND_BUFFER: libc::c_int = 1 << 20;
+
 /// Room for one control message with `tpacket_auxdata` (40 bytes), aligned as the kernel wants it.
 type Control = [u64; 8];
 
@@ -101,9 +104,14 @@ impl Packet {
             set_option(&socket, libc::SOL_PACKET, option, &1_i32).map_err(failed(what))?;
         }
         // Beyond the administrator's limit if we may, else as far as that goes.
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)
-            .or_else(|_| set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BUFFER))
-            .map_err(failed("enlarge the receive buffer"))?;
+        for (force, option, size, what) in [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER, "enlarge the receive buffer"),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER, "enlarge the send buffer"),
+        ] {
+            set_option(&socket, libc::SOL_SOCKET, force, &size)
+                .or_else(|_| set_option(&socket, libc::SOL_SOCKET, option, &size))
+                .map_err(failed(what))?;
+        }
 
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::c_ushort,

@@ -224,7 +224,12 @@ impl Default for SplitRing {
 impl SplitRing {
     /// Starts the ring. It continues at the used index found in memory: everything taken before was finished in order, so
     /// this is right for a fresh driver, a reconnecting front end and one that lost the index.
-    pub fn start(&mut self, memory: Arc<Memory>, place: RingPlace, shape: RingShape) -> Result<(), RingError> {
+    pub fn start(
+        &mut self,
+        memory: Arc<Memory>,
+        place: RingPlace,
+        shape: RingShape,
+    ) -> Result<(), RingError> {
         self.live = None;
         let size = place.size;
         if !size.is_power_of_two() || size > MAX_RING_SIZE {
@@ -325,6 +330,11 @@ impl SplitRing {
         self.live.as_ref().is_some_and(|live| live.avail_index() != seen)
     }
 
+    /// Whether buffers came to a receive ring since it was last looked at (or it stopped, so that waiting is over).
+    pub fn has_more(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.avail_index() != self.avail_seen)
+    }
+
     /// Tells the guest that kicks are not needed. With `EVENT_IDX` a stale event index does that by itself.
     #[inline]
     pub fn disarm(&mut self) {
@@ -393,8 +403,10 @@ impl SplitRing {
 
         let mut whole = [Span { ptr: std::ptr::null_mut(), len: 0 }; BURST];
         for (index, &(slot, head)) in heads[..count].iter().enumerate() {
+            let room = burst.span_room();
             let frame = &mut burst.frames[index];
-            (frame.slot, frame.id, frame.fault, frame.rest) = (slot, head, None, (burst.spans.len() as u16, 0));
+            (frame.slot, frame.id, frame.fault, frame.rest) =
+                (slot, head, None, (burst.spans.len() as u16, 0));
             let desc = Live::read_desc(live.desc, head);
             if desc.flags == 0
                 && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
@@ -408,8 +420,8 @@ impl SplitRing {
             self.scratch.clear();
             match live.walk(head, false, self.shape.indirect, &mut self.scratch) {
                 Ok(total) if total <= MAX_CHAIN_BYTES => {
-                    if !burst.has_room(self.scratch.len()) {
-                        // The rest of the window comes with the next burst.
+                    if room < self.scratch.len() + BURST {
+                        // The rest of the window comes with the next burst. (Every frame may still need one span for its rest.)
                         count = index;
                         break;
                     }
@@ -443,7 +455,11 @@ impl SplitRing {
                 // at least those sizes (`header_len` is 10 or 12, `head_len` at most HEAD_LEN).
                 unsafe {
                     std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
-                    std::ptr::copy_nonoverlapping(span.ptr.add(header_len), frame.head.as_mut_ptr(), head_len);
+                    std::ptr::copy_nonoverlapping(
+                        span.ptr.add(header_len),
+                        frame.head.as_mut_ptr(),
+                        head_len,
+                    );
                 }
                 if frame.len as usize > HEAD_LEN {
                     let taken = header_len + head_len;
@@ -455,7 +471,8 @@ impl SplitRing {
             } else {
                 let (first, spans) = (usize::from(frame.rest.0), usize::from(frame.rest.1));
                 let all = &mut burst.spans[first..first + spans];
-                let skipped = gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
+                let skipped =
+                    gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
                 debug_assert_eq!(skipped, header_len + head_len);
                 let used = all.iter().take_while(|s| s.len == 0).count();
                 frame.rest = ((first + used) as u16, (spans - used) as u16);
@@ -558,9 +575,15 @@ impl SplitRing {
         if waiting > live.size { Err(RingError::AvailableJump(waiting, live.size)) } else { Ok(waiting) }
     }
 
-    /// Writes one frame: `header` (its `num_buffers` is set here), the judged `head`, then `rest`, `len` frame bytes in all.
+    /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`, `len` frame bytes in all.
     #[inline]
-    pub fn put(&mut self, header: &NetHeader, head: &[u8], rest: &[Span], len: u32) -> Result<Put, RingError> {
+    pub fn put(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        rest: &[Span],
+        len: u32,
+    ) -> Result<Put, RingError> {
         if self.available(1)? == 0 {
             return Ok(Put::Full);
         }
@@ -576,8 +599,7 @@ impl SplitRing {
             && desc.len as usize >= total
             && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
         {
-            let mut bytes = [0u8; NET_HEADER];
-            header.emit(&mut bytes, 1);
+            let bytes = header.emit();
             // SAFETY: the buffer was translated for `desc.len >= header_len + len` bytes; `head` and `rest` together are `len`
             // bytes long and lie in other memory (the worker's, and another port's mapping).
             unsafe {
@@ -621,7 +643,8 @@ impl SplitRing {
             if id >= live.size {
                 return Err(RingError::BadIndex(id, live.size));
             }
-            let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX)) as usize;
+            let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX))
+                as usize;
             live.write_used(mark.next_used.wrapping_add(buffers), id, got.min(total - room) as u32);
             buffers += 1;
             room += got;
@@ -630,8 +653,7 @@ impl SplitRing {
                 return Ok(Put::TooSmall);
             }
         }
-        let mut bytes = [0u8; NET_HEADER];
-        header.emit(&mut bytes, buffers);
+        let bytes = NetHeader { num_buffers: buffers, ..*header }.emit();
         let mut sink = Sink { spans: &mut self.scratch, at: 0 };
         sink.write(bytes.as_ptr(), usize::from(self.shape.header_len));
         sink.write(head.as_ptr(), head.len());
