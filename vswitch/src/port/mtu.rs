@@ -5,8 +5,7 @@ use crate::frame::offload::Offload;
 use crate::port::Port;
 use crate::trace::DropReason;
 
-/// Longest frame of any kind that the port takes, in bytes: its MTU, an Ethernet header and two VLAN tags. A frame that
-/// is short enough without its tags needs no closer look.
+/// Longest frame that a port with this MTU can be sent, in bytes: MTU, Ethernet header and two VLAN tags.
 #[inline]
 pub const fn longest_frame(mtu: u16) -> u32 {
     mtu as u32 + (ethernet::HEADER_LEN + ethernet::MAX_TAGS * ethernet::TAG_LEN) as u32
