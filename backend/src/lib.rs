@@ -1,6 +1,11 @@
 //! The switch that moves: guest memory, rings, sockets, devices, threads, API and store.
 
+pub mod api;
+pub mod cli;
+pub mod control;
 pub mod dataplane;
+pub mod events;
 pub mod guest;
 pub mod link;
+pub mod store;
 pub mod worker;

@@ -1,2 +1,7 @@
 //! The `turnpike` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    backend::cli::main()
+}

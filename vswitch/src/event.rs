@@ -34,6 +34,22 @@ pub enum Event {
         /// The changed settings as `name=value`.
         changes: Vec<String>,
     },
+    /// A stored port could not be served when the switch started; it is tried again until it works.
+    PortFailed {
+        /// The port.
+        port: PortId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A change was refused; everything stayed as it was.
+    Refused {
+        /// What the change was about.
+        object: String,
+        /// The refusal's stable name.
+        code: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// A front end attached to a guest port.
     FrontEndConnected {
         /// The port.

@@ -13,6 +13,7 @@ pub mod frame;
 mod hash;
 pub mod pipeline;
 pub mod port;
+pub mod refusal;
 pub mod snapshot;
 pub mod trace;
 

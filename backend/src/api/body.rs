@@ -1,0 +1,186 @@
+//! How requests are read and refusals are written.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use vswitch::refusal::{Object, Refusal, Refused};
+
+/// Largest request body in bytes. A port with every key is under 4 KiB.
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
+
+/// Time for a request body to arrive. What the switch then does with it has no limit: a change that was begun is finished.
+const BODY_TIME: Duration = Duration::from_secs(20);
+
+/// A refusal as it goes over the wire.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// The refusal.
+    pub error: ErrorDetail,
+}
+
+/// What was refused, why, and what would be valid.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorDetail {
+    /// Stable name of the refusal.
+    pub code: String,
+    /// What it is about.
+    pub object: String,
+    /// What is wrong, with the offending value.
+    pub message: String,
+    /// What would be valid.
+    pub hint: String,
+}
+
+impl From<&Refused> for ErrorBody {
+    fn from(refused: &Refused) -> Self {
+        let Refused { object, why } = refused;
+        let (object, message) = (object.to_string(), why.to_string());
+        Self { error: ErrorDetail { code: why.code().to_owned(), object, message, hint: why.hint() } }
+    }
+}
+
+/// A refusal as an answer.
+#[derive(Debug)]
+pub(super) struct ApiError(pub(super) Refused);
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        Self(refused)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.why.class().status()).unwrap_or(StatusCode::BAD_REQUEST);
+        // The rest of a refused body is not read, so the connection cannot go on.
+        (status, [(header::CONNECTION, "close")], Json(ErrorBody::from(&self.0))).into_response()
+    }
+}
+
+/// A JSON request body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let read = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
+        let read = read
+            .map_err(|_| ApiError(Refusal::TooSlow { seconds: BODY_TIME.as_secs() }.of(Object::Request)))?;
+        let bytes = read.map_err(|rejection| {
+            let why = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Refusal::TooLarge { limit: BODY_LIMIT }
+            } else {
+                Refusal::Malformed { reason: "the body did not arrive".into() }
+            };
+            ApiError(why.of(Object::Request))
+        })?;
+        parse(&bytes).map(Body).map_err(ApiError)
+    }
+}
+
+/// Query parameters.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        axum::extract::Query::try_from_uri(&parts.uri).map(|q| Self(q.0)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let text = text.rsplit("query string: ").next().unwrap_or_default();
+            ApiError(explain("query", text).of(Object::Request))
+        })
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| {
+        Refusal::Malformed { reason: format!("the body is not JSON: {e}") }.of(Object::Request)
+    })?;
+    let object = match value.get("name").and_then(Value::as_str) {
+        Some(name) => Object::Port(name.to_owned()),
+        None => Object::Request,
+    };
+    serde_path_to_error::deserialize(value)
+        .map_err(|e| explain(&e.path().to_string(), &e.inner().to_string()).of(object))
+}
+
+/// Turns serde's words into a refusal that names the key and what would be valid.
+fn explain(path: &str, text: &str) -> Refusal {
+    let mut quoted = text.split('`').skip(1).step_by(2).map(str::to_owned);
+    if text.starts_with("unknown field") {
+        let key = quoted.next().unwrap_or_default();
+        let mut known: Vec<String> = quoted.collect();
+        known.sort_by_cached_key(|k| distance(k, &key));
+        return Refusal::UnknownKey { key, known };
+    }
+    if text.starts_with("unknown variant") {
+        let value = quoted.next().unwrap_or_default();
+        let valid = quoted.collect::<Vec<_>>().join(", ");
+        return Refusal::BadValue { setting: path.to_owned(), value, valid };
+    }
+    if text.starts_with("missing field") {
+        let what = quoted.next().unwrap_or_default();
+        return Refusal::Missing { what, valid: "a body with this key, see GET /v1/openapi.json".into() };
+    }
+    let mismatch = ["invalid type: ", "invalid value: "].iter().find_map(|p| text.strip_prefix(p));
+    if let Some((given, expected)) = mismatch.and_then(|rest| rest.split_once(", expected ")) {
+        let (value, valid) = (given.replace('`', ""), expected.replace('`', ""));
+        return Refusal::BadValue { setting: path.to_owned(), value, valid };
+    }
+    Refusal::Malformed { reason: format!("{path}: {text}") }
+}
+
+/// Number of single-character changes between two words (Levenshtein), for "the nearest known key".
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::types::{NewPort, PortChange, SwitchChange};
+
+    fn refusal<T: DeserializeOwned>(json: &str) -> String {
+        parse::<T>(json.as_bytes()).err().expect("refused").to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one_first() {
+        let line = refusal::<NewPort>(r#"{"name":"a","queue":2}"#);
+        assert!(line.starts_with("port 'a': 'queue' is not known here; valid: queues, "), "{line}");
+        let line = refusal::<PortChange>(r#"{"policy":{"vlan":7}}"#);
+        assert_eq!(line, "request: 'vlan' is not known here; valid: link, mac_spoofing");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key_and_the_valid_ones() {
+        let line = refusal::<SwitchChange>(r#"{"kind":"public"}"#);
+        assert_eq!(line, "request: 'public' is not a value of kind; valid: external, internal, private");
+        let line = refusal::<NewPort>(r#"{"name":"a","queues":"two"}"#);
+        assert_eq!(line, "port 'a': 'string \"two\"' is not a value of queues; valid: u64");
+        assert!(refusal::<NewPort>("{").starts_with("request: the body is not JSON"));
+        assert!(refusal::<NewPort>("{}").starts_with("request: name is missing"));
+    }
+}

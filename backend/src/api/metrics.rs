@@ -1,0 +1,76 @@
+//! Counters as Prometheus text. Names start with `turnpike_`; directions are the guest's.
+
+use std::fmt::{Display, Write as _};
+
+use crate::control::types::{PortView, WorkerView};
+
+/// All metrics; `addresses` is the number of known MAC addresses.
+pub(super) fn text(ports: &[PortView], workers: &[WorkerView], addresses: usize) -> String {
+    let mut out = String::new();
+    let port = |p: &PortView| format!("port=\"{}\"", p.name);
+    family(&mut out, "ports", "gauge", "Ports of the switch", [(String::new(), ports.len())]);
+    family(&mut out, "fdb_addresses", "gauge", "Known MAC addresses", [(String::new(), addresses)]);
+    family(
+        &mut out,
+        "port_running",
+        "gauge",
+        "1 while the port's rings or link run",
+        ports.iter().map(|p| (port(p), u8::from(p.state == "running"))),
+    );
+    let both = |pick: fn(&PortView) -> [u64; 2]| {
+        ports.iter().flat_map(move |p| {
+            let [out, r#in] = pick(p);
+            [(format!("{},direction=\"out\"", port(p)), out), (format!("{},direction=\"in\"", port(p)), r#in)]
+        })
+    };
+    let packets = both(|p| [p.counters.out_packets, p.counters.in_packets]);
+    family(&mut out, "port_packets_total", "counter", "Packets as on a wire; out = the guest sends", packets);
+    let bytes = both(|p| [p.counters.out_bytes, p.counters.in_bytes]);
+    family(&mut out, "port_bytes_total", "counter", "Bytes of those packets, without FCS", bytes);
+    let drops = ports.iter().flat_map(|p| {
+        let list = |direction, drops: &std::collections::BTreeMap<String, u64>| {
+            drops
+                .iter()
+                .map(|(reason, n)| (format!("{},direction=\"{direction}\",reason=\"{reason}\"", port(p)), *n))
+                .collect::<Vec<_>>()
+        };
+        [list("out", &p.counters.out_drops), list("in", &p.counters.in_drops)].concat()
+    });
+    family(&mut out, "port_drops_total", "counter", "Frames that went nowhere, by reason", drops);
+    let columns: [(&str, &str, fn(&WorkerView) -> u64); 6] = [
+        ("worker_frames_total", "Frames received from ports", |w| w.frames),
+        ("worker_bursts_total", "Bursts that moved something", |w| w.bursts),
+        ("worker_busy_cycles_total", "TSC cycles in bursts that moved something", |w| w.busy_cycles),
+        ("worker_idle_cycles_total", "TSC cycles in empty polls", |w| w.idle_cycles),
+        ("worker_sleeps_total", "Times the worker went to sleep", |w| w.sleeps),
+        ("worker_wakeups_total", "Times the worker was woken by a descriptor", |w| w.wakeups),
+    ];
+    for (name, help, pick) in columns {
+        family(
+            &mut out,
+            name,
+            "counter",
+            help,
+            workers.iter().map(|w| (format!("worker=\"{}\"", w.id), pick(w))),
+        );
+    }
+    out
+}
+
+fn family<V: Display>(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (String, V)>,
+) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "# HELP turnpike_{name} {help}.\n# TYPE turnpike_{name} {kind}");
+    for (labels, value) in values {
+        let _ = if labels.is_empty() {
+            writeln!(out, "turnpike_{name} {value}")
+        } else {
+            writeln!(out, "turnpike_{name}{{{labels}}} {value}")
+        };
+    }
+}

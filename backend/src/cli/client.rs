@@ -1,0 +1,161 @@
+//! One request of the API at a time, over its UNIX socket.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use vswitch::refusal::{Object, Refused};
+
+use super::{Failure, Outcome};
+use crate::api::{ErrorBody, ErrorDetail};
+use crate::control::check;
+
+/// Longest wait for an answer. Changes wait for workers and for the disk, which takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client of one switch.
+#[derive(Debug)]
+pub(super) struct Client {
+    api: PathBuf,
+}
+
+impl Client {
+    pub(super) fn new(api: PathBuf) -> Self {
+        Self { api }
+    }
+
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path, None::<&()>)
+    }
+
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.call(Method::POST, path, Some(body))
+    }
+
+    pub(super) fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.call(Method::PATCH, path, Some(body))
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Outcome {
+        self.blocking(async {
+            let response = self.send(Method::DELETE, path, Bytes::new()).await?;
+            whole(response).await.map(|_| ())
+        })
+    }
+
+    /// Hands each line of the answer to `line` as it arrives, until the switch ends it or `line` fails.
+    pub(super) fn lines(&self, path: &str, mut line: impl FnMut(&str) -> Outcome) -> Outcome {
+        self.blocking(async {
+            let mut response = self.send(Method::GET, path, Bytes::new()).await?;
+            if !response.status().is_success() {
+                return whole(response).await.map(|_| ());
+            }
+            let mut rest: Vec<u8> = Vec::new();
+            while let Some(frame) = response.body_mut().frame().await {
+                let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() else { continue };
+                rest.extend_from_slice(&data);
+                while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                    line(&String::from_utf8_lossy(&rest[..end]))?;
+                    rest.drain(..=end);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|e| broken(&e))?.unwrap_or_default();
+        let answer = self.blocking(async {
+            let talk = async { whole(self.send(method, path, body.into()).await?).await };
+            tokio::time::timeout(PATIENCE, talk).await.map_err(|_| self.silent())?
+        })?;
+        serde_json::from_slice(&answer).map_err(|e| broken(&e))
+    }
+
+    fn blocking<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|e| broken(&e))?.block_on(work)
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+        let stream = UnixStream::connect(&self.api).await.map_err(|e| self.unreachable(&e))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "turnpike")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| broken(&e))?;
+        sender.send_request(request).await.map_err(|e| broken(&e))
+    }
+
+    fn unreachable(&self, e: &std::io::Error) -> Failure {
+        let path = self.api.display();
+        match e.kind() {
+            ErrorKind::PermissionDenied => Failure(format!(
+                "permission denied for uid {} to use {path}; valid: root, the switch's own user or a member of \
+                 the group given with 'serve --api-group'",
+                nix::unistd::geteuid()
+            )),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure(format!(
+                "no switch answers at {path} (is 'turnpike serve' running? another socket: --api or $TURNPIKE_API)"
+            )),
+            _ => Failure(format!(
+                "cannot connect to {path}: {e}; valid: the API socket of a switch (--api or $TURNPIKE_API)"
+            )),
+        }
+    }
+
+    fn silent(&self) -> Failure {
+        Failure(format!(
+            "the switch at {} did not answer within {} s",
+            self.api.display(),
+            PATIENCE.as_secs()
+        ))
+    }
+}
+
+/// The path of one object of the API. Names need no escaping because of what a name may be.
+pub(super) fn object(
+    collection: &str,
+    name: &str,
+    object: impl FnOnce(String) -> Object,
+) -> Result<String, Failure> {
+    match check::name(name) {
+        Ok(()) => Ok(format!("/v1/{collection}/{name}")),
+        Err(why) => Err(Refused { object: object(name.to_owned()), why }.into()),
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    let status = response.status();
+    let bytes = response.into_body().collect().await.map_err(|e| broken(&e))?.to_bytes();
+    if status.is_success() {
+        return Ok(bytes);
+    }
+    Err(match serde_json::from_slice(&bytes) {
+        Ok(ErrorBody { error: ErrorDetail { object, message, hint, .. } }) => {
+            Failure(format!("{object}: {message}; valid: {hint}"))
+        }
+        Err(_) => Failure(format!("the switch answered {status}")),
+    })
+}
+
+fn broken(e: &dyn std::error::Error) -> Failure {
+    Failure(format!("the switch broke off: {e}"))
+}

@@ -1,0 +1,187 @@
+//! The command line: `serve`, and client commands that are thin calls of the API.
+//!
+//! Exit codes: 0 done, 1 refused or failed with one line on stderr, 2 wrong usage.
+
+mod client;
+mod completions;
+mod events;
+mod fdb;
+mod policy;
+mod port;
+mod serve;
+mod switch;
+mod table;
+mod uplink;
+mod worker;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use serde::Serialize;
+use vswitch::refusal::Refused;
+
+use self::client::Client;
+
+const EXAMPLES: &str = "\
+Examples:
+  turnpike serve &                                          start the switch
+  turnpike port add web --socket /run/turnpike/web.sock     add a port for a guest
+  turnpike port add host --tap tp0                          let the host take part
+  turnpike uplink add up --device eth1                      reach the physical network
+  turnpike port list                                        see them
+
+A QEMU guest attaches to the first port with
+  -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem
+  -chardev socket,id=c0,path=/run/turnpike/web.sock,reconnect=1
+  -netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0";
+
+/// The network card and the switch of many virtual machines, over vhost-user.
+#[derive(Debug, Parser)]
+#[command(name = "turnpike", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    /// The API socket of the switch.
+    #[arg(
+        long,
+        global = true,
+        env = "TURNPIKE_API",
+        value_name = "PATH",
+        default_value = "/run/turnpike/api.sock"
+    )]
+    api: PathBuf,
+
+    /// Print one JSON document instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the switch.
+    Serve(serve::Serve),
+    /// Show and change switch-wide settings.
+    #[command(subcommand)]
+    Switch(switch::Switch),
+    /// Guest ports, host ports and their policy.
+    #[command(subcommand)]
+    Port(port::Port),
+    /// The physical network.
+    #[command(subcommand)]
+    Uplink(uplink::Uplink),
+    /// The forwarding table: which address is behind which port.
+    #[command(subcommand)]
+    Fdb(fdb::Fdb),
+    /// The threads that move frames, and their load.
+    #[command(subcommand)]
+    Worker(worker::Worker),
+    /// Show what happened.
+    Events(events::Events),
+    /// Print a completion script for a shell.
+    Completions(completions::Completions),
+    /// Write the man pages into a directory.
+    Man(completions::Man),
+}
+
+/// Why a command ends with exit code 1: the whole line after `turnpike: `.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self(refused.to_string())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Where a client command's answer goes.
+struct Answer {
+    json: bool,
+}
+
+impl Answer {
+    /// Prints `value` as JSON, or what `text` makes of it.
+    fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Outcome {
+        let text = if self.json {
+            serde_json::to_string_pretty(value)
+                .map_err(|e| Failure(format!("the answer is not JSON: {e}")))?
+        } else {
+            text(value)
+        };
+        print(text.trim_end_matches('\n'), true)
+    }
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is not a failure.
+fn print(text: &str, newline: bool) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    let end = if newline { "\n" } else { "" };
+    match write!(out, "{text}{end}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|e| Failure(format!("cannot write to standard output: {e}"))),
+    }
+}
+
+/// Runs the command the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.json && matches!(cli.command, Command::Serve(_) | Command::Completions(_) | Command::Man(_)) {
+        Cli::command().error(ErrorKind::ArgumentConflict, "--json has no meaning for this command").exit();
+    }
+    let client = Client::new(cli.api.clone());
+    let answer = Answer { json: cli.json };
+    let outcome = match cli.command {
+        Command::Serve(serve) => serve.run(cli.api),
+        Command::Switch(switch) => switch.run(&client, &answer),
+        Command::Port(port) => port.run(&client, &answer),
+        Command::Uplink(uplink) => uplink.run(&client, &answer),
+        Command::Fdb(fdb) => fdb.run(&client, &answer),
+        Command::Worker(worker) => worker.run(&client, &answer),
+        Command::Events(events) => events.run(&client, &answer),
+        Command::Completions(completions) => completions.run(&mut Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(line)) => {
+            eprintln!("turnpike: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends with a usage error (exit code 2) of `turnpike NOUN VERB`.
+fn usage_error(command: [&str; 2], message: &str) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    let [noun, verb] = command;
+    let sub = cli.find_subcommand_mut(noun).and_then(|noun| noun.find_subcommand_mut(verb));
+    match sub {
+        Some(sub) => sub.error(ErrorKind::MissingRequiredArgument, message).exit(),
+        None => cli.error(ErrorKind::MissingRequiredArgument, message).exit(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_api_socket_may_be_given_before_or_after_the_command() {
+        for line in [["turnpike", "--api", "/x", "port", "list"], ["turnpike", "port", "list", "--api", "/x"]]
+        {
+            assert_eq!(Cli::parse_from(line).api, PathBuf::from("/x"));
+        }
+    }
+}

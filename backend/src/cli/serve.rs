@@ -1,0 +1,317 @@
+//! `turnpike serve`: the process that is the switch.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use vswitch::refusal::{Object, Refusal, Refused};
+
+use super::{Failure, Outcome};
+use crate::api::{self, Callers, Shared};
+use crate::control::model::MacPool;
+use crate::control::{Host, Switch, check, host};
+use crate::dataplane::{Dataplane, PollMode, WorkerOptions};
+use crate::events::EventLog;
+use crate::store::{Saved, Store};
+
+/// Most workers a switch has.
+const MAX_WORKERS: usize = 64;
+/// How often stopped ports are tried again.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Ready is one line on stderr, `turnpike ready api=PATH ports=N`, and systemd's readiness.
+/// SIGTERM and SIGINT stop all rings and end with exit code 0. `RUST_LOG` filters the log.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Where ports are kept over a restart; `none` keeps nothing.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/turnpike")]
+    state_dir: PathBuf,
+
+    /// Threads that move frames, 1 to 64 [default: one per CPU, at most 4].
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+
+    /// CPU of each worker, such as 2,3 or 4-7 [default: the kernel places them].
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<CpuList>,
+
+    /// How long a worker polls after its last frame before it sleeps: microseconds, `busy` (never sleeps) or
+    /// `off` (sleeps at once).
+    #[arg(long, value_name = "N|busy|off", default_value = "10")]
+    poll_us: Poll,
+
+    /// Name of this host, which also chooses its dynamic MAC addresses [default: the host's name, and addresses by
+    /// its first IPv4 address].
+    #[arg(long, value_name = "NAME")]
+    host_id: Option<String>,
+
+    /// Serve /metrics (Prometheus text) on TCP as well, to everybody who can reach it.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+
+    /// Members of this group may use the API as well.
+    #[arg(long, value_name = "GROUP")]
+    api_group: Option<String>,
+
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug)]
+struct CpuList(Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let bad = || format!("'{list}' is not a list of CPUs; write 2,3 or 4-7");
+        let number = |n: &str| n.parse::<usize>().ok().filter(|n| *n < 4096).ok_or_else(bad);
+        let mut cpus = Vec::new();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            cpus.extend(number(first)?..=number(last)?);
+        }
+        if cpus.is_empty() { Err(bad()) } else { Ok(Self(cpus)) }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Poll(PollMode);
+
+impl FromStr for Poll {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "busy" => Ok(Self(PollMode::Busy)),
+            "off" => Ok(Self(PollMode::Micros(0))),
+            n => match n.parse() {
+                Ok(us @ 0..=1_000_000) => Ok(Self(PollMode::Micros(us))),
+                _ => Err("write 0 to 1000000 microseconds, 'busy' or 'off'".into()),
+            },
+        }
+    }
+}
+
+impl Serve {
+    pub(super) fn run(self, api: PathBuf) -> Outcome {
+        start_log(self.log_format);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Failure(format!("the runtime cannot start: {e}")))?;
+        runtime.block_on(self.serve(&api)).map_err(Failure::from)
+    }
+
+    async fn serve(self, api: &Path) -> Result<(), Refused> {
+        let mut terminate = signals(SignalKind::terminate())?;
+        let mut interrupt = signals(SignalKind::interrupt())?;
+        let options = self.worker_options()?;
+        let callers = self.callers()?;
+        let (store, saved) = if self.state_dir == Path::new("none") {
+            (Store::none(), Saved::default())
+        } else {
+            Store::open(&self.state_dir)?
+        };
+        let listener = api::bind(api, &callers)?;
+        let socket = Socket::of(api);
+        let metrics = match self.metrics {
+            Some(address) => Some(tokio::net::TcpListener::bind(address).await.map_err(|e| {
+                let reason = e.to_string();
+                Refusal::System { what: format!("{address} cannot be listened on"), reason }
+                    .of(Object::Option("--metrics"))
+            })?),
+            None => None,
+        };
+
+        let events = Arc::new(EventLog::default());
+        let logger = {
+            let events = events.clone();
+            std::thread::Builder::new().name("event-log".into()).spawn(move || events.log_until_closed()).ok()
+        };
+        let host_name = host::name();
+        let host = Host {
+            pool: MacPool::of(self.host_id.as_deref(), host::first_ipv4(), &host_name),
+            id: self.host_id.unwrap_or(host_name),
+        };
+        let sink = events.clone();
+        let switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
+            Dataplane::start(&options, snapshot, sink)
+        })?;
+        let ports = switch.port_count();
+        let (stop, stopping) = watch::channel(false);
+        let shared = Shared {
+            switch: Arc::new(Mutex::new(switch)),
+            events: events.clone(),
+            stopping: stopping.clone(),
+        };
+        let mut servers = tokio::task::JoinSet::new();
+        servers.spawn(api::serve_unix(listener, callers, api::router(shared.clone()), stopping.clone()));
+        if let Some(listener) = metrics {
+            servers.spawn(api::serve_metrics(
+                listener,
+                api::metrics_router(shared.clone()),
+                stopping.clone(),
+            ));
+        }
+        servers.spawn(tick(shared.switch.clone(), stopping));
+
+        eprintln!("turnpike ready api={} ports={ports}", api.display());
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        log::info!("stopping ({signal})");
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        socket.remove();
+        stop.send_replace(true);
+        while servers.join_next().await.is_some() {}
+        let _ = tokio::task::spawn_blocking(move || {
+            shared.switch.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        })
+        .await;
+        events.close();
+        if let Some(logger) = logger {
+            let _ = logger.join();
+        }
+        Ok(())
+    }
+
+    fn worker_options(&self) -> Result<WorkerOptions, Refused> {
+        let cpus = self.cpus.as_ref().map(|list| list.0.clone());
+        let default = || std::thread::available_parallelism().map_or(1, usize::from).min(4);
+        let workers = self.workers.or(cpus.as_ref().map(Vec::len)).unwrap_or_else(default);
+        let option = Object::Option("--workers");
+        check::range("workers", workers as u64, 1, MAX_WORKERS as u64, "").map_err(|why| why.of(option))?;
+        if let Some(cpus) = &cpus {
+            let refuse = |value: String, valid: String| {
+                Refusal::BadValue { setting: "cpus".into(), value, valid }.of(Object::Option("--cpus"))
+            };
+            let allowed = allowed_cpus();
+            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+                let all = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                return Err(refuse(cpu.to_string(), format!("CPUs this process may use: {all}")));
+            }
+            if cpus.len() != workers {
+                let given = cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                return Err(refuse(given, format!("one CPU for each of the {workers} workers")));
+            }
+        }
+        Ok(WorkerOptions { workers, cpus, poll: self.poll_us.0 })
+    }
+
+    fn callers(&self) -> Result<Callers, Refused> {
+        let group = match &self.api_group {
+            None => None,
+            Some(name) => match host::group_id(name) {
+                Some(id) => Some((name.clone(), id)),
+                None => {
+                    let valid = "a group of this host, by name or number".into();
+                    let why = Refusal::BadValue { setting: "group".into(), value: name.clone(), valid };
+                    return Err(why.of(Object::Option("--api-group")));
+                }
+            },
+        };
+        Ok(Callers { own_uid: nix::unistd::geteuid().as_raw(), group })
+    }
+}
+
+/// The API socket, known by its inode: another switch may have put its own in the same place.
+struct Socket {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+}
+
+impl Socket {
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), inode: inode(path) }
+    }
+
+    fn remove(&self) {
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for Socket {
+    /// A start that is refused after the socket was made leaves none behind.
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+async fn tick(switch: Arc<Mutex<Switch>>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            _ = stopping.wait_for(|s| *s) => return,
+        }
+        let switch = switch.clone();
+        let _ = tokio::task::spawn_blocking(move || {
+            switch.lock().unwrap_or_else(PoisonError::into_inner).tick();
+        })
+        .await;
+    }
+}
+
+fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Refused> {
+    signal(kind).map_err(|e| {
+        Refusal::System { what: "signal handler".into(), reason: e.to_string() }.of(Object::Switch)
+    })
+}
+
+/// CPUs the kernel lets this process use; when it does not tell, any of the first 4096.
+fn allowed_cpus() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    list.trim().parse().map_or_else(|_: String| (0..4096).collect(), |CpuList(cpus)| cpus)
+}
+
+fn start_log(format: LogFormat) {
+    use std::io::Write;
+    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    if format == LogFormat::Json {
+        log.format(|out, record| {
+            let line = serde_json::json!({
+                "time": jiff::Timestamp::now().to_string(),
+                "level": record.level().as_str().to_lowercase(),
+                "target": record.target(),
+                "message": record.args().to_string(),
+            });
+            writeln!(out, "{line}")
+        });
+    }
+    log.init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_have_numbers_and_ranges() {
+        assert_eq!("2,4-6".parse::<CpuList>().unwrap().0, [2, 4, 5, 6]);
+        for bad in ["", "a", "3-", "5-4", "1,,2", "0-99999999999"] {
+            assert!(bad.parse::<CpuList>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! The switch as its operator knows it: settings, ports and their policy; the data path and the store follow it.
+//!
+//! Every change has two phases: everything is checked, then it is applied. What can still fail while applying (a socket
+//! taken in between, a full disk) is undone, so a refused change leaves everything as it was. A port's policy is
+//! published before its rings run, and a port is unpublished only after the data path has let go of it.
+//!
+//! Threading: one [`Switch`] per process, behind one mutex; its methods may wait for workers and for the disk, so the API
+//! calls them on threads that may block.
+
+pub mod check;
+pub mod host;
+pub mod model;
+pub mod path;
+pub mod types;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vswitch::event::Event;
+use vswitch::port::{Port, PortKind};
+use vswitch::refusal::{Object, Refusal, Refused};
+use vswitch::snapshot::{Snapshot, SwitchKind};
+use vswitch::{Mac, PortId};
+
+use self::model::{Device, MAX_PORTS, MacKind, MacPool, PortConfig, Settings};
+use self::path::DataPath;
+use self::types::{LinkState, NewPort, NewUplink, Policy, PolicyChange, PortChange, SwitchChange};
+use crate::dataplane::{DataplaneError, EventSink};
+use crate::events::EventLog;
+use crate::guest::features;
+use crate::store::{Saved, Store};
+
+/// MTU of a port that is given none, in bytes.
+const DEFAULT_MTU: u16 = 1500;
+
+/// Who this host is.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name.
+    pub id: String,
+    /// Where dynamic addresses come from.
+    pub pool: MacPool,
+}
+
+struct Entry {
+    config: PortConfig,
+    /// MTU in force, in bytes.
+    mtu: u16,
+    /// Why the data path does not serve the port, if it does not.
+    fault: Option<String>,
+}
+
+/// The switch.
+pub struct Switch {
+    host: Host,
+    settings: Settings,
+    ports: BTreeMap<String, Entry>,
+    last_id: u16,
+    epoch: u64,
+    /// `None` once the switch is stopping.
+    data: Option<Box<dyn DataPath>>,
+    store: Store,
+    events: Arc<EventLog>,
+}
+
+impl Switch {
+    /// Makes the switch that `saved` describes; `start` starts the data path with its first snapshot.
+    ///
+    /// A stored port that cannot be served now is kept, stopped, and tried again by [`Self::tick`].
+    pub fn start<D: DataPath + 'static>(
+        host: Host,
+        store: Store,
+        saved: Saved,
+        events: Arc<EventLog>,
+        start: impl FnOnce(Snapshot) -> Result<D, DataplaneError>,
+    ) -> Result<Self, Refused> {
+        let mut switch = Self {
+            host,
+            settings: saved.settings,
+            ports: BTreeMap::new(),
+            last_id: 0,
+            epoch: 0,
+            data: None,
+            store,
+            events,
+        };
+        for config in saved.ports {
+            switch.events.name_port(config.id, &config.name);
+            switch.last_id = switch.last_id.max(config.id.0);
+            let mtu = initial_mtu(&config.device);
+            switch.ports.insert(config.name.clone(), Entry { config, mtu, fault: None });
+        }
+        let first = switch.snapshot();
+        let data = start(first).map_err(|e| system(&e).of(Object::Switch))?;
+        for entry in switch.ports.values_mut() {
+            entry.fault = serve(&data, &entry.config).err().map(|e| e.to_string());
+            if let Some(reason) = &entry.fault {
+                switch.events.emit(Event::PortFailed { port: entry.config.id, reason: reason.clone() });
+            }
+        }
+        switch.data = Some(Box::new(data));
+        switch.follow_mtu();
+        Ok(switch)
+    }
+
+    /// Number of ports, uplink included.
+    pub fn port_count(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Stops all rings; every later change is refused.
+    pub fn stop(&mut self) {
+        if let Some(data) = self.data.take() {
+            data.shutdown();
+        }
+        self.store = Store::none();
+    }
+
+    /// To be called every few seconds: tries stopped ports again and follows changed MTUs.
+    pub fn tick(&mut self) {
+        let Some(data) = &self.data else { return };
+        for entry in self.ports.values_mut().filter(|e| e.fault.is_some()) {
+            match serve(&**data, &entry.config) {
+                Ok(()) => {
+                    log::info!("port '{}' can be served now", entry.config.name);
+                    entry.fault = None;
+                }
+                Err(e) => entry.fault = Some(e.to_string()),
+            }
+        }
+        self.follow_mtu();
+    }
+
+    /// Adds a guest port or a host port.
+    pub fn add_port(&mut self, new: &NewPort) -> Result<(), Refused> {
+        let result = self.check_port(new).and_then(|config| self.add(config));
+        self.noted(result, || Object::Port(new.name.clone()))
+    }
+
+    /// Adds the uplink.
+    pub fn add_uplink(&mut self, new: &NewUplink) -> Result<(), Refused> {
+        let result = self.check_uplink(new).and_then(|config| self.add(config));
+        self.noted(result, || Object::Uplink(new.name.clone()))
+    }
+
+    /// Removes a guest port or a host port.
+    pub fn remove_port(&mut self, name: &str) -> Result<(), Refused> {
+        let result = self.check_noun(name, false).and_then(|()| self.remove(name));
+        self.noted(result, || Object::Port(name.to_owned()))
+    }
+
+    /// Removes the uplink.
+    pub fn remove_uplink(&mut self, name: &str) -> Result<(), Refused> {
+        let result = self.check_noun(name, true).and_then(|()| self.remove(name));
+        self.noted(result, || Object::Uplink(name.to_owned()))
+    }
+
+    /// Changes a port's policy.
+    pub fn set_port(&mut self, name: &str, change: &PortChange) -> Result<(), Refused> {
+        let result = self.change_port(name, change);
+        self.noted(result, || Object::Port(name.to_owned()))
+    }
+
+    /// Changes switch-wide settings.
+    pub fn set_switch(&mut self, change: &SwitchChange) -> Result<(), Refused> {
+        let result = self.change_switch(change);
+        self.noted(result, || Object::Switch)
+    }
+
+    // === what changes are made of ===
+
+    /// Gives a refusal its object and tells operators who follow the events.
+    fn noted<T>(&self, result: Result<T, Refusal>, object: impl FnOnce() -> Object) -> Result<T, Refused> {
+        result.map_err(|why| {
+            let refused = why.of(object());
+            self.events.emit(Event::Refused {
+                object: refused.object.to_string(),
+                code: refused.why.code().to_owned(),
+                reason: refused.why.to_string(),
+            });
+            refused
+        })
+    }
+
+    fn names(&self, uplinks_only: bool) -> Vec<String> {
+        let wanted = |e: &&Entry| !uplinks_only || e.config.device.kind() == PortKind::Uplink;
+        self.ports.values().filter(wanted).map(|e| e.config.name.clone()).collect()
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, Refusal> {
+        self.ports.get(name).ok_or_else(|| Refusal::UnknownPort { known: self.names(false) })
+    }
+
+    /// That `name` exists and is (not) an uplink.
+    fn check_noun(&self, name: &str, uplink: bool) -> Result<(), Refusal> {
+        let unknown = || {
+            if uplink {
+                Refusal::UnknownUplink { known: self.names(true) }
+            } else {
+                Refusal::UnknownPort { known: self.names(false) }
+            }
+        };
+        let kind = self.ports.get(name).ok_or_else(unknown)?.config.device.kind();
+        if (kind == PortKind::Uplink) == uplink {
+            return Ok(());
+        }
+        let noun = if uplink { "port" } else { "uplink" };
+        Err(Refusal::WrongNoun { kind, command: format!("turnpike {noun} remove {name}") })
+    }
+
+    /// That one more port of this name and kind may exist.
+    fn check_room(&self, name: &str, kind: PortKind) -> Result<(), Refusal> {
+        check::name(name)?;
+        if let Some(taken) = self.ports.get(name) {
+            return Err(Refusal::DuplicateName { kind: taken.config.device.kind() });
+        }
+        if self.ports.len() >= MAX_PORTS {
+            return Err(Refusal::TooManyPorts { limit: MAX_PORTS });
+        }
+        match (self.settings.kind, kind) {
+            (SwitchKind::Private, PortKind::Host) => Err(Refusal::KindForbids {
+                kind: SwitchKind::Private,
+                what: kind,
+                valid: "'turnpike switch set --kind internal' (or external) first",
+            }),
+            (SwitchKind::Private | SwitchKind::Internal, PortKind::Uplink) => Err(Refusal::KindForbids {
+                kind: self.settings.kind,
+                what: kind,
+                valid: "'turnpike switch set --kind external' first",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_mac(&self, text: Option<&str>) -> Result<(Mac, MacKind), Refusal> {
+        let owner = |mac| self.ports.values().find(|e| e.config.mac == mac);
+        let Some(text) = text else {
+            let mac = self.host.pool.draw(|mac| owner(mac).is_some());
+            let pool = self.host.pool.to_string();
+            return mac.map(|mac| (mac, MacKind::Dynamic)).ok_or(Refusal::MacPoolExhausted { pool });
+        };
+        let mac = check::mac(text)?;
+        match owner(mac) {
+            Some(entry) => Err(Refusal::DuplicateMac { mac, owner: entry.config.name.clone() }),
+            None => Ok((mac, MacKind::Static)),
+        }
+    }
+
+    fn check_interface_free(&self, interface: &str) -> Result<(), Refusal> {
+        match self.ports.values().find(|e| e.config.device.interface() == Some(interface)) {
+            Some(entry) => Err(Refusal::InterfaceInUse {
+                interface: interface.to_owned(),
+                by: format!("port '{}'", entry.config.name),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_socket(&self, path: &str, client: bool) -> Result<PathBuf, Refusal> {
+        // Which port has a path is said before who listens there, because that is this process itself.
+        let wanted = check::same_place(std::path::Path::new(path));
+        for Entry { config, .. } in self.ports.values() {
+            if matches!(&config.device, Device::Guest { socket, .. } if check::same_place(socket) == wanted) {
+                let by = format!("port '{}'", config.name);
+                return Err(Refusal::SocketInUse { path: path.to_owned(), by });
+            }
+        }
+        check::socket(path, client)
+    }
+
+    fn check_port(&self, new: &NewPort) -> Result<PortConfig, Refusal> {
+        let guest_only = |given: bool, setting| {
+            let valid = "only guest ports (--socket) have it";
+            if given { Err(Refusal::NotApplicable { setting, kind: PortKind::Host, valid }) } else { Ok(()) }
+        };
+        let device = match (&new.socket, &new.tap) {
+            (Some(socket), None) => {
+                self.check_room(&new.name, PortKind::Guest)?;
+                let queues = check::range("queues", new.queues.unwrap_or(1), 1, 8, "")? as u8;
+                let mtu =
+                    check::range("mtu", new.mtu.unwrap_or(DEFAULT_MTU.into()), 68, 9000, "bytes")? as u16;
+                let socket = self.check_socket(socket, new.client)?;
+                let device =
+                    Device::Guest { socket, client: new.client, queues, mtu, features: new.features.clone() };
+                device.feature_bits().map_err(bad_features)?;
+                device
+            }
+            (None, Some(interface)) => {
+                self.check_room(&new.name, PortKind::Host)?;
+                guest_only(new.client, "client")?;
+                guest_only(new.queues.is_some(), "queues")?;
+                guest_only(new.mtu.is_some(), "mtu")?;
+                guest_only(new.features.is_some(), "features")?;
+                check::interface_name(interface)?;
+                self.check_interface_free(interface)?;
+                Device::Host { interface: interface.clone() }
+            }
+            (given, _) => {
+                check::name(&new.name)?;
+                let valid = "--socket PATH (guest port) or --tap IFNAME (host port)".into();
+                return Err(if given.is_some() {
+                    Refusal::BadValue { setting: "port".into(), value: "socket and tap".into(), valid }
+                } else {
+                    Refusal::Missing { what: "socket or tap".into(), valid }
+                });
+            }
+        };
+        let (mac, mac_kind) = self.check_mac(new.mac.as_deref())?;
+        let (policy, _) = changed(&Policy::default(), &new.policy, device.kind())?;
+        let id = self.free_id()?;
+        Ok(PortConfig { id, name: new.name.clone(), mac, mac_kind, device, policy })
+    }
+
+    fn check_uplink(&self, new: &NewUplink) -> Result<PortConfig, Refusal> {
+        self.check_room(&new.name, PortKind::Uplink)?;
+        if let Some(existing) = self.names(true).pop() {
+            return Err(Refusal::SecondUplink { existing });
+        }
+        if let Some(driver) = new.driver.as_deref().filter(|d| *d != "packet") {
+            let valid = "packet".into();
+            return Err(Refusal::BadValue { setting: "driver".into(), value: driver.to_owned(), valid });
+        }
+        check::interface_name(&new.device)?;
+        self.check_interface_free(&new.device)?;
+        let mac = check::ethernet(&new.device, &host::interfaces())?;
+        let device = Device::Uplink { interface: new.device.clone() };
+        let id = self.free_id()?;
+        let mac_kind = MacKind::Interface;
+        Ok(PortConfig { id, name: new.name.clone(), mac, mac_kind, device, policy: Policy::default() })
+    }
+
+    /// The next free number after the last one given, so that a number is not used again at once.
+    fn free_id(&self) -> Result<PortId, Refusal> {
+        let taken: std::collections::HashSet<u16> = self.ports.values().map(|e| e.config.id.0).collect();
+        let limit = MAX_PORTS as u16;
+        (0..limit)
+            .map(|step| (self.last_id % limit + step) % limit + 1)
+            .find(|id| !taken.contains(id))
+            .map(PortId)
+            .ok_or(Refusal::TooManyPorts { limit: MAX_PORTS })
+    }
+
+    /// Applies a checked port: policy first, then its rings, then the store.
+    fn add(&mut self, config: PortConfig) -> Result<(), Refusal> {
+        let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
+        let (id, name) = (config.id, config.name.clone());
+        let mtu = initial_mtu(&config.device);
+        self.events.name_port(id, &name);
+        self.ports.insert(name.clone(), Entry { config, mtu, fault: None });
+        self.epoch += 1;
+        data.publish(compile(self.epoch, &self.settings, &self.ports));
+        let config = &self.ports[&name].config;
+        let served = serve(&**data, config).map_err(|e| system(&e));
+        let stored = served.and_then(|()| self.store.put_port(config).inspect_err(|_| data.remove(id)));
+        if let Err(why) = stored {
+            self.ports.remove(&name);
+            self.publish();
+            self.events.forget_port(id);
+            return Err(why);
+        }
+        self.last_id = id.0;
+        self.events.emit(Event::PortAdded { port: id, name });
+        self.follow_mtu();
+        Ok(())
+    }
+
+    /// Takes a port away: forgotten by the store, let go by the data path, then unpublished.
+    fn remove(&mut self, name: &str) -> Result<(), Refusal> {
+        let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
+        let id = self.entry(name)?.config.id;
+        self.store.remove_port(name)?;
+        data.remove(id);
+        self.ports.remove(name);
+        self.publish();
+        self.events.emit(Event::PortRemoved { port: id, name: name.to_owned() });
+        self.events.forget_port(id);
+        Ok(())
+    }
+
+    fn change_port(&mut self, name: &str, change: &PortChange) -> Result<(), Refusal> {
+        if self.data.is_none() {
+            return Err(Refusal::Stopping);
+        }
+        let old = &self.entry(name)?.config;
+        let (policy, changes) = changed(&old.policy, &change.policy, old.device.kind())?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let new = PortConfig { policy, ..old.clone() };
+        self.store.put_port(&new)?;
+        let port = new.id;
+        if let Some(entry) = self.ports.get_mut(name) {
+            entry.config = new;
+        }
+        self.publish();
+        self.events.emit(Event::PortChanged { port, changes });
+        Ok(())
+    }
+
+    fn change_switch(&mut self, change: &SwitchChange) -> Result<(), Refusal> {
+        if self.data.is_none() {
+            return Err(Refusal::Stopping);
+        }
+        let default = Settings::default();
+        let mut new = self.settings.clone();
+        let mut changes = Vec::new();
+        if let Some(kind) = change.kind {
+            new.kind = kind.unwrap_or(default.kind);
+            self.check_kind(new.kind)?;
+            if new.kind != self.settings.kind {
+                changes.push(format!("kind={}", view::switch_kind(new.kind)));
+            }
+        }
+        if let Some(size) = change.fdb_size {
+            let size = size.unwrap_or(default.fdb_size.into());
+            new.fdb_size = check::range("fdb-size", size, 64, 1 << 20, "addresses")? as u32;
+            if new.fdb_size != self.settings.fdb_size {
+                changes.push(format!("fdb_size={size}"));
+            }
+        }
+        if let Some(wait) = change.rx_wait_us {
+            let wait = wait.unwrap_or(default.rx_wait_us.into());
+            new.rx_wait_us = check::range("rx-wait-us", wait, 0, 1_000_000, "microseconds")? as u32;
+            if new.rx_wait_us != self.settings.rx_wait_us {
+                changes.push(format!("rx_wait_us={wait}"));
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.put_settings(&new)?;
+        self.settings = new;
+        self.publish();
+        self.events.emit(Event::SwitchChanged { changes });
+        Ok(())
+    }
+
+    /// That the ports there are fit a switch of this kind.
+    fn check_kind(&self, kind: SwitchKind) -> Result<(), Refusal> {
+        let contradicts = |port: PortKind| match kind {
+            SwitchKind::External => false,
+            SwitchKind::Internal => port == PortKind::Uplink,
+            SwitchKind::Private => port != PortKind::Guest,
+        };
+        let found = self.ports.values().filter(|e| contradicts(e.config.device.kind()));
+        let ports: Vec<_> = found
+            .map(|e| format!("it has {} '{}'", view::port_noun(&e.config.device), e.config.name))
+            .collect();
+        if ports.is_empty() { Ok(()) } else { Err(Refusal::KindContradicts { kind, ports }) }
+    }
+
+    /// Takes over the MTU of interfaces and of front ends that lowered it.
+    fn follow_mtu(&mut self) {
+        let Some(data) = &self.data else { return };
+        let mut changed = false;
+        for entry in self.ports.values_mut() {
+            let Some(status) = data.status(entry.config.id) else { continue };
+            changed |= status.mtu != 0 && status.mtu != entry.mtu;
+            if status.mtu != 0 {
+                entry.mtu = status.mtu;
+            }
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.snapshot();
+        if let Some(data) = &self.data {
+            data.publish(snapshot);
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        self.epoch += 1;
+        compile(self.epoch, &self.settings, &self.ports)
+    }
+}
+
+fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> Snapshot {
+    let port = |Entry { config, mtu, .. }: &Entry| Port {
+        id: config.id,
+        kind: config.device.kind(),
+        mac: config.mac,
+        mtu: *mtu,
+        policy: config.policy.compiled(),
+    };
+    Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect())
+}
+
+fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), DataplaneError> {
+    // Checked when the port was made; a stored list with a feature this version lost offers what is left of it.
+    data.add(config, config.device.feature_bits().unwrap_or(0))
+}
+
+fn initial_mtu(device: &Device) -> u16 {
+    match device {
+        Device::Guest { mtu, .. } => *mtu,
+        Device::Host { interface } | Device::Uplink { interface } => {
+            host::interface_mtu(interface).unwrap_or(DEFAULT_MTU)
+        }
+    }
+}
+
+/// The policy after a change, and what differs as `name=value`.
+fn changed(old: &Policy, change: &PolicyChange, kind: PortKind) -> Result<(Policy, Vec<String>), Refusal> {
+    let default = Policy::default();
+    let mut new = old.clone();
+    let mut changes = Vec::new();
+    if let Some(spoofing) = change.mac_spoofing {
+        if kind != PortKind::Guest {
+            let valid = "only guest ports have it";
+            return Err(Refusal::NotApplicable { setting: "mac-spoofing", kind, valid });
+        }
+        new.mac_spoofing = spoofing.unwrap_or(default.mac_spoofing);
+        if new.mac_spoofing != old.mac_spoofing {
+            changes.push(format!("mac_spoofing={}", new.mac_spoofing));
+        }
+    }
+    if let Some(link) = change.link {
+        new.link = link.unwrap_or(default.link);
+        if new.link != old.link {
+            changes.push(format!("link={}", if new.link == LinkState::Up { "up" } else { "down" }));
+        }
+    }
+    Ok((new, changes))
+}
+
+fn bad_features(reason: String) -> Refusal {
+    let known = features::names(features::DEFAULT).into_iter().map(str::to_owned).collect();
+    Refusal::BadFeatures { reason, known }
+}
+
+/// The data path's error as a refusal with the same text.
+fn system(error: &DataplaneError) -> Refusal {
+    match error {
+        DataplaneError::Socket { path, reason } => {
+            Refusal::SocketUnusable { path: path.to_string_lossy().into_owned(), reason: reason.clone() }
+        }
+        DataplaneError::Interface { interface, reason } => {
+            Refusal::InterfaceUnusable { interface: interface.clone(), reason: reason.clone() }
+        }
+        DataplaneError::System { what, source } => {
+            Refusal::System { what: (*what).to_owned(), reason: source.to_string() }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What the switch is made of, judged and complete: what the store keeps and the data path is built from.
+//!
+//! Unknown fields are errors when a stored object is read: one written by a newer version may carry protection this
+//! version does not know, and dropping that silently would open the port.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vswitch::port::PortKind;
+use vswitch::snapshot::{SwitchConfig, SwitchKind};
+use vswitch::{Mac, PortId};
+
+use super::types::Policy;
+use crate::guest::features;
+
+/// Ports a switch has at most, uplink included; port numbers are 1 to this.
+pub const MAX_PORTS: usize = 1024;
+
+/// Switch-wide settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What the switch connects.
+    pub kind: SwitchKind,
+    /// Learned addresses the switch holds at most.
+    pub fdb_size: u32,
+    /// Longest time a unicast frame waits for room at its receiver, in microseconds.
+    pub rx_wait_us: u32,
+}
+
+impl Default for Settings {
+    /// A new switch is external, the one kind that takes every kind of port.
+    fn default() -> Self {
+        let SwitchConfig { fdb_size, rx_wait_us, .. } = SwitchConfig::default();
+        Self { kind: SwitchKind::External, fdb_size, rx_wait_us }
+    }
+}
+
+impl Settings {
+    /// The settings as the data path follows them.
+    pub fn compiled(&self) -> SwitchConfig {
+        SwitchConfig { kind: self.kind, fdb_size: self.fdb_size, rx_wait_us: self.rx_wait_us }
+    }
+}
+
+/// What is behind a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Device {
+    /// A vhost-user front end.
+    Guest {
+        /// The socket, absolute.
+        socket: PathBuf,
+        /// Connect instead of listening.
+        client: bool,
+        /// Queue pairs, 1 to 8.
+        queues: u8,
+        /// MTU offered to the guest, 68 to 9000 bytes.
+        mtu: u16,
+        /// Names of the features offered; `None` = all this version has.
+        features: Option<Vec<String>>,
+    },
+    /// A TAP of the host.
+    Host {
+        /// The interface.
+        interface: String,
+    },
+    /// The physical network.
+    Uplink {
+        /// The interface.
+        interface: String,
+    },
+}
+
+impl Device {
+    /// What kind of port it makes.
+    pub fn kind(&self) -> PortKind {
+        match self {
+            Self::Guest { .. } => PortKind::Guest,
+            Self::Host { .. } => PortKind::Host,
+            Self::Uplink { .. } => PortKind::Uplink,
+        }
+    }
+
+    /// The network interface behind it.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Guest { .. } => None,
+            Self::Host { interface } | Self::Uplink { interface } => Some(interface),
+        }
+    }
+
+    /// The feature bits it may offer; an error names a feature this version does not know.
+    pub fn feature_bits(&self) -> Result<u64, String> {
+        match self {
+            Self::Guest { features: Some(names), .. } => features::parse_list(&names.join(",")),
+            Self::Guest { features: None, .. } => Ok(features::DEFAULT),
+            _ => Ok(0),
+        }
+    }
+}
+
+/// Where a port's address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MacKind {
+    /// It was given.
+    Static,
+    /// It was drawn from the host's pool and stays with the port.
+    Dynamic,
+    /// It is the interface's own.
+    Interface,
+}
+
+impl MacKind {
+    /// The word shown for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Dynamic => "dynamic",
+            Self::Interface => "interface",
+        }
+    }
+}
+
+/// A port's complete configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    /// Its number, 1 to [`MAX_PORTS`].
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub mac: Mac,
+    /// Where the address comes from.
+    pub mac_kind: MacKind,
+    /// What is behind it.
+    pub device: Device,
+    /// Its policy.
+    pub policy: Policy,
+}
+
+/// Where a host's dynamic MAC addresses come from: 00:15:5d, two bytes of the host, then 00 to ff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacPool(pub [u8; 2]);
+
+impl MacPool {
+    /// The pool of the host named `host_id`, or else of the one with this first IPv4 address.
+    ///
+    /// A given name wins because hosts behind NAT often share their address, and two hosts of one network with the same
+    /// pool give out the same addresses.
+    pub fn of(host_id: Option<&str>, first_ipv4: Option<std::net::Ipv4Addr>, host_name: &str) -> Self {
+        match (host_id, first_ipv4) {
+            (None, Some(ip)) => Self([ip.octets()[2], ip.octets()[3]]),
+            (Some(name), _) => Self(folded(name)),
+            (None, None) => Self(folded(host_name)),
+        }
+    }
+
+    /// The first address nobody has.
+    pub fn draw(self, taken: impl Fn(Mac) -> bool) -> Option<Mac> {
+        let [x, y] = self.0;
+        (0..=255).map(|last| Mac([0x00, 0x15, 0x5d, x, y, last])).find(|mac| !taken(*mac))
+    }
+}
+
+impl std::fmt::Display for MacPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [x, y] = self.0;
+        write!(f, "00:15:5d:{x:02x}:{y:02x}:00-ff")
+    }
+}
+
+/// FNV-1a of a name, folded to two bytes: the same on every build and host.
+fn folded(name: &str) -> [u8; 2] {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    ((hash >> 16 ^ hash) as u16).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dynamic_addresses_are_00155d_plus_the_last_two_octets_of_the_first_ipv4_address() {
+        let pool = MacPool::of(None, Some([192, 0, 2, 77].into()), "host");
+        assert_eq!(pool.draw(|_| false), Some(Mac([0, 0x15, 0x5d, 2, 77, 0])));
+        assert_eq!(pool.draw(|m| m.0[5] < 9), Some(Mac([0, 0x15, 0x5d, 2, 77, 9])));
+        assert_eq!(pool.draw(|_| true), None);
+        assert_ne!(MacPool::of(Some("a"), Some([192, 0, 2, 77].into()), "host"), pool);
+    }
+}

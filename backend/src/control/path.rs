@@ -1,0 +1,82 @@
+//! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
+
+use vswitch::PortId;
+use vswitch::fdb::Entry;
+use vswitch::snapshot::Snapshot;
+
+use super::model::{Device, PortConfig};
+use crate::dataplane::{
+    Dataplane, DataplaneError, GuestSpec, PortCounters, PortStatus, TapSpec, UplinkSpec, WorkerStats,
+};
+
+/// See [`Dataplane`], whose methods these are.
+pub trait DataPath: Send {
+    /// Makes every worker follow `snapshot`.
+    fn publish(&self, snapshot: Snapshot);
+    /// Serves a port whose policy is published; `features` are the bits a guest port may offer.
+    fn add(&self, port: &PortConfig, features: u64) -> Result<(), DataplaneError>;
+    /// Stops serving a port.
+    fn remove(&self, id: PortId);
+    /// What a port is doing.
+    fn status(&self, id: PortId) -> Option<PortStatus>;
+    /// A port's counters.
+    fn counters(&self, id: PortId) -> Option<PortCounters>;
+    /// The learned addresses.
+    fn fdb(&self) -> Vec<Entry>;
+    /// The workers' load.
+    fn workers(&self) -> Vec<WorkerStats>;
+    /// Stops all rings and joins all threads.
+    fn shutdown(self: Box<Self>);
+}
+
+impl DataPath for Dataplane {
+    fn publish(&self, snapshot: Snapshot) {
+        Self::publish(self, snapshot);
+    }
+
+    fn add(&self, port: &PortConfig, features: u64) -> Result<(), DataplaneError> {
+        let (id, name) = (port.id, port.name.clone());
+        match &port.device {
+            Device::Guest { socket, client, queues, mtu, .. } => self.add_guest(GuestSpec {
+                id,
+                name,
+                socket: socket.clone(),
+                client: *client,
+                mac: port.mac,
+                queue_pairs: *queues,
+                mtu: *mtu,
+                features,
+            }),
+            Device::Host { interface } => {
+                self.add_tap(&TapSpec { id, name, interface: interface.clone(), mac: port.mac })
+            }
+            Device::Uplink { interface } => {
+                self.add_uplink(&UplinkSpec { id, name, interface: interface.clone() })
+            }
+        }
+    }
+
+    fn remove(&self, id: PortId) {
+        Self::remove(self, id);
+    }
+
+    fn status(&self, id: PortId) -> Option<PortStatus> {
+        Self::status(self, id)
+    }
+
+    fn counters(&self, id: PortId) -> Option<PortCounters> {
+        Self::counters(self, id)
+    }
+
+    fn fdb(&self) -> Vec<Entry> {
+        Self::fdb(self)
+    }
+
+    fn workers(&self) -> Vec<WorkerStats> {
+        Self::workers(self)
+    }
+
+    fn shutdown(self: Box<Self>) {
+        Self::shutdown(*self);
+    }
+}
