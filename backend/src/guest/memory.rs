@@ -75,12 +75,11 @@ impl Memory {
         for region in ram.iter() {
             let (host, len) = (region.as_ptr(), region.len());
             let known = previous.and_then(|p| p.regions.iter().position(|r| r.host == host && r.len == len));
-            let guard = match (previous, known) {
-                (Some(previous), Some(index)) => Arc::clone(&previous.guards[index]),
-                _ => {
-                    let page = region.file_offset().map_or(SMALL_PAGE, |file| page_size(file.file()));
-                    Arc::new(fault::guard(host as usize, len as usize, page)?)
-                }
+            let guard = if let (Some(previous), Some(index)) = (previous, known) {
+                Arc::clone(&previous.guards[index])
+            } else {
+                let page = region.file_offset().map_or(SMALL_PAGE, |file| page_size(file.file()));
+                Arc::new(fault::guard(host as usize, len as usize, page)?)
             };
             regions.push(Region { start: region.start_addr().0, len, host });
             guards.push(guard);
