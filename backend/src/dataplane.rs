@@ -3,14 +3,21 @@
 //! The control plane decides *what* the switch is (names, policy, store); this type makes it move. Every method may be
 //! called from any thread; calls that change something are serialised by the caller.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vswitch::event::Event;
+use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
 use vswitch::trace::DropReason;
 use vswitch::{Mac, PortId};
+
+use crate::guest::connection::Server;
+use crate::guest::{GuestPort, Owner, tsc};
+use crate::link::{Link, Packet, Tap};
+use crate::worker::{self, LinkPort, Port, Shared, Workers};
 
 /// Where the data path reports what happened. Must not block.
 pub trait EventSink: Send + Sync {
@@ -179,8 +186,21 @@ pub enum DataplaneError {
     },
 }
 
+/// A port's resources beside those that workers share.
+struct Served {
+    port: Port,
+    // Dropped before the port: ends the connection and its threads.
+    server: Option<Server>,
+}
+
 /// The running data path.
-pub struct Dataplane {}
+pub struct Dataplane {
+    shared: Arc<Shared>,
+    workers: Workers,
+    served: Mutex<HashMap<PortId, Served>>,
+    /// Queue pairs handed out so far; the next goes to the worker with the fewest.
+    load: Mutex<Vec<usize>>,
+}
 
 impl Dataplane {
     /// Starts the workers, following `snapshot`.
@@ -189,60 +209,175 @@ impl Dataplane {
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
     ) -> Result<Self, DataplaneError> {
-        let _ = (options, snapshot, events);
-        Ok(Self {})
+        let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
+        let workers = Workers::start(Arc::clone(&shared), options)?;
+        let load = Mutex::new(vec![0; shared.handles().len()]);
+        Ok(Self { shared, workers, served: Mutex::new(HashMap::new()), load })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
     pub fn publish(&self, snapshot: Snapshot) {
-        let _ = snapshot;
+        self.shared.fdb.set_limit(snapshot.config().fdb_size);
+        self.shared.publish(Some(snapshot), |_| ());
+        self.refresh_link_addresses();
     }
 
     /// The learned addresses.
     pub fn fdb(&self) -> Vec<vswitch::fdb::Entry> {
-        Vec::new()
+        self.shared.fdb.entries(tsc::nanos(tsc::cycles()))
     }
 
     /// Starts to serve a guest port; its policy must already be in the published snapshot.
     pub fn add_guest(&self, spec: GuestSpec) -> Result<(), DataplaneError> {
-        let _ = spec;
-        Ok(())
+        let id = spec.id;
+        let owners = (0..spec.queue_pairs)
+            .map(|_| {
+                let worker = self.place();
+                Arc::clone(&self.shared.handles()[worker]) as Arc<dyn Owner>
+            })
+            .collect();
+        let port = Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events)));
+        let server = Server::start(Arc::clone(&port));
+        let served = Served { port: Port::Guest(port), server: None };
+        match server {
+            Ok(server) => {
+                self.run(id, Served { server: Some(server), ..served });
+                Ok(())
+            }
+            Err(error) => {
+                self.give_back(&served.port);
+                Err(error)
+            }
+        }
     }
 
     /// Creates (if missing) and serves a TAP.
-    pub fn add_tap(&self, spec: TapSpec) -> Result<(), DataplaneError> {
-        let _ = spec;
+    pub fn add_tap(&self, spec: &TapSpec) -> Result<(), DataplaneError> {
+        let tap = Tap::open(&spec.interface, spec.mac, None)?;
+        self.add_link(spec.id, 1500, Box::new(tap));
         Ok(())
     }
 
     /// Serves a network interface as the uplink.
-    pub fn add_uplink(&self, spec: UplinkSpec) -> Result<(), DataplaneError> {
-        let _ = spec;
+    pub fn add_uplink(&self, spec: &UplinkSpec) -> Result<(), DataplaneError> {
+        let packet = Packet::open(&spec.interface)?;
+        let mtu = u16::try_from(packet.mtu()).unwrap_or(u16::MAX);
+        self.add_link(spec.id, mtu, Box::new(packet));
+        self.refresh_link_addresses();
         Ok(())
+    }
+
+    fn add_link(&self, id: PortId, mtu: u16, link: Box<dyn Link>) {
+        let port = Port::Link(Arc::new(LinkPort::new(id, link, mtu, self.place())));
+        self.run(id, Served { port, server: None });
+        self.shared.events.emit(Event::PortRunning { port: id });
+    }
+
+    /// Puts a port into the view of all workers, with its counters at zero.
+    fn run(&self, id: PortId, served: Served) {
+        for handle in self.shared.handles() {
+            handle.counters.clear(id);
+        }
+        let port = served.port.clone();
+        lock(&self.served).insert(id, served);
+        self.shared.publish(None, |ports| {
+            if ports.len() <= id.index() {
+                ports.resize(id.index() + 1, None);
+            }
+            ports[id.index()] = Some(port);
+        });
     }
 
     /// Stops serving a port and returns when no worker uses it any more.
     pub fn remove(&self, id: PortId) {
-        let _ = id;
+        let Some(served) = lock(&self.served).remove(&id) else { return };
+        self.shared.publish(None, |ports| {
+            if let Some(slot) = ports.get_mut(id.index()) {
+                *slot = None;
+            }
+        });
+        drop(served.server);
+        self.give_back(&served.port);
+        self.shared.fdb.remove_port(id);
     }
 
     /// What a port is doing; `None` for an unknown one.
     pub fn status(&self, id: PortId) -> Option<PortStatus> {
-        let _ = id;
-        None
+        let served = lock(&self.served);
+        Some(match &served.get(&id)?.port {
+            Port::Guest(port) => PortStatus {
+                state: port.state(),
+                features: port.features(),
+                workers: port.owners.iter().map(|owner| owner.id()).collect(),
+                mtu: port.mtu(),
+            },
+            Port::Link(port) => PortStatus {
+                state: if port.is_running() { PortState::Running } else { PortState::Stopped },
+                features: 0,
+                workers: vec![port.owner],
+                mtu: port.mtu,
+            },
+        })
     }
 
     /// A port's counters, summed over the workers; `None` for an unknown one.
     pub fn counters(&self, id: PortId) -> Option<PortCounters> {
-        let _ = id;
-        None
+        lock(&self.served).get(&id)?;
+        Some(worker::total(&self.shared.handles().iter().map(|handle| &handle.counters), id))
     }
 
     /// The workers' load.
     pub fn workers(&self) -> Vec<WorkerStats> {
-        Vec::new()
+        self.shared.handles().iter().map(|handle| handle.stats()).collect()
     }
 
     /// Stops all rings and joins all threads.
-    pub fn shutdown(self) {}
+    pub fn shutdown(self) {
+        let ids: Vec<_> = lock(&self.served).keys().copied().collect();
+        for id in ids {
+            self.remove(id);
+        }
+        drop(self.workers);
+    }
+
+    // === placement ===
+
+    /// The worker with the fewest queue pairs.
+    fn place(&self) -> usize {
+        let mut load = lock(&self.load);
+        let worker = (0..load.len()).min_by_key(|&worker| load[worker]).unwrap_or(0);
+        load[worker] += 1;
+        worker
+    }
+
+    fn give_back(&self, port: &Port) {
+        let mut load = lock(&self.load);
+        let mut leave = |worker: usize| load[worker] = load[worker].saturating_sub(1);
+        match port {
+            Port::Guest(port) => port.owners.iter().for_each(|owner| leave(owner.id())),
+            Port::Link(port) => leave(port.owner),
+        }
+    }
+
+    /// Tells the uplink for which addresses it must take frames; everything only when some port may have unknown addresses behind it.
+    fn refresh_link_addresses(&self) {
+        let view = self.shared.view();
+        let local = view.snapshot.ports().filter(|port| port.kind != PortKind::Uplink);
+        let (mut addresses, mut promiscuous) = (Vec::new(), false);
+        for port in local {
+            addresses.push(port.mac);
+            promiscuous |= port.policy.mac_spoofing;
+        }
+        for port in view.ports() {
+            if let Port::Link(port) = port
+                && let Err(error) = port.link.set_addresses(&addresses, promiscuous)
+            {
+                log::warn!("port {}: {error}", port.id);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

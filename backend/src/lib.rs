@@ -6,4 +6,6 @@ pub mod control;
 pub mod dataplane;
 pub mod events;
 pub mod guest;
+pub mod link;
 pub mod store;
+pub mod worker;

@@ -7,6 +7,11 @@
 
 pub mod event;
 pub mod fdb;
+pub mod flow;
+mod forward;
+pub mod frame;
+mod hash;
+pub mod pipeline;
 pub mod port;
 pub mod refusal;
 pub mod snapshot;
@@ -54,6 +59,18 @@ impl Mac {
         self.0[0] & 1 != 0
     }
 
+    /// The address as a number below 2^48, for table keys.
+    pub const fn to_u64(self) -> u64 {
+        let m = &self.0;
+        u64::from_be_bytes([0, 0, m[0], m[1], m[2], m[3], m[4], m[5]])
+    }
+
+    /// The address that [`Mac::to_u64`] made into a number; higher bits are ignored.
+    pub const fn from_u64(value: u64) -> Self {
+        let v = value.to_be_bytes();
+        Self([v[2], v[3], v[4], v[5], v[6], v[7]])
+    }
+
     /// Whether the address may be the source of a frame and the address of a port: neither a group nor zero.
     pub fn is_valid_source(self) -> bool {
         !self.is_group() && self.0 != [0; 6]
@@ -84,8 +101,9 @@ impl FromStr for Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let [first, rest @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
     }
 }
 

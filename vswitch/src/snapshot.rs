@@ -1,9 +1,12 @@
 //! The compiled policy of the whole switch: immutable, swapped as one piece.
+//!
+//! Everything that can be worked out when policy changes is worked out here, so that a flow-cache miss finds the owner
+//! of an address with one probe and a flood walks a ready list. A snapshot is shared read-only by all workers.
 
 use serde::{Deserialize, Serialize};
 
-use crate::PortId;
-use crate::port::Port;
+use crate::port::{Port, PortKind};
+use crate::{Mac, PortId, hash};
 
 /// What the switch connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,17 @@ pub enum SwitchKind {
     Internal,
     /// Guests only.
     Private,
+}
+
+impl SwitchKind {
+    /// Whether a switch of this kind has ports of that kind.
+    pub const fn admits(self, port: PortKind) -> bool {
+        match port {
+            PortKind::Guest => true,
+            PortKind::Host => !matches!(self, Self::Private),
+            PortKind::Uplink => matches!(self, Self::External),
+        }
+    }
 }
 
 /// Switch-wide settings.
@@ -34,26 +48,54 @@ impl Default for SwitchConfig {
     }
 }
 
+/// Which ports a flooded frame goes to; [`Snapshot::flood`] lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FloodSet {
+    /// Every port and the uplink (broadcast and multicast).
+    Members,
+    /// Ports that may have unknown addresses behind them, that is with MAC spoofing on (unknown unicast).
+    Learning,
+}
+
 /// One compiled state of the switch.
 #[derive(Debug)]
 pub struct Snapshot {
     epoch: u64,
     config: SwitchConfig,
+    /// By port number. A port of a kind that the switch does not admit, or a second uplink, is not in here.
     ports: Vec<Option<Port>>,
+    owners: Owners,
+    uplink: Option<PortId>,
+    /// Ports whose link is up.
+    members: Vec<PortId>,
+    /// Those of `members` that may have unknown addresses behind them.
+    learning: Vec<PortId>,
 }
 
 impl Snapshot {
     /// Compiles ports and settings. `epoch` must be greater than that of every earlier snapshot.
+    ///
+    /// Ports of a kind that `config.kind` does not admit and uplinks after the first are left out: they neither send
+    /// nor receive. Of two ports with one number the later one counts; of two with one address, the lower number owns it.
     pub fn new(epoch: u64, config: SwitchConfig, ports: Vec<Port>) -> Self {
-        let mut table = Vec::new();
-        for port in ports {
+        let mut table: Vec<Option<Port>> = Vec::new();
+        for port in ports.into_iter().filter(|p| config.kind.admits(p.kind)) {
             let index = port.id.index();
             if table.len() <= index {
                 table.resize(index + 1, None);
             }
             table[index] = Some(port);
         }
-        Self { epoch, config, ports: table }
+        let uplink = table.iter().flatten().find(|p| p.kind == PortKind::Uplink).map(|p| p.id);
+        for slot in &mut table {
+            slot.take_if(|p| p.kind == PortKind::Uplink && Some(p.id) != uplink);
+        }
+        let up = || table.iter().flatten().filter(|p| p.policy.link_up);
+        let members = up().map(|p| p.id).collect();
+        let learning = up().filter(|p| p.learns()).map(|p| p.id).collect();
+        let owners = Owners::new(epoch, table.iter().flatten());
+        Self { epoch, config, ports: table, owners, uplink, members, learning }
     }
 
     /// The policy generation this snapshot stands for.
@@ -67,7 +109,70 @@ impl Snapshot {
     }
 
     /// A port, if there is one with this number.
+    #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// Every port, by number.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().flatten()
+    }
+
+    /// The port an address is configured for.
+    pub fn owner(&self, mac: Mac) -> Option<PortId> {
+        self.owners.get(mac)
+    }
+
+    /// The way to the physical network.
+    pub fn uplink(&self) -> Option<PortId> {
+        self.uplink
+    }
+
+    /// The ports that a frame from `from` is flooded to: those of the set whose link is up, never `from` itself.
+    #[inline]
+    pub fn flood(&self, set: FloodSet, from: PortId) -> impl Iterator<Item = PortId> {
+        let list = match set {
+            FloodSet::Members => &self.members,
+            FloodSet::Learning => &self.learning,
+        };
+        list.iter().copied().filter(move |&id| id != from)
+    }
+}
+
+/// Configured addresses: open addressing at a load of at most one half.
+#[derive(Debug)]
+struct Owners {
+    seed: u64,
+    /// A power of two long; the key is [`Mac::to_u64`], of which zero is never a port's address.
+    slots: Vec<(u64, PortId)>,
+}
+
+impl Owners {
+    fn new<'a>(seed: u64, ports: impl Iterator<Item = &'a Port> + Clone) -> Self {
+        let size = (ports.clone().count() * 2).next_power_of_two().max(2);
+        let mut this = Self { seed: hash::expand(seed, 0), slots: vec![(0, PortId(0)); size] };
+        for port in ports.filter(|p| p.mac.is_valid_source()) {
+            let slot = this.probe(port.mac.to_u64());
+            if this.slots[slot].0 == 0 {
+                this.slots[slot] = (port.mac.to_u64(), port.id);
+            }
+        }
+        this
+    }
+
+    fn get(&self, mac: Mac) -> Option<PortId> {
+        let (key, id) = self.slots[self.probe(mac.to_u64())];
+        (key != 0).then_some(id)
+    }
+
+    /// The slot that holds the key, or the free one where it would be. Ends because half of the slots are free.
+    fn probe(&self, key: u64) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = hash::mix(self.seed, key) as usize & mask;
+        while self.slots[slot].0 != 0 && self.slots[slot].0 != key {
+            slot = (slot + 1) & mask;
+        }
+        slot
     }
 }

@@ -48,10 +48,10 @@ impl DataPath for Dataplane {
                 features,
             }),
             Device::Host { interface } => {
-                self.add_tap(TapSpec { id, name, interface: interface.clone(), mac: port.mac })
+                self.add_tap(&TapSpec { id, name, interface: interface.clone(), mac: port.mac })
             }
             Device::Uplink { interface } => {
-                self.add_uplink(UplinkSpec { id, name, interface: interface.clone() })
+                self.add_uplink(&UplinkSpec { id, name, interface: interface.clone() })
             }
         }
     }

@@ -1,3 +1,159 @@
-//! Guest ports.
+//! A guest port: one virtio-net device served over vhost-user.
+//!
+//! Life cycle: `GuestPort` lives from `port add` to `port remove`. `connection` waits for a front end and serves one at a
+//! time: the front end's socket → `relay` (dialects, gatekeeping) → the control protocol's library → `device` and `vring`, which start and stop
+//! the rings in `ring`. Workers hold the port and move frames through its queues. When a front end goes, its rings are
+//! stopped before its memory is let go, and the port waits for the next one with its counters and policy untouched.
+//!
+//! Threads: two per attached front end (relay, protocol), one per waiting port. None of them touches a frame.
 
+pub mod burst;
+pub mod connection;
+mod device;
+mod fault;
 pub mod features;
+pub mod memory;
+mod message;
+mod relay;
+pub mod ring;
+pub mod tsc;
+mod vring;
+
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vswitch::event::Event;
+use vswitch::frame::offload::GuestOffloads;
+
+use crate::dataplane::{EventSink, GuestSpec, PortState};
+use memory::Memory;
+use ring::{Queue, RingError};
+use vring::PortVring;
+
+/// The worker that serves a queue, as the port sees it.
+pub trait Owner: Send + Sync {
+    /// Its number.
+    fn id(&self) -> usize;
+    /// A queue of the worker started, stopped or changed its kick descriptor.
+    fn rescan(&self);
+    /// Sends a frame into the switch as if the port had sent it; dropped when too many wait.
+    fn inject(&self, port: vswitch::PortId, frame: Vec<u8>);
+}
+
+/// One guest port.
+pub struct GuestPort {
+    /// What it was asked to be.
+    pub spec: GuestSpec,
+    /// Two queues per pair: even = receive, odd = transmit.
+    pub queues: Vec<Arc<Queue>>,
+    /// The worker of each queue pair.
+    pub owners: Vec<Arc<dyn Owner>>,
+    features: AtomicU64,
+    /// Bit per queue pair whose receive ring runs.
+    receiving: AtomicU64,
+    mtu: AtomicU16,
+    connected: Mutex<bool>,
+    memory: Mutex<Option<Arc<Memory>>>,
+    vrings: Mutex<Vec<PortVring>>,
+    events: Arc<dyn EventSink>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes guard is replaced as a whole, so a panic in a control thread leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl GuestPort {
+    /// A port that waits for a front end. `owners` has one worker per queue pair.
+    pub fn new(spec: GuestSpec, owners: Vec<Arc<dyn Owner>>, events: Arc<dyn EventSink>) -> Self {
+        let queues = (0..2 * u16::from(spec.queue_pairs)).map(|i| Arc::new(Queue::new(i))).collect();
+        let mtu = AtomicU16::new(spec.mtu);
+        Self {
+            spec,
+            queues,
+            owners,
+            features: AtomicU64::new(0),
+            receiving: AtomicU64::new(0),
+            mtu,
+            connected: Mutex::new(false),
+            memory: Mutex::new(None),
+            vrings: Mutex::new(Vec::new()),
+            events,
+        }
+    }
+
+    /// virtio features the front end accepted.
+    #[inline]
+    pub fn features(&self) -> u64 {
+        self.features.load(Ordering::Relaxed)
+    }
+
+    /// What the guest may ask of the switch when it sends.
+    #[inline]
+    pub fn sends(&self) -> GuestOffloads {
+        features::sends(self.features())
+    }
+
+    /// What the guest can receive.
+    #[inline]
+    pub fn receives(&self) -> GuestOffloads {
+        features::receives(self.features())
+    }
+
+    /// Bit per queue pair whose receive ring runs.
+    #[inline]
+    pub fn receiving(&self) -> u64 {
+        self.receiving.load(Ordering::Acquire)
+    }
+
+    /// MTU in force: the configured one, or a smaller one that the front end asked for.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Where the port is in its life.
+    pub fn state(&self) -> PortState {
+        if self.queues.iter().any(|q| q.is_live()) {
+            PortState::Running
+        } else if *lock(&self.connected) {
+            PortState::Connected
+        } else {
+            PortState::Waiting
+        }
+    }
+
+    /// Reports something that happened to this port.
+    pub fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.
+    fn queue_changed(&self, index: usize) {
+        let was = self.receiving();
+        let now =
+            (0..self.owners.len()).filter(|p| self.queues[2 * p].is_live()).fold(0, |mask, p| mask | 1 << p);
+        self.receiving.store(now, Ordering::Release);
+        if was == 0 && now != 0 {
+            self.emit(Event::PortRunning { port: self.spec.id });
+        } else if was != 0 && now == 0 {
+            self.emit(Event::PortStopped { port: self.spec.id });
+        }
+        if let Some(owner) = self.owners.get(index / 2) {
+            owner.rescan();
+        }
+    }
+
+    /// Stops one queue because the guest broke the rules; a driver reset starts it again. Call without holding its ring.
+    pub fn stop_queue(&self, queue: &Queue, error: &RingError) {
+        {
+            let mut ring = queue.lock();
+            if !ring.is_live() {
+                return;
+            }
+            ring.stop();
+            queue.set_live(false);
+        }
+        self.emit(Event::QueueStopped { port: self.spec.id, queue: queue.index, reason: error.to_string() });
+        self.queue_changed(usize::from(queue.index));
+    }
+}

@@ -1,4 +1,10 @@
-//! A port and its policy.
+//! A port and its policy, one file per rule.
+
+pub mod learning;
+pub mod link;
+pub mod mtu;
+pub mod reserved;
+pub mod source;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,4 +50,13 @@ pub struct Port {
     pub mtu: u16,
     /// Its policy.
     pub policy: Policy,
+}
+
+impl Port {
+    /// Whether the switch learns source addresses behind this port and sends it unknown unicast.
+    ///
+    /// Never the uplink: what is not known otherwise is behind it anyway.
+    pub fn learns(&self) -> bool {
+        self.policy.mac_spoofing && self.kind != PortKind::Uplink
+    }
 }

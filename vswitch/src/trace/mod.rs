@@ -1,12 +1,117 @@
 //! Why a frame went nowhere: the one list of drop reasons.
+//!
+//! Every dropped frame has exactly one reason. What a verdict says, and what is wrong with a chain or header, is counted
+//! at the port the frame came from (`out_drops`); what shows at delivery (`receiver-not-running`, `receiver-full`,
+//! `receiver-buffers-too-small`, `mtu-exceeded`) at the port that did not get it (`in_drops`).
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The one reason a dropped frame has. Shown by this name (kebab-case) in counters, traces and tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[repr(u8)]
-pub enum DropReason {
-    /// The receiver had no room within `rx-wait-us`.
-    ReceiverFull,
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $meaning:literal;)+) => {
+        /// The one reason a dropped frame has. Shown by this name (kebab-case) in counters, traces and tests.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $meaning] $(#[$doc])* $variant,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their numbers: `ALL[r as usize] == r`.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The kebab-case name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// One sentence for an operator: what happened and, where it helps, what would be valid.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning),+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    FrameTooShort = "frame-too-short",
+        "The frame ends before its Ethernet header (with its VLAN tag) does.";
+    FrameTooLong = "frame-too-long",
+        "The frame is longer than any Ethernet frame or TSO segment can be (65535 bytes and two VLAN tags).";
+    NoSuchPort = "no-such-port",
+        "The frame came from a port that is not, or no longer, part of the switch.";
+    LinkDown = "link-down",
+        "The link of the port the frame came from is set down.";
+    NullDestination = "null-destination",
+        "The destination address is 00:00:00:00:00:00.";
+    InvalidSource = "invalid-source",
+        "The source address is a group address or zero.";
+    SourceNotAllowed = "source-not-allowed",
+        "The source address is not the port's own and MAC spoofing is off.";
+    MacPinned = "mac-pinned",
+        "The source address is configured for another port.";
+    ReservedMulticast = "reserved-multicast",
+        "The destination is a link-local protocol address (01-80-C2-00-00-00 to 0F), which no switch forwards.";
+    UnknownUnicast = "unknown-unicast",
+        "No port has or has learned the destination address, and there is no uplink to try.";
+    SameSegmentReturn = "same-segment-return",
+        "The destination is behind the port the frame came from.";
+    ReceiverLinkDown = "receiver-link-down",
+        "The link of the port that has the destination address is set down.";
+    ReceiverNotRunning = "receiver-not-running",
+        "The receiving port has no running ring or link.";
+    ReceiverFull = "receiver-full",
+        "The receiver had no room within `rx-wait-us`.";
+    ReceiverBuffersTooSmall = "receiver-buffers-too-small",
+        "The buffers that the receiving guest offers cannot hold the frame.";
+    MtuExceeded = "mtu-exceeded",
+        "The frame, or a segment it stands for, is larger than the receiver's MTU.";
+    BadOffload = "bad-offload",
+        "The virtio-net header contradicts the frame or asks for an offload that was not negotiated.";
+    BadHeader = "bad-header",
+        "The descriptor chain is shorter than a virtio-net header.";
+    MalformedDescriptor = "malformed-descriptor",
+        "A descriptor of the chain breaks the rules of virtio or points outside the guest's memory.";
+}
+
+impl DropReason {
+    /// How many reasons there are; one more than the largest number.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_index_the_list_and_names_are_unique_kebab_case() {
+        for (number, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert!(reason.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{reason}");
+            assert!(reason.meaning().ends_with('.'), "{reason}");
+            assert_eq!(DropReason::ALL.iter().filter(|r| r.name() == reason.name()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn the_serialised_name_is_the_shown_name() {
+        for &reason in DropReason::ALL {
+            let mut derived = String::new();
+            for (i, c) in format!("{reason:?}").char_indices() {
+                if c.is_ascii_uppercase() && i > 0 {
+                    derived.push('-');
+                }
+                derived.push(c.to_ascii_lowercase());
+            }
+            assert_eq!(derived, reason.name());
+        }
+    }
 }

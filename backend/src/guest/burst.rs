@@ -1,0 +1,112 @@
+//! A burst: up to 64 frames taken from one ring or link, with the worker-local copy that policy looks at.
+//!
+//! The virtio-net header and the first `HEAD_LEN` bytes of each frame are copied here once. Everything is decided on this
+//! copy and this copy is what receivers get, so a guest that rewrites a frame while it is judged gains nothing. Only what lies
+//! beyond is read from the sender's memory again, once, when it is copied to the receiver.
+
+use vswitch::HEAD_LEN;
+use vswitch::frame::offload::{NetHeader, Offload};
+use vswitch::trace::DropReason;
+
+use super::memory::Span;
+
+/// Frames in a burst, at most; also the width of a sender's window of unfinished frames.
+pub const BURST: usize = 64;
+/// Bytes of a `virtio_net_hdr_v1`.
+pub const NET_HEADER: usize = 12;
+/// Source spans of one burst; a burst ends early when they are used up.
+const SPANS: usize = 4096 + BURST;
+
+/// One frame of a burst.
+pub struct Frame {
+    /// Position relative to the sender's first unfinished frame.
+    pub slot: u8,
+    /// Bytes of the copy in `head`.
+    pub head_len: u16,
+    /// The descriptor to give back (rings only).
+    pub id: u16,
+    /// Frame length in bytes, without the virtio-net header.
+    pub len: u32,
+    /// Spans of the burst that hold what lies beyond the head: first and count.
+    pub rest: (u16, u16),
+    /// Set when the ring or link itself found the frame unfit.
+    pub fault: Option<DropReason>,
+    /// The sender's offload request as sent (not yet checked).
+    pub header: NetHeader,
+    /// The checked request.
+    pub offload: Offload,
+    /// The frame's first bytes.
+    pub head: [u8; HEAD_LEN],
+}
+
+impl Frame {
+    /// The worker's copy of the frame's first bytes.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.head[..usize::from(self.head_len)]
+    }
+}
+
+/// A reusable burst; nothing is allocated after construction.
+pub struct Burst {
+    /// The frames; only the first `count` are meaningful.
+    pub frames: Box<[Frame]>,
+    /// Number of frames.
+    pub count: usize,
+    /// Where the rests of the frames are.
+    pub spans: Vec<Span>,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        let frame = || Frame {
+            slot: 0,
+            head_len: 0,
+            id: 0,
+            len: 0,
+            rest: (0, 0),
+            fault: None,
+            header: NetHeader::default(),
+            offload: Offload::None,
+            head: [0; HEAD_LEN],
+        };
+        Self { frames: (0..BURST).map(|_| frame()).collect(), count: 0, spans: Vec::with_capacity(SPANS) }
+    }
+}
+
+impl Burst {
+    /// Empties the burst.
+    pub fn clear(&mut self) {
+        self.count = 0;
+        self.spans.clear();
+    }
+
+    /// Spans that can still be added.
+    #[inline]
+    pub fn span_room(&self) -> usize {
+        SPANS - self.spans.len()
+    }
+
+    /// Copies the whole frame `index` to `out`, replacing its content; `out` is not made larger than its capacity.
+    pub fn linearise(&self, index: usize, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(self.frames[index].head());
+        for span in self.rest(index) {
+            let room = out.capacity() - out.len();
+            let take = room.min(span.len as usize);
+            // SAFETY: `take` bytes are within the span (memory the worker keeps mapped during the burst) and within the spare capacity
+            // of `out`, which other memory cannot overlap.
+            unsafe {
+                std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr().add(out.len()), take);
+                out.set_len(out.len() + take);
+            }
+        }
+    }
+
+    /// The spans beyond the head of frame `index`.
+    #[inline]
+    pub fn rest(&self, index: usize) -> &[Span] {
+        let (first, count) = self.frames[index].rest;
+        &self.spans[usize::from(first)..usize::from(first) + usize::from(count)]
+    }
+}

@@ -1,0 +1,355 @@
+//! The split virtqueue (virtio 1.2 §2.7), device side: where it is, when it runs, who is notified. `transmit` takes frames
+//! from it and `receive` puts frames into it, in bursts.
+//!
+//! Invariants: while `live` is set, the three ring pointers lie inside `memory` for `size` entries, aligned as the specification
+//! asks; every index taken from the guest is checked against `size` and every buffer against `memory` on a local copy of its
+//! descriptor, which is read exactly once. Completed buffers become visible to the guest only in `publish`.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+use super::{MAX_RING_SIZE, RingError, signal};
+use crate::guest::memory::{Memory, Span};
+
+const DESC_F_NEXT: u16 = 1;
+pub(super) const DESC_F_WRITE: u16 = 2;
+const DESC_F_INDIRECT: u16 = 4;
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+const USED_F_NO_NOTIFY: u16 = 1;
+const DESC_SIZE: u64 = 16;
+
+/// A descriptor, read once from guest memory.
+#[derive(Clone, Copy)]
+pub(super) struct Desc {
+    pub(super) addr: u64,
+    pub(super) len: u32,
+    pub(super) flags: u16,
+    next: u16,
+}
+
+/// What the front end negotiated for a ring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RingShape {
+    /// `VIRTIO_RING_F_EVENT_IDX`.
+    pub event_idx: bool,
+    /// `VIRTIO_RING_F_INDIRECT_DESC`.
+    pub indirect: bool,
+    /// `VIRTIO_NET_F_MRG_RXBUF`.
+    pub mergeable: bool,
+    /// Bytes of the virtio-net header: 12, or 10 for a legacy driver without mergeable buffers.
+    pub header_len: u8,
+}
+
+/// Where a ring is and where it continues.
+#[derive(Clone, Copy, Debug)]
+pub struct RingPlace {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Guest address of the descriptor table.
+    pub desc: u64,
+    /// Guest address of the available ring.
+    pub avail: u64,
+    /// Guest address of the used ring.
+    pub used: u64,
+}
+
+pub(super) struct Live {
+    pub(super) memory: Arc<Memory>,
+    pub(super) desc: *const u8,
+    avail: *const u8,
+    used: *mut u8,
+    pub(super) size: u16,
+}
+
+// SAFETY: the pointers point into `memory`, which travels with them.
+unsafe impl Send for Live {}
+
+impl Live {
+    #[inline]
+    fn avail_word(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: callers pass offsets inside the available ring (checked when the ring started), which is 2-aligned; an atomic may
+        // be shared with the guest.
+        unsafe { AtomicU16::from_ptr(self.avail.add(offset).cast_mut().cast()) }
+    }
+
+    #[inline]
+    fn used_word(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: as `avail_word`; the used ring is 4-aligned.
+        unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
+    }
+
+    #[inline]
+    pub(super) fn avail_index(&self) -> u16 {
+        self.avail_word(2).load(Ordering::Acquire)
+    }
+
+    /// The head at ring position `position`.
+    #[inline]
+    pub(super) fn head(&self, position: u16) -> u16 {
+        let slot = usize::from(position & (self.size - 1));
+        self.avail_word(4 + 2 * slot).load(Ordering::Relaxed)
+    }
+
+    /// Reads descriptor `index` of a table at `table` that has more than `index` entries.
+    #[inline]
+    pub(super) fn read_desc(table: *const u8, index: u16) -> Desc {
+        // SAFETY: the caller checked `index` against the table, whose 16-byte entries are inside guest memory; read_unaligned of
+        // plain integers accepts whatever the guest stores meanwhile, and each word is used from this copy only.
+        let (addr, word) = unsafe {
+            let entry = table.add(usize::from(index) * DESC_SIZE as usize).cast::<u64>();
+            (entry.read_unaligned(), entry.add(1).read_unaligned())
+        };
+        Desc { addr, len: word as u32, flags: (word >> 32) as u16, next: (word >> 48) as u16 }
+    }
+
+    /// Writes used element `position`.
+    #[inline]
+    pub(super) fn write_used(&self, position: u16, id: u16, len: u32) {
+        let slot = usize::from(position & (self.size - 1));
+        // SAFETY: the element lies inside the used ring (checked when the ring started).
+        unsafe {
+            self.used.add(4 + 8 * slot).cast::<u64>().write_unaligned(u64::from(id) | u64::from(len) << 32);
+        }
+    }
+
+    /// Walks the chain that starts at `head` and pushes its buffers to `spans`. Every buffer must be device-writable exactly if
+    /// `write` is set. Returns the sum of the lengths.
+    pub(super) fn walk(
+        &self,
+        head: u16,
+        write: bool,
+        indirect: bool,
+        spans: &mut Vec<Span>,
+    ) -> Result<u64, RingError> {
+        let (mut table, mut entries) = (self.desc, self.size);
+        let (mut index, mut left, mut total, mut nested) = (head, self.size, 0u64, false);
+        loop {
+            if index >= entries {
+                return Err(RingError::BadIndex(index, entries));
+            }
+            if left == 0 {
+                return Err(RingError::ChainTooLong(self.size));
+            }
+            left -= 1;
+            let desc = Self::read_desc(table, index);
+            if desc.flags & DESC_F_INDIRECT != 0 {
+                let count = u64::from(desc.len) / DESC_SIZE;
+                let fits = indirect
+                    && !nested
+                    && desc.flags & DESC_F_NEXT == 0
+                    && u64::from(desc.len).is_multiple_of(DESC_SIZE)
+                    && (1..=u64::from(MAX_RING_SIZE)).contains(&count);
+                let place = if fits { self.memory.translate(desc.addr, desc.len) } else { None };
+                table = place.ok_or(RingError::BadAddress(desc.addr, desc.len))?;
+                (entries, index, nested, left) = (count as u16, 0, true, count as u16);
+                continue;
+            }
+            if (desc.flags & DESC_F_WRITE != 0) != write {
+                return Err(RingError::ReadOnly(index));
+            }
+            let (mut addr, mut len) = (desc.addr, desc.len);
+            while len > 0 {
+                let span = self.memory.translate_part(addr, len).ok_or(RingError::BadAddress(addr, len))?;
+                if spans.len() == spans.capacity() {
+                    return Err(RingError::ChainTooLong(self.size));
+                }
+                spans.push(span);
+                total += u64::from(span.len);
+                len -= span.len;
+                addr = addr.wrapping_add(u64::from(span.len));
+            }
+            if desc.flags & DESC_F_NEXT == 0 {
+                return Ok(total);
+            }
+            index = desc.next;
+        }
+    }
+}
+
+/// One split ring.
+#[derive(Default)]
+pub struct SplitRing {
+    pub(super) live: Option<Live>,
+    pub(super) shape: RingShape,
+    pub(super) next_avail: u16,
+    pub(super) next_used: u16,
+    /// Available index as last read.
+    pub(super) avail_seen: u16,
+    /// Used index as last published.
+    published: u16,
+    /// Bit i: the frame at `next_avail + i` of this transmit ring is already finished.
+    pub(super) done: u64,
+    /// Available index at which this receive ring let a frame's waiting time run out; until it moves, frames for it are
+    /// dropped at once.
+    pub(super) stalled_at: Option<u16>,
+    pub(super) call: Option<Arc<File>>,
+    pub(super) scratch: Vec<Span>,
+    /// Receive buffers read ahead (first at ring position `staged_at`): head and, for a plain buffer, where it is.
+    pub(super) staged: Vec<(u16, Span)>,
+    pub(super) staged_at: u16,
+}
+
+// === control ===
+
+impl SplitRing {
+    /// Starts the ring. It continues at the used index found in memory: everything taken before was finished in order, so
+    /// this is right for a fresh driver, a reconnecting front end and one that lost the index.
+    pub fn start(
+        &mut self,
+        memory: Arc<Memory>,
+        place: RingPlace,
+        shape: RingShape,
+    ) -> Result<(), RingError> {
+        self.live = None;
+        let size = place.size;
+        if !size.is_power_of_two() || size > MAX_RING_SIZE {
+            return Err(RingError::BadSize(size));
+        }
+        let table = |what, addr: u64, align: u64, len: u32| {
+            if !addr.is_multiple_of(align) {
+                return Err(RingError::BadRing(what, addr));
+            }
+            memory.translate(addr, len).ok_or(RingError::BadRing(what, addr))
+        };
+        let entries = u32::from(size);
+        let desc = table("descriptor table", place.desc, 16, 16 * entries)?;
+        let avail = table("available ring", place.avail, 2, 6 + 2 * entries)?;
+        let used = table("used ring", place.used, 4, 6 + 8 * entries)?;
+        let live = Live { memory, desc, avail, used, size };
+        let index = live.used_word(2).load(Ordering::Acquire);
+        self.next_avail = index;
+        self.next_used = index;
+        self.published = index;
+        self.avail_seen = index;
+        self.done = 0;
+        self.stalled_at = None;
+        self.shape = shape;
+        self.staged.clear();
+        self.scratch.reserve(4 * usize::from(MAX_RING_SIZE));
+        self.live = Some(live);
+        self.disarm();
+        Ok(())
+    }
+
+    /// Stops the ring and forgets its memory. Unfinished frames inside the window of a transmit ring are finished (as lost), so that
+    /// the used index tells where to continue; returns how many were lost.
+    pub fn stop(&mut self) -> u32 {
+        let mut lost = 0;
+        if let Some(live) = &self.live {
+            while self.done != 0 {
+                if self.done & 1 == 0 {
+                    let head = live.head(self.next_avail);
+                    live.write_used(self.next_used, head, 0);
+                    self.next_used = self.next_used.wrapping_add(1);
+                    lost += 1;
+                }
+                self.done >>= 1;
+                self.next_avail = self.next_avail.wrapping_add(1);
+            }
+            live.used_word(2).store(self.next_used, Ordering::Release);
+        }
+        self.live = None;
+        lost
+    }
+
+    /// Whether the ring runs.
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Where the ring continues (`GET_VRING_BASE`).
+    pub fn base(&self) -> u16 {
+        self.next_avail
+    }
+
+    /// Bytes of the virtio-net header on this ring.
+    pub fn header_len(&self) -> usize {
+        usize::from(self.shape.header_len)
+    }
+
+    /// Replaces the descriptor by which the guest is notified.
+    pub fn set_call(&mut self, call: Option<Arc<File>>) {
+        self.call = call;
+    }
+
+    /// Whether the memory behind the ring vanished.
+    #[inline]
+    pub fn vanished(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.memory.vanished())
+    }
+
+    /// Asks the guest to kick on its next buffer. Returns whether there are buffers already (then no kick may come).
+    pub fn arm(&mut self) -> bool {
+        let Some(live) = &self.live else { return false };
+        let seen = live.avail_index();
+        if self.shape.event_idx {
+            live.used_word(4 + 8 * usize::from(live.size)).store(seen, Ordering::Relaxed);
+        } else {
+            live.used_word(0).store(0, Ordering::Relaxed);
+        }
+        // The guest must see the request before we look again (virtio 1.2 §2.7.10).
+        fence(Ordering::SeqCst);
+        let now = live.avail_index();
+        now != seen || now != self.next_avail
+    }
+
+    /// Like `arm` for a receive ring that has too few buffers for a waiting frame: true when buffers came since the last look.
+    pub fn arm_for_more(&mut self) -> bool {
+        let seen = self.avail_seen;
+        self.arm();
+        self.live.as_ref().is_some_and(|live| live.avail_index() != seen)
+    }
+
+    /// Whether buffers came to a receive ring since it was last looked at (or it stopped, so that waiting is over).
+    pub fn has_more(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.avail_index() != self.avail_seen)
+    }
+
+    /// Tells the guest that kicks are not needed. With `EVENT_IDX` a stale event index does that by itself.
+    #[inline]
+    pub fn disarm(&mut self) {
+        if let Some(live) = &self.live {
+            let flags = if self.shape.event_idx { 0 } else { USED_F_NO_NOTIFY };
+            if live.used_word(0).load(Ordering::Relaxed) != flags {
+                live.used_word(0).store(flags, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes completed buffers visible and notifies the guest if it wants that: one store and at most one notification.
+    #[inline]
+    pub fn publish(&mut self) {
+        let Some(live) = &self.live else { return };
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return;
+        }
+        live.used_word(2).store(new, Ordering::Release);
+        self.published = new;
+        // The index must be visible before we read whether to notify (virtio 1.2 §2.7.7).
+        fence(Ordering::SeqCst);
+        let wanted = if self.shape.event_idx {
+            let event = live.avail_word(4 + 2 * usize::from(live.size)).load(Ordering::Relaxed);
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            live.avail_word(0).load(Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
+        };
+        if wanted && let Some(call) = &self.call {
+            signal(call);
+        }
+    }
+}
+
+/// Asks the CPU to fetch the line at `ptr`.
+#[inline]
+pub(super) fn prefetch(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it never faults.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}

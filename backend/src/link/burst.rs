@@ -1,0 +1,109 @@
+//! The reusable buffer into which a link receives.
+//!
+//! One slot per frame, each large enough for a frame that the kernel has joined or not yet segmented (GRO, GSO). The
+//! memory is allocated once; pages that only large frames need are not backed until the first of those arrives.
+//!
+//! Threading: owned by one worker at a time.
+
+use super::LINK_HEADER;
+
+/// Most frames of one burst.
+pub const BURST: usize = 32;
+
+/// Longest frame, in bytes, that a link moves: 64 KiB of IP and up to two VLAN tags, with room to spare.
+pub const MAX_FRAME: usize = 68 * 1024;
+
+/// Bytes of an Ethernet header, the shortest frame there is.
+pub(super) const ETHERNET_HEADER: usize = 14;
+
+/// Bytes of a VLAN tag.
+pub(super) const VLAN_TAG: usize = 4;
+
+/// Where a frame begins in its slot: behind a TAP's header and room for a tag that the kernel took off.
+pub(super) const FRAME_AT: usize = 16;
+
+/// One byte more than a frame may have, so that a frame that does not fit shows itself; and an odd number of cache
+/// lines, so that the heads of a burst's frames do not compete for the same sets of the first-level cache.
+const SLOT: usize = MAX_FRAME + 5 * 64;
+
+/// One received frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkFrame {
+    /// Its virtio-net header. `num_buffers` is 0; the receiver's ring knows better. `hdr_len` is a hint that may be
+    /// too small or too large. Beside TCP, an uplink may bring UDP to be segmented (type 5), and the flag that the
+    /// checksum was verified (2).
+    pub header: [u8; LINK_HEADER],
+    /// Where its bytes begin in the burst's buffer.
+    pub offset: u32,
+    /// Bytes, from the destination address on, VLAN tags included.
+    pub len: u32,
+}
+
+/// A burst of received frames and the memory they lie in (2.2 MiB of addresses).
+#[derive(Debug)]
+pub struct LinkBurst {
+    buffer: Box<[u8]>,
+    frames: [LinkFrame; BURST],
+    count: usize,
+}
+
+impl Default for LinkBurst {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LinkBurst {
+    /// An empty burst.
+    pub fn new() -> Self {
+        Self {
+            buffer: vec![0; BURST * SLOT].into_boxed_slice(),
+            frames: [LinkFrame::default(); BURST],
+            count: 0,
+        }
+    }
+
+    /// The received frames, oldest first.
+    pub fn frames(&self) -> &[LinkFrame] {
+        &self.frames[..self.count]
+    }
+
+    /// A frame's bytes; empty if `frame` is not one of this burst's.
+    pub fn bytes(&self, frame: &LinkFrame) -> &[u8] {
+        let start = frame.offset as usize;
+        self.buffer.get(start..start + frame.len as usize).unwrap_or(&[])
+    }
+
+    /// A frame's bytes, to be changed in place; empty if `frame` is not one of this burst's.
+    pub fn bytes_mut(&mut self, frame: &LinkFrame) -> &mut [u8] {
+        let start = frame.offset as usize;
+        self.buffer.get_mut(start..start + frame.len as usize).unwrap_or(&mut [])
+    }
+
+    /// Forgets the frames.
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// The memory of slot `index`: its first [`FRAME_AT`] bytes lie before the frame, [`MAX_FRAME`] and more behind.
+    pub(super) fn slot(&mut self, index: usize) -> &mut [u8] {
+        &mut self.buffer[index * SLOT..(index + 1) * SLOT]
+    }
+
+    /// All slots, for a system call that fills several.
+    pub(super) fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.buffer.chunks_exact_mut(SLOT)
+    }
+
+    /// Adds the frame of `len` bytes that begins `start` bytes into slot `index`. At most one per slot.
+    pub(super) fn push(&mut self, index: usize, start: usize, len: usize, header: [u8; LINK_HEADER]) {
+        self.frames[self.count] =
+            LinkFrame { header, offset: (index * SLOT + start) as u32, len: len as u32 };
+        self.count += 1;
+    }
+
+    /// Frames in the burst.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+}

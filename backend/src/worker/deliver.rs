@@ -1,0 +1,427 @@
+//! What happens to one burst: judge every frame, group the frames by receiver, copy each once.
+//!
+//! A unicast frame whose receiver has no room stays unfinished and is left where it is (in the sender's ring, or in the
+//! link's burst), so nothing is held and nothing is lost; `Patience` bounds how long. Flooded copies never wait.
+
+use std::sync::Arc;
+
+use vswitch::frame::offload::{Offload, Treatment};
+use vswitch::frame::segment::Segmenter;
+use vswitch::pipeline::Verdict;
+use vswitch::port::mtu;
+use vswitch::trace::DropReason;
+use vswitch::{Nanos, PortId};
+
+use super::counters::Counters;
+use super::steer::queue_pair;
+use super::{LinkPort, Port, Shared, View};
+use crate::guest::GuestPort;
+use crate::guest::burst::{BURST, Burst, Frame};
+use crate::guest::memory::Span;
+use crate::guest::ring::receive::Put;
+use crate::guest::ring::split::SplitRing;
+use crate::guest::ring::{Queue, RingError};
+use crate::link::{LinkError, MAX_PIECES, Piece, Sent};
+use vswitch::event::Event;
+use vswitch::flow::Forwarder;
+
+/// Longest frame that is handled in software, and room for its segments.
+const SCRATCH: usize = 128 * 1024;
+
+/// Whether a frame without room at its receiver may still wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It is left where it is.
+    Wait,
+    /// Its time is up: it is dropped.
+    Expired,
+}
+
+/// Receivers that had no room, so that the worker knows what to wait for.
+#[derive(Default)]
+pub(super) struct Blocked {
+    /// Receive queues of guests.
+    pub(super) queues: Vec<(PortId, Arc<Queue>)>,
+    /// Some link had no room; it is tried again.
+    pub(super) link: bool,
+}
+
+impl Blocked {
+    pub(super) fn clear(&mut self) {
+        self.queues.clear();
+        self.link = false;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues.is_empty() && !self.link
+    }
+}
+
+/// The worker's own part of the switch: flow cache and scratch memory.
+pub(super) struct Delivery {
+    pub(super) forwarder: Forwarder,
+    linear: Vec<u8>,
+    segment: Box<[u8]>,
+}
+
+/// What all functions of one burst need.
+struct Context<'a> {
+    view: &'a View,
+    shared: &'a Shared,
+    counters: &'a Counters,
+    burst: &'a Burst,
+    patience: Patience,
+}
+
+impl Delivery {
+    pub(super) fn new(seed: u64, flows: usize) -> Self {
+        Self {
+            forwarder: Forwarder::new(seed, flows),
+            linear: Vec::with_capacity(SCRATCH),
+            segment: vec![0; SCRATCH].into_boxed_slice(),
+        }
+    }
+
+    /// Sends the burst that came from `from` on its way; returns the window slots of the frames that are finished. What
+    /// must wait is named in `blocked`.
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    pub(super) fn forward(
+        &mut self,
+        view: &View,
+        shared: &Shared,
+        counters: &Counters,
+        now: Nanos,
+        from: PortId,
+        burst: &mut Burst,
+        patience: Patience,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let sends = view.sends(from);
+        self.forwarder.begin(&view.snapshot, &shared.fdb, now);
+        let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
+        for (frame, verdict) in burst.frames[..burst.count].iter_mut().zip(&mut verdicts) {
+            *verdict = match frame.fault {
+                Some(reason) => Verdict::Drop(reason),
+                None => match frame.header.check(frame.head(), frame.len, sends) {
+                    Ok(offload) => {
+                        frame.offload = offload;
+                        self.forwarder.judge(&view.snapshot, &shared.fdb, now, from, frame.head(), frame.len)
+                    }
+                    Err(_) => Verdict::Drop(DropReason::BadOffload),
+                },
+            };
+        }
+        let context = Context { view, shared, counters, burst, patience };
+        let mut finished = 0u64;
+        let mut unicast = 0u64;
+        for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
+            match *verdict {
+                Verdict::Unicast(_) => unicast |= 1 << index,
+                Verdict::Drop(reason) => {
+                    counters.out_drop(from, reason, 1);
+                    finished |= 1 << index;
+                }
+                Verdict::Flood(set) => {
+                    for to in view.snapshot.flood(set, from) {
+                        let copies = Context { patience: Patience::Expired, ..context };
+                        self.deliver(&copies, to, 1 << index, &mut Blocked::default());
+                    }
+                    count_out(&context, from, 1 << index);
+                    finished |= 1 << index;
+                }
+            }
+        }
+        while unicast != 0 {
+            let first = unicast.trailing_zeros() as usize;
+            let Verdict::Unicast(to) = verdicts[first] else { break };
+            let group =
+                bits(unicast).filter(|&i| verdicts[i] == verdicts[first]).fold(0, |mask, i| mask | 1 << i);
+            let done = self.deliver(&context, to, group, blocked);
+            count_out(&context, from, done);
+            finished |= done;
+            unicast &= !group;
+        }
+        bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
+    }
+
+    /// Delivers the frames of `group` (bits are indices in the burst) to one port; returns which are finished.
+    fn deliver(&mut self, context: &Context<'_>, to: PortId, group: u64, blocked: &mut Blocked) -> u64 {
+        match context.view.port(to) {
+            Some(Port::Guest(port)) => self.deliver_to_guest(context, port, group, blocked),
+            Some(Port::Link(port)) => self.deliver_to_link(context, port, group, blocked),
+            None => {
+                drop_all(context, to, group, DropReason::ReceiverNotRunning);
+                group
+            }
+        }
+    }
+
+    fn deliver_to_guest(
+        &mut self,
+        context: &Context<'_>,
+        port: &GuestPort,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let running = port.receiving();
+        if running == 0 {
+            drop_all(context, port.spec.id, group, DropReason::ReceiverNotRunning);
+            return group;
+        }
+        if running.is_power_of_two() {
+            return self.deliver_to_queue(context, port, running.trailing_zeros() as usize, group, blocked);
+        }
+        let (mut left, mut finished) = (group, 0);
+        while left != 0 {
+            let pair_of = |i: usize| queue_pair(running, context.burst.frames[i].head());
+            let pair = pair_of(left.trailing_zeros() as usize);
+            let part = bits(left).filter(|&i| pair_of(i) == pair).fold(0, |mask, i| mask | 1 << i);
+            finished |= self.deliver_to_queue(context, port, pair, part, blocked);
+            left &= !part;
+        }
+        finished
+    }
+
+    fn deliver_to_queue(
+        &mut self,
+        context: &Context<'_>,
+        port: &GuestPort,
+        pair: usize,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let id = port.spec.id;
+        let queue = &port.queues[2 * pair];
+        let receives = port.receives();
+        let limit = port.mtu();
+        let mut finished = 0;
+        let (mut packets, mut bytes) = (0, 0);
+        let mut broken = None;
+        {
+            let mut ring = queue.lock();
+            if let Err(error) = ring.stage(group.count_ones() as usize) {
+                broken = Some(error);
+            }
+            for index in bits(group) {
+                if broken.is_some() {
+                    break;
+                }
+                let frame = &context.burst.frames[index];
+                let cost = frame.offload.wire(frame.len);
+                if let Err(reason) = mtu::check(limit, frame.head(), frame.len, &frame.offload) {
+                    context.counters.in_drop(id, reason, cost.0);
+                    finished |= 1 << index;
+                    continue;
+                }
+                if !ring.is_live() {
+                    context.counters.in_drop(id, DropReason::ReceiverNotRunning, cost.0);
+                    finished |= 1 << index;
+                    continue;
+                }
+                let rest = context.burst.rest(index);
+                let put = match frame.offload.treatment(receives) {
+                    Treatment::Pass => ring.put(&frame.offload.header(1), frame.head(), rest, frame.len),
+                    treatment => self.put_prepared(&mut ring, context.burst, index, treatment),
+                };
+                match put {
+                    Ok(Put::Done) => {
+                        packets += cost.0;
+                        bytes += cost.1;
+                    }
+                    Ok(Put::TooSmall) => {
+                        context.counters.in_drop(id, DropReason::ReceiverBuffersTooSmall, cost.0);
+                    }
+                    Ok(Put::Full) if context.patience == Patience::Wait && !ring.is_stalled() => {
+                        blocked.queues.push((id, Arc::clone(queue)));
+                        break;
+                    }
+                    Ok(Put::Full) => {
+                        ring.set_stalled();
+                        context.counters.in_drop(id, DropReason::ReceiverFull, cost.0);
+                    }
+                    Err(error) => {
+                        broken = Some(error);
+                        continue;
+                    }
+                }
+                finished |= 1 << index;
+            }
+            if ring.vanished() {
+                broken = Some(RingError::MemoryVanished);
+            }
+            ring.publish();
+        }
+        context.counters.received(id, packets, bytes);
+        if let Some(error) = broken {
+            port.stop_queue(queue, &error);
+            drop_all(context, id, group & !finished, DropReason::ReceiverNotRunning);
+            return group;
+        }
+        finished
+    }
+
+    /// Completes or segments a frame in software and puts the result; all of its segments or none.
+    fn put_prepared(
+        &mut self,
+        ring: &mut SplitRing,
+        burst: &Burst,
+        index: usize,
+        treatment: Treatment,
+    ) -> Result<Put, RingError> {
+        let offload = burst.frames[index].offload;
+        burst.linearise(index, &mut self.linear);
+        match treatment {
+            Treatment::Pass | Treatment::Complete => {
+                complete(&mut self.linear, &offload);
+                ring.put(&Offload::None.header(1), &self.linear, &[], self.linear.len() as u32)
+            }
+            Treatment::Segment { partial } => {
+                let Ok(mut segments) = Segmenter::new(&self.linear, &offload) else {
+                    return Ok(Put::TooSmall);
+                };
+                if partial {
+                    segments = segments.leave_checksums_open();
+                }
+                let header = segments.segment_offload().header(1);
+                let mark = ring.mark();
+                while let Some(len) = segments.next(&mut self.segment) {
+                    let put = ring.put(&header, &self.segment[..len], &[], len as u32)?;
+                    if put != Put::Done {
+                        ring.rewind(mark);
+                        return Ok(put);
+                    }
+                }
+                Ok(Put::Done)
+            }
+        }
+    }
+
+    fn deliver_to_link(
+        &mut self,
+        context: &Context<'_>,
+        port: &LinkPort,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let id = port.id;
+        let mut finished = 0;
+        let (mut packets, mut bytes) = (0, 0);
+        for index in bits(group) {
+            let frame = &context.burst.frames[index];
+            let cost = frame.offload.wire(frame.len);
+            let reason = match self.send(context.burst, index, port) {
+                Ok(Sent::Done) => {
+                    packets += cost.0;
+                    bytes += cost.1;
+                    finished |= 1 << index;
+                    continue;
+                }
+                Ok(Sent::Full) if context.patience == Patience::Wait => {
+                    blocked.link = true;
+                    break;
+                }
+                Ok(Sent::Full) => DropReason::ReceiverFull,
+                Err(LinkError::TooLong { .. }) => DropReason::MtuExceeded,
+                Err(LinkError::BadFrame { .. } | LinkError::TooManyPieces { .. }) => DropReason::BadOffload,
+                Err(LinkError::BadMemory { .. }) => DropReason::MalformedDescriptor,
+                Err(LinkError::Gone { .. }) => {
+                    port.stop(context.shared);
+                    DropReason::ReceiverNotRunning
+                }
+                Err(_) => DropReason::ReceiverNotRunning,
+            };
+            context.counters.in_drop(id, reason, cost.0);
+            finished |= 1 << index;
+        }
+        context.counters.received(id, packets, bytes);
+        finished
+    }
+
+    fn send(&mut self, burst: &Burst, index: usize, port: &LinkPort) -> Result<Sent, LinkError> {
+        let frame = &burst.frames[index];
+        let header = frame.offload.header(0).emit();
+        let rest = burst.rest(index);
+        if rest.len() > MAX_PIECES {
+            burst.linearise(index, &mut self.linear);
+            return port.link.send(&header, &self.linear, &[]);
+        }
+        let mut pieces = [Piece::of(&[]); MAX_PIECES];
+        for (piece, span) in pieces.iter_mut().zip(rest) {
+            *piece = Piece::new(span.ptr, span.len as usize);
+        }
+        port.link.send(&header, frame.head(), &pieces[..rest.len()])
+    }
+}
+
+/// The positions of the bits that are set, lowest first.
+#[inline]
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (mask != 0).then(|| {
+            let index = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            index
+        })
+    })
+}
+
+fn count_out(context: &Context<'_>, from: PortId, done: u64) {
+    let (mut packets, mut bytes) = (0, 0);
+    for index in bits(done) {
+        let frame = &context.burst.frames[index];
+        let cost = frame.offload.wire(frame.len);
+        packets += cost.0;
+        bytes += cost.1;
+    }
+    context.counters.out(from, packets, bytes);
+}
+
+fn drop_all(context: &Context<'_>, to: PortId, group: u64, reason: DropReason) {
+    for index in bits(group) {
+        let frame = &context.burst.frames[index];
+        context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+    }
+}
+
+/// Completes the checksum that the sender left to us.
+fn complete(frame: &mut [u8], offload: &Offload) {
+    if let Offload::Checksum { start, offset } = *offload {
+        vswitch::frame::checksum::complete_checksum(frame, start, offset);
+    }
+}
+
+/// Fills `burst` with a frame of the switch's own making.
+pub(super) fn own_frame(burst: &mut Burst, bytes: &[u8]) {
+    burst.clear();
+    let frame = &mut burst.frames[0];
+    fill(frame, bytes, 0);
+    if bytes.len() > usize::from(frame.head_len) {
+        let rest = &bytes[usize::from(frame.head_len)..];
+        frame.rest = (0, 1);
+        burst.spans.push(Span { ptr: rest.as_ptr().cast_mut(), len: rest.len() as u32 });
+    }
+    burst.count = 1;
+}
+
+/// Copies the head of a frame that lies in memory of our own.
+pub(super) fn fill(frame: &mut Frame, bytes: &[u8], slot: u8) {
+    let head_len = bytes.len().min(vswitch::HEAD_LEN);
+    frame.head[..head_len].copy_from_slice(&bytes[..head_len]);
+    frame.slot = slot;
+    frame.head_len = head_len as u16;
+    frame.len = bytes.len() as u32;
+    frame.rest = (0, 0);
+    frame.fault = None;
+    frame.header = vswitch::frame::offload::NetHeader::default();
+    frame.offload = Offload::None;
+}
+
+/// Reports what the forwarder noticed.
+pub(super) fn report(forwarder: &mut Forwarder, shared: &Shared) {
+    if forwarder.has_events() {
+        let events: Vec<Event> = forwarder.take_events().collect();
+        for event in events {
+            shared.events.emit(event);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Workers: the threads that move frames.
+//!
+//! A worker owns queues, not ports: it alone takes frames from the transmit rings and links it was given, and delivers them to any
+//! receiver, taking a receive ring's lock once per burst. What all workers share is read once per round: the `View` (policy snapshot and
+//! running ports), swapped as one piece. A change is in force when every worker has passed it: `Shared::publish` waits for
+//! that, and a port that is no longer in the view is used by nobody after it.
+
+mod counters;
+mod deliver;
+mod poll;
+mod sleep;
+mod steer;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use vmm_sys_util::eventfd::EventFd;
+use vswitch::event::Event;
+use vswitch::fdb::Fdb;
+use vswitch::frame::offload::GuestOffloads;
+use vswitch::snapshot::Snapshot;
+use vswitch::{Nanos, PortId};
+
+use crate::dataplane::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStats};
+use crate::guest::{GuestPort, Owner, tsc};
+use crate::link::Link;
+
+pub use counters::{Counters, MAX_PORTS, total};
+
+/// Frames of the switch's own making that may wait for one worker.
+const INBOX: usize = 64;
+/// Flows each worker remembers.
+const FLOWS: usize = 64 * 1024;
+
+/// A TAP or uplink that runs.
+pub struct LinkPort {
+    /// Its number.
+    pub id: PortId,
+    /// The device.
+    pub link: Box<dyn Link>,
+    /// Its MTU when it was opened.
+    pub mtu: u16,
+    /// The worker that receives from it.
+    pub owner: usize,
+    running: AtomicBool,
+}
+
+impl LinkPort {
+    /// A link that is served from now on.
+    pub fn new(id: PortId, link: Box<dyn Link>, mtu: u16, owner: usize) -> Self {
+        Self { id, link, mtu, owner, running: AtomicBool::new(true) }
+    }
+
+    /// Whether it still works.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Stops it for good, once: its interface is gone.
+    fn stop(&self, shared: &Shared) {
+        if self.running.swap(false, Ordering::Relaxed) {
+            shared.events.emit(Event::PortStopped { port: self.id });
+        }
+    }
+}
+
+/// A port as the data path runs it.
+#[derive(Clone)]
+pub enum Port {
+    /// A guest's rings.
+    Guest(Arc<GuestPort>),
+    /// A TAP or uplink.
+    Link(Arc<LinkPort>),
+}
+
+/// What the workers follow: one immutable state of policy and ports.
+pub struct View {
+    version: u64,
+    /// The compiled policy.
+    pub snapshot: Arc<Snapshot>,
+    ports: Vec<Option<Port>>,
+}
+
+impl View {
+    /// The running port with this number.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// All running ports.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().flatten()
+    }
+
+    /// What a port may ask of us when it sends.
+    fn sends(&self, id: PortId) -> GuestOffloads {
+        match self.port(id) {
+            Some(Port::Guest(port)) => port.sends(),
+            Some(Port::Link(_)) => GuestOffloads::ALL,
+            None => GuestOffloads::default(),
+        }
+    }
+}
+
+/// What all workers share.
+pub struct Shared {
+    view: ArcSwap<View>,
+    /// Learned addresses.
+    pub fdb: Fdb,
+    /// Where events go.
+    pub events: Arc<dyn EventSink>,
+    poll: PollMode,
+    handles: OnceLock<Vec<Arc<Handle>>>,
+    publishing: Mutex<()>,
+}
+
+impl Shared {
+    /// Shared state that begins with `snapshot` and no ports.
+    pub fn new(snapshot: Snapshot, poll: PollMode, seed: u64, events: Arc<dyn EventSink>) -> Self {
+        let fdb = Fdb::new(snapshot.config().fdb_size, seed);
+        let view =
+            ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
+        Self { view, fdb, events, poll, handles: OnceLock::new(), publishing: Mutex::new(()) }
+    }
+
+    /// The state in force.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// The workers.
+    pub fn handles(&self) -> &[Arc<Handle>] {
+        self.handles.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Replaces the policy, the ports, or both; returns when every worker has passed the change.
+    pub fn publish(&self, snapshot: Option<Snapshot>, change: impl FnOnce(&mut Vec<Option<Port>>)) {
+        let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.view.load_full();
+        let mut ports = old.ports.clone();
+        change(&mut ports);
+        let version = old.version + 1;
+        let snapshot = snapshot.map_or_else(|| Arc::clone(&old.snapshot), Arc::new);
+        drop(old);
+        self.view.store(Arc::new(View { version, snapshot, ports }));
+        for handle in self.handles() {
+            handle.attend();
+        }
+        for handle in self.handles() {
+            while handle.seen.load(Ordering::Acquire) < version && !handle.ended.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+        self.fdb.reconcile(&self.view.load().snapshot);
+    }
+}
+
+/// A worker as others see it.
+pub struct Handle {
+    id: usize,
+    cpu: Option<usize>,
+    wake: EventFd,
+    /// The worker is asleep or about to be.
+    sleeping: AtomicBool,
+    /// Something of what follows changed.
+    attention: AtomicBool,
+    /// Buffers came to a receive ring that this worker has frames for.
+    unblocked: AtomicBool,
+    stop: AtomicBool,
+    ended: AtomicBool,
+    /// Version of the view that the worker follows.
+    seen: AtomicU64,
+    queues: AtomicU64,
+    inbox: Mutex<VecDeque<(PortId, Vec<u8>)>>,
+    /// What the worker counts.
+    pub counters: Counters,
+}
+
+impl Handle {
+    fn new(id: usize, cpu: Option<usize>) -> Result<Self, DataplaneError> {
+        let wake = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+            .map_err(|source| DataplaneError::System { what: "eventfd of a worker", source })?;
+        Ok(Self {
+            id,
+            cpu,
+            wake,
+            sleeping: AtomicBool::new(false),
+            attention: AtomicBool::new(false),
+            unblocked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+            queues: AtomicU64::new(0),
+            inbox: Mutex::new(VecDeque::new()),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Makes the worker look at what changed, waking it if it sleeps.
+    fn attend(&self) {
+        self.attention.store(true, Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    fn unblock(&self) {
+        self.unblocked.store(true, Ordering::SeqCst);
+        self.attend();
+    }
+
+    /// The worker's load.
+    pub fn stats(&self) -> WorkerStats {
+        let mut stats = WorkerStats {
+            id: self.id,
+            cpu: self.cpu,
+            queues: self.queues.load(Ordering::Relaxed) as usize,
+            ..WorkerStats::default()
+        };
+        self.counters.load(&mut stats);
+        stats
+    }
+}
+
+impl Owner for Handle {
+    fn id(&self) -> usize {
+        self.id
+    }
+
+    fn rescan(&self) {
+        self.attend();
+    }
+
+    fn inject(&self, port: PortId, frame: Vec<u8>) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.len() < INBOX {
+            inbox.push_back((port, frame));
+            drop(inbox);
+            self.attend();
+        }
+    }
+}
+
+/// The running workers.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+impl Workers {
+    /// Starts the threads.
+    pub fn start(shared: Arc<Shared>, options: &WorkerOptions) -> Result<Self, DataplaneError> {
+        let system = |what| move |source| DataplaneError::System { what, source };
+        let cpu =
+            |id: usize| options.cpus.as_ref().and_then(|cpus| cpus.get(id % cpus.len().max(1)).copied());
+        let handles: Vec<_> = (0..options.workers.max(1))
+            .map(|id| Handle::new(id, cpu(id)).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let mut workers = Self { threads: Vec::new(), shared };
+        let ready = workers.shared.handles.set(handles.clone());
+        debug_assert!(ready.is_ok(), "workers are started once");
+        for handle in handles {
+            let worker = poll::Worker::new(Arc::clone(&workers.shared), Arc::clone(&handle))?;
+            let name = format!("worker-{}", handle.id);
+            let thread = std::thread::Builder::new().name(name).spawn(move || {
+                if let Some(cpu) = handle.cpu {
+                    pin(cpu);
+                }
+                worker.run();
+                handle.ended.store(true, Ordering::Release);
+            });
+            workers.threads.push(thread.map_err(system("thread of a worker"))?);
+        }
+        Ok(workers)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for handle in self.shared.handles() {
+            handle.stop.store(true, Ordering::SeqCst);
+            handle.attend();
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        log::warn!("worker cannot be pinned to CPU {cpu}: {error}");
+    }
+}
+
+/// Time since the process began to measure.
+fn now() -> Nanos {
+    tsc::nanos(tsc::cycles())
+}
+
+/// A number nobody can guess, for hashing what guests choose.
+pub fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u8)
+}

@@ -1,0 +1,553 @@
+//! One worker's loop: poll what is active, sleep when nothing is.
+//!
+//! A source (the transmit ring of a queue pair, or a link) is *active* while it has work and for `--poll-us` after; then its
+//! notifications are switched on and it is left alone until its descriptor fires. The cost of a round is that of the active
+//! sources, however many ports wait.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use vswitch::frame::offload::NetHeader;
+use vswitch::{HEAD_LEN, Nanos, PortId};
+
+use super::deliver::{Blocked, Delivery, Patience, fill, own_frame, report};
+use super::sleep::Sleeper;
+use super::{FLOWS, Handle, LinkPort, Port, Shared, View, now};
+use crate::dataplane::{DataplaneError, PollMode};
+use crate::guest::burst::Burst;
+use crate::guest::memory::Span;
+use crate::guest::ring::{Queue, RingError};
+use crate::guest::{GuestPort, tsc};
+use crate::link::{LinkBurst, LinkError};
+
+/// Time between two looks at what has no descriptor: ageing, links that went down.
+const HOUSEKEEPING: Nanos = 1_000_000_000;
+/// A busy worker looks at the descriptors of its resting sources this often, so that they are not forgotten.
+const GLANCE: Nanos = 20_000;
+
+/// A kick descriptor in the worker's epoll set.
+#[derive(Default)]
+struct Watch {
+    generation: u32,
+    file: Option<Arc<File>>,
+}
+
+enum Kind {
+    Guest { port: Arc<GuestPort>, pair: usize, kicks: [Watch; 2] },
+    Link { port: Arc<LinkPort>, received: Box<LinkBurst>, pending: u64, was_up: bool },
+}
+
+/// Something the worker takes frames from.
+struct Source {
+    id: PortId,
+    kind: Kind,
+    active: bool,
+    last_work: Nanos,
+    /// When the oldest frame that waits began to wait.
+    blocked_since: Option<Nanos>,
+    blocked: Blocked,
+}
+
+impl Source {
+    fn tx(&self) -> Option<&Arc<Queue>> {
+        match &self.kind {
+            Kind::Guest { port, pair, .. } => port.queues.get(2 * pair + 1),
+            Kind::Link { .. } => None,
+        }
+    }
+}
+
+/// One worker.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    view: Arc<View>,
+    sources: Vec<Option<Box<Source>>>,
+    by_key: HashMap<(PortId, usize), usize>,
+    active: Vec<usize>,
+    delivery: Delivery,
+    burst: Burst,
+    sleeper: Sleeper,
+    ready: Vec<u32>,
+    next_housekeeping: Nanos,
+    next_glance: Nanos,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, handle: Arc<Handle>) -> Result<Self, DataplaneError> {
+        let sleeper = Sleeper::new(&handle.wake)?;
+        let view = shared.view();
+        Ok(Self {
+            delivery: Delivery::new(super::seed(), FLOWS),
+            shared,
+            handle,
+            view,
+            sources: Vec::new(),
+            by_key: HashMap::new(),
+            active: Vec::new(),
+            burst: Burst::default(),
+            sleeper,
+            ready: Vec::new(),
+            next_housekeeping: 0,
+            next_glance: 0,
+        })
+    }
+
+    /// Runs until told to stop.
+    pub(super) fn run(mut self) {
+        self.handle.attention.store(true, Ordering::SeqCst);
+        let mut start = tsc::cycles();
+        while !self.handle.stop.load(Ordering::Relaxed) {
+            if self.handle.attention.load(Ordering::Relaxed) {
+                self.handle.attention.store(false, Ordering::SeqCst);
+                self.refresh();
+            }
+            let now = tsc::nanos(start);
+            let moved = self.round(now);
+            if now >= self.next_housekeeping {
+                self.next_housekeeping = now + HOUSEKEEPING;
+                self.keep_house(now);
+            }
+            let end = tsc::cycles();
+            let counters = &self.handle.counters;
+            if moved > 0 {
+                counters.frames.add(moved as u64);
+                counters.bursts.add(1);
+                counters.busy_cycles.add(end - start);
+                report(&mut self.delivery.forwarder, &self.shared);
+            } else {
+                counters.idle_cycles.add(end - start);
+            }
+            start = end;
+            if now >= self.next_glance && self.active.len() < self.by_key.len() {
+                self.next_glance = now + GLANCE;
+                self.doze(0);
+            }
+            if moved == 0 && self.shared.poll != PollMode::Busy {
+                self.settle(now);
+                if self.active.is_empty() {
+                    self.sleep();
+                    start = tsc::cycles();
+                }
+            }
+        }
+    }
+
+    // === a round ===
+
+    fn round(&mut self, now: Nanos) -> usize {
+        let mut moved = 0;
+        for position in 0..self.active.len() {
+            let slot = self.active[position];
+            let Some(mut source) = self.sources[slot].take() else { continue };
+            let count = self.poll(&mut source, now);
+            if count > 0 {
+                source.last_work = now;
+                moved += count;
+            }
+            self.sources[slot] = Some(source);
+        }
+        moved
+    }
+
+    /// Moves what one source has; returns the number of frames that are finished.
+    fn poll(&mut self, source: &mut Source, now: Nanos) -> usize {
+        let patience = match source.blocked_since {
+            Some(since) if now - since >= u64::from(self.view.snapshot.config().rx_wait_us) * 1000 => {
+                Patience::Expired
+            }
+            Some(_) if !has_more(&source.blocked) => return 0,
+            _ => Patience::Wait,
+        };
+        source.blocked.clear();
+        let (moved, broken) = match &mut source.kind {
+            Kind::Guest { port, pair, .. } => {
+                let queue = &port.queues[2 * *pair + 1];
+                let result = Self::poll_ring(
+                    &mut self.delivery,
+                    &self.view,
+                    &self.shared,
+                    &self.handle,
+                    &mut self.burst,
+                    now,
+                    source.id,
+                    queue,
+                    patience,
+                    &mut source.blocked,
+                );
+                match result {
+                    Ok(moved) => (moved, None),
+                    Err(error) => (0, Some((Arc::clone(port), Arc::clone(queue), error))),
+                }
+            }
+            Kind::Link { port, received, pending, .. } => {
+                if *pending == 0 {
+                    *pending = receive(port, received, &self.shared);
+                }
+                load(&mut self.burst, received, *pending);
+                let finished = if self.burst.count == 0 {
+                    0
+                } else {
+                    self.delivery.forward(
+                        &self.view,
+                        &self.shared,
+                        &self.handle.counters,
+                        now,
+                        source.id,
+                        &mut self.burst,
+                        patience,
+                        &mut source.blocked,
+                    )
+                };
+                *pending &= !finished;
+                (finished.count_ones() as usize, None)
+            }
+        };
+        if let Some((port, queue, error)) = broken {
+            port.stop_queue(&queue, &error);
+        }
+        source.blocked_since = match (source.blocked.is_empty(), source.blocked_since) {
+            (true, _) => None,
+            // Whatever moved, the wait of those that are still there began anew: the receiver lives.
+            (false, Some(since)) if moved == 0 => Some(since),
+            (false, _) => Some(now),
+        };
+        moved
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    fn poll_ring(
+        delivery: &mut Delivery,
+        view: &View,
+        shared: &Shared,
+        handle: &Handle,
+        burst: &mut Burst,
+        now: Nanos,
+        from: PortId,
+        queue: &Queue,
+        patience: Patience,
+        blocked: &mut Blocked,
+    ) -> Result<usize, RingError> {
+        let mut ring = queue.lock();
+        burst.clear();
+        ring.take(burst)?;
+        if burst.count == 0 {
+            return Ok(0);
+        }
+        if ring.vanished() {
+            return Err(RingError::MemoryVanished);
+        }
+        let finished = delivery.forward(view, shared, &handle.counters, now, from, burst, patience, blocked);
+        ring.complete(burst, finished);
+        ring.publish();
+        Ok(finished.count_ones() as usize)
+    }
+
+    // === changes ===
+
+    /// Follows a new view, and queues that started, stopped or got another kick.
+    fn refresh(&mut self) {
+        self.view = self.shared.view();
+        let mut wanted = HashMap::new();
+        for port in self.view.ports() {
+            match port {
+                Port::Guest(guest) => {
+                    for (pair, owner) in guest.owners.iter().enumerate() {
+                        if owner.id() == self.handle.id {
+                            wanted.insert((guest.spec.id, pair), port.clone());
+                        }
+                    }
+                }
+                Port::Link(link) if link.owner == self.handle.id => {
+                    wanted.insert((link.id, 0), port.clone());
+                }
+                Port::Link(_) => {}
+            }
+        }
+        let gone: Vec<_> =
+            self.by_key.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(k, s)| (*k, *s)).collect();
+        for (key, slot) in gone {
+            self.by_key.remove(&key);
+            self.drop_source(slot);
+        }
+        for ((id, pair), port) in wanted {
+            if !self.by_key.contains_key(&(id, pair)) {
+                self.add_source(id, pair, port);
+            }
+        }
+        self.handle.queues.store(self.by_key.len() as u64, Ordering::Relaxed);
+        for slot in 0..self.sources.len() {
+            self.watch_kicks(slot);
+        }
+        if self.handle.unblocked.swap(false, Ordering::SeqCst) {
+            self.activate_blocked();
+        }
+        let frames =
+            std::mem::take(&mut *self.handle.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for (port, bytes) in frames {
+            own_frame(&mut self.burst, &bytes);
+            let mut blocked = Blocked::default();
+            self.delivery.forward(
+                &self.view,
+                &self.shared,
+                &self.handle.counters,
+                now(),
+                port,
+                &mut self.burst,
+                Patience::Expired,
+                &mut blocked,
+            );
+        }
+        self.handle.seen.store(self.view.version, Ordering::Release);
+    }
+
+    fn add_source(&mut self, id: PortId, pair: usize, port: Port) {
+        let kind = match port {
+            Port::Guest(port) => Kind::Guest { port, pair, kicks: Default::default() },
+            Port::Link(port) => Kind::Link { port, received: Box::default(), pending: 0, was_up: true },
+        };
+        let slot = self.sources.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.sources.push(None);
+            self.sources.len() - 1
+        });
+        if let Kind::Link { port, .. } = &kind
+            && let Err(error) = self.sleeper.add(port.link.raw_fd(), token(slot, 0))
+        {
+            log::warn!("port {id}: cannot wait for frames: {error}");
+        }
+        let blocked = Blocked::default();
+        self.sources[slot] =
+            Some(Box::new(Source { id, kind, active: false, last_work: 0, blocked_since: None, blocked }));
+        self.by_key.insert((id, pair), slot);
+        self.activate(slot);
+    }
+
+    fn drop_source(&mut self, slot: usize) {
+        let Some(source) = self.sources[slot].take() else { return };
+        self.active.retain(|&s| s != slot);
+        match &source.kind {
+            Kind::Guest { kicks, .. } => {
+                for (which, watch) in kicks.iter().enumerate() {
+                    if let Some(file) = &watch.file {
+                        self.sleeper.remove(file.as_raw_fd(), token(slot, which));
+                    }
+                }
+            }
+            Kind::Link { port, .. } => self.sleeper.remove(port.link.raw_fd(), token(slot, 0)),
+        }
+    }
+
+    /// Registers the kicks in force of one source and looks at its rings again if they changed.
+    fn watch_kicks(&mut self, slot: usize) {
+        let Some(source) = self.sources[slot].as_mut() else { return };
+        let Kind::Guest { port, pair, kicks } = &mut source.kind else { return };
+        for (which, watch) in kicks.iter_mut().enumerate() {
+            let queue = &port.queues[2 * *pair + which];
+            if queue.kick_generation() == watch.generation {
+                continue;
+            }
+            if let Some(file) = watch.file.take() {
+                self.sleeper.remove(file.as_raw_fd(), token(slot, which));
+            }
+            let (generation, file) = queue.kick();
+            watch.generation = generation;
+            if let Some(file) = file {
+                match self.sleeper.add(file.as_raw_fd(), token(slot, which)) {
+                    Ok(()) => watch.file = Some(file),
+                    Err(error) => log::warn!("port {}: cannot wait for a kick: {error}", source.id),
+                }
+            }
+        }
+        self.activate(slot);
+    }
+
+    fn activate(&mut self, slot: usize) {
+        if let Some(source) = self.sources.get_mut(slot).and_then(Option::as_mut) {
+            source.last_work = now();
+            if !source.active {
+                source.active = true;
+                self.active.push(slot);
+                if let Some(queue) = source.tx() {
+                    queue.lock().disarm();
+                }
+            }
+        }
+    }
+
+    fn activate_blocked(&mut self) {
+        for slot in 0..self.sources.len() {
+            if self.sources[slot].as_ref().is_some_and(|s| !s.active && s.blocked_since.is_some()) {
+                self.activate(slot);
+            }
+        }
+    }
+
+    // === rest ===
+
+    /// Puts sources to rest that had nothing to do for long enough.
+    fn settle(&mut self, now: Nanos) {
+        let poll = match self.shared.poll {
+            PollMode::Micros(micros) => u64::from(micros) * 1000,
+            PollMode::Busy => return,
+        };
+        let me = 1u64 << (self.handle.id % 64);
+        let sources = &mut self.sources;
+        self.active.retain(|&slot| {
+            let Some(source) = sources[slot].as_mut() else { return false };
+            if now.saturating_sub(source.last_work) < poll {
+                return true;
+            }
+            source.active = if source.blocked_since.is_some() {
+                // A link has nothing to wait for; it is polled until the frame's time is up.
+                source.blocked.link
+                    || source.blocked.queues.iter().any(|(_, queue)| {
+                        queue.waiters.fetch_or(me, Ordering::SeqCst);
+                        queue.lock().arm_for_more()
+                    })
+            } else {
+                match &source.kind {
+                    Kind::Guest { .. } => source.tx().is_some_and(|queue| queue.lock().arm()),
+                    Kind::Link { pending, .. } => *pending != 0,
+                }
+            };
+            source.active
+        });
+    }
+
+    /// Sleeps until a descriptor fires, a waiting frame's time is up, or there is housekeeping to do.
+    fn sleep(&mut self) {
+        self.handle.sleeping.store(true, Ordering::SeqCst);
+        if self.handle.attention.load(Ordering::SeqCst) || self.handle.stop.load(Ordering::SeqCst) {
+            self.handle.sleeping.store(false, Ordering::SeqCst);
+            return;
+        }
+        let wait = u64::from(self.view.snapshot.config().rx_wait_us) * 1000;
+        let deadline = self
+            .sources
+            .iter()
+            .flatten()
+            .filter_map(|s| s.blocked_since.map(|since| since + wait))
+            .fold(self.next_housekeeping, Nanos::min);
+        let left = deadline.saturating_sub(now()).div_ceil(1_000_000).min(1000) as i32;
+        self.handle.counters.sleeps.add(1);
+        if self.doze(left) {
+            self.handle.counters.wakeups.add(1);
+        }
+        self.handle.sleeping.store(false, Ordering::SeqCst);
+        let late: Vec<usize> = {
+            let now = now();
+            let due = |s: &Source| s.blocked_since.is_some_and(|since| since + wait <= now);
+            (0..self.sources.len()).filter(|&i| self.sources[i].as_ref().is_some_and(|s| due(s))).collect()
+        };
+        for slot in late {
+            self.activate(slot);
+        }
+    }
+
+    /// Waits for descriptors for so many milliseconds (0: only looks) and wakes their sources; returns whether any fired.
+    fn doze(&mut self, milliseconds: i32) -> bool {
+        let mut ready = std::mem::take(&mut self.ready);
+        let woken = self.sleeper.sleep(milliseconds, &mut ready);
+        for &token in &ready {
+            self.wake_source(token);
+        }
+        self.ready = ready;
+        woken
+    }
+
+    fn wake_source(&mut self, token: u32) {
+        let (slot, which) = ((token / 2) as usize, token % 2);
+        let Some(source) = self.sources.get(slot).and_then(Option::as_ref) else { return };
+        if let Kind::Guest { port, pair, .. } = &source.kind
+            && which == 0
+        {
+            // Buffers came: tell every worker that holds frames for this ring.
+            let queue = &port.queues[2 * pair];
+            queue.lock().disarm();
+            let waiters = queue.waiters.swap(0, Ordering::SeqCst);
+            for handle in self.shared.handles() {
+                if waiters >> (handle.id % 64) & 1 != 0 {
+                    if handle.id == self.handle.id {
+                        handle.unblocked.store(true, Ordering::SeqCst);
+                        handle.attention.store(true, Ordering::SeqCst);
+                    } else {
+                        handle.unblock();
+                    }
+                }
+            }
+        } else {
+            self.activate(slot);
+        }
+    }
+
+    fn keep_house(&mut self, now: Nanos) {
+        if self.handle.id == 0 {
+            self.shared.fdb.age(now);
+        }
+        for slot in 0..self.sources.len() {
+            let Some(source) = self.sources[slot].as_mut() else { continue };
+            let Kind::Link { port, was_up, .. } = &mut source.kind else { continue };
+            let up = port.link.is_up();
+            if !up && port.link.is_gone() {
+                port.stop(&self.shared);
+            }
+            if up && !*was_up {
+                *was_up = true;
+                self.activate(slot);
+            } else {
+                *was_up = up;
+            }
+        }
+    }
+}
+
+const fn token(slot: usize, which: usize) -> u32 {
+    (slot * 2 + which) as u32
+}
+
+/// Whether any ring that a source waits for got buffers since.
+fn has_more(blocked: &Blocked) -> bool {
+    blocked.link || blocked.queues.iter().any(|(_, queue)| queue.lock().has_more())
+}
+
+/// Receives a burst from a link; returns a bit for each frame.
+fn receive(port: &LinkPort, received: &mut LinkBurst, shared: &Shared) -> u64 {
+    if !port.is_running() {
+        return 0;
+    }
+    match port.link.receive(received) {
+        Ok(count) => (1u64 << count) - 1,
+        Err(LinkError::Gone { .. }) => {
+            port.stop(shared);
+            0
+        }
+        Err(error) => {
+            log::debug!("{error}");
+            0
+        }
+    }
+}
+
+/// Loads the frames of a link's burst that are not finished yet; a frame's slot is its place in the link's burst.
+fn load(burst: &mut Burst, received: &LinkBurst, pending: u64) {
+    burst.clear();
+    for (index, frame) in received.frames().iter().enumerate() {
+        if pending >> index & 1 == 0 {
+            continue;
+        }
+        let bytes = received.bytes(frame);
+        let spans = burst.spans.len() as u16;
+        let target = &mut burst.frames[burst.count];
+        fill(target, bytes, index as u8);
+        target.header = NetHeader::parse(&frame.header);
+        if bytes.len() > HEAD_LEN {
+            let rest = &bytes[HEAD_LEN..];
+            target.rest = (spans, 1);
+            burst.spans.push(Span { ptr: rest.as_ptr().cast_mut(), len: rest.len() as u32 });
+        }
+        burst.count += 1;
+    }
+}

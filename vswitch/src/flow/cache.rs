@@ -1,0 +1,84 @@
+//! A fixed two-way set-associative table of verdicts. One set is one cache line; nothing is allocated after construction.
+
+use crate::flow::Key;
+use crate::hash;
+use crate::pipeline::Verdict;
+use crate::trace::DropReason;
+
+/// One remembered verdict: 32 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: Key,
+    /// 0 = empty.
+    epoch: u64,
+    verdict: Verdict,
+    /// From this tick on the pipeline must see the flow again; `u32::MAX` = never.
+    revisit: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Set([Entry; 2]);
+
+/// The table of one worker.
+#[derive(Debug)]
+pub struct FlowCache {
+    sets: Box<[Set]>,
+    shift: u32,
+    seeds: [u64; 2],
+}
+
+impl FlowCache {
+    /// A table for `entries` flows, rounded up to a power of two, at least 4 and at most 2^24.
+    pub fn new(seed: u64, entries: usize) -> Self {
+        let sets = entries.clamp(4, 1 << 24).div_ceil(2).next_power_of_two();
+        let empty = Entry {
+            key: Key { a: 0, b: 0 },
+            epoch: 0,
+            verdict: Verdict::Drop(DropReason::NoSuchPort),
+            revisit: u32::MAX,
+        };
+        Self {
+            sets: vec![Set([empty; 2]); sets].into_boxed_slice(),
+            shift: u64::BITS - sets.trailing_zeros(),
+            seeds: [hash::expand(seed, 0), hash::expand(seed, 1)],
+        }
+    }
+
+    /// How many flows fit.
+    pub fn capacity(&self) -> usize {
+        self.sets.len() * 2
+    }
+
+    #[inline]
+    fn index(&self, key: Key) -> usize {
+        (hash::fold(key.a ^ self.seeds[0], key.b ^ self.seeds[1]) >> self.shift) as usize
+    }
+
+    /// The verdict of this epoch for a flow, unless it is due to be looked at again at `tick`.
+    #[inline]
+    pub(crate) fn get(&self, key: Key, epoch: u64, tick: u32) -> Option<Verdict> {
+        let Set([first, second]) = self.sets.get(self.index(key))?;
+        let hit = |e: &Entry| e.key == key && e.epoch == epoch && tick < e.revisit;
+        if hit(first) {
+            return Some(first.verdict);
+        }
+        hit(second).then_some(second.verdict)
+    }
+
+    /// Remembers a verdict; of the set's two, an outdated one or else the older one makes room.
+    pub(crate) fn put(&mut self, key: Key, epoch: u64, verdict: Verdict, revisit: u32) {
+        let index = self.index(key);
+        if let Some(Set(ways)) = self.sets.get_mut(index) {
+            let entry = Entry { key, epoch, verdict, revisit };
+            if ways[1].key == key {
+                ways[1] = entry;
+            } else {
+                if ways[0].key != key && ways[0].epoch == epoch {
+                    ways[1] = ways[0];
+                }
+                ways[0] = entry;
+            }
+        }
+    }
+}

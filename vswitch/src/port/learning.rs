@@ -1,0 +1,38 @@
+//! Learning of source addresses.
+//!
+//! Configured addresses are known without learning. Learned are only sources that may vary: those of guest and host ports
+//! with MAC spoofing on. Sources seen on the uplink are not learned, because an unknown destination goes to the uplink
+//! anyway; but an address learned behind a port that shows up on the uplink has moved there, so its entry is removed
+//! and the move is reported. (Moving the entry to the uplink instead would change no verdict and would let the wire fill
+//! the table.) A table or share that is full costs the port its learning, never the frame.
+
+use crate::event::Event;
+use crate::fdb::Learned;
+use crate::pipeline::{Frame, Step, Verdict};
+use crate::port::PortKind;
+use crate::trace::DropReason;
+
+/// Learns the source, or notes that it moved.
+pub(crate) fn learn(frame: &mut Frame<'_>) -> Step {
+    let (mac, port) = (frame.src, frame.port);
+    if port.kind == PortKind::Uplink {
+        if let Some(from) = frame.fdb.forget(mac, frame.vlan) {
+            frame.notice(Event::MacMoved { mac, from, to: port.id });
+        }
+        return Step::Continue(());
+    }
+    if !port.learns() || mac == port.mac {
+        return Step::Continue(());
+    }
+    frame.revisit = true; // to keep the entry from ageing while frames hit the flow cache
+    match frame.fdb.learn(frame.now, port.id, mac, frame.vlan, frame.snap) {
+        Learned::New | Learned::Refreshed | Learned::Held => {}
+        Learned::Moved { from } => frame.notice(Event::MacMoved { mac, from, to: port.id }),
+        Learned::Full => frame.notice(Event::FdbFull { port: port.id, limit: frame.fdb.share() }),
+        Learned::Pinned { owner } => {
+            frame.notice(Event::MacPinned { mac, port: port.id, owner });
+            return Step::Break(Verdict::Drop(DropReason::MacPinned));
+        }
+    }
+    Step::Continue(())
+}

@@ -1,0 +1,39 @@
+//! Which source addresses a port may send with.
+//!
+//! - A group address or zero is never a source.
+//! - An address configured for another port is pinned there: no other port, and not the uplink either, may use it. From
+//!   the uplink it is a spoofed frame or one of our own that a loop brought back.
+//! - Otherwise the uplink may send with any address, a port with MAC spoofing too, every other port only with its own.
+
+use crate::event::Event;
+use crate::pipeline::{Frame, Step, Verdict};
+use crate::port::PortKind;
+use crate::trace::DropReason;
+
+/// Drops frames whose source is no station's address.
+pub(crate) fn valid(frame: &mut Frame<'_>) -> Step {
+    if frame.src.is_valid_source() {
+        Step::Continue(())
+    } else {
+        Step::Break(Verdict::Drop(DropReason::InvalidSource))
+    }
+}
+
+/// Drops frames whose source the port may not use.
+pub(crate) fn allowed(frame: &mut Frame<'_>) -> Step {
+    let (mac, port) = (frame.src, frame.port);
+    if mac == port.mac {
+        return Step::Continue(());
+    }
+    if !(port.policy.mac_spoofing || port.kind == PortKind::Uplink) {
+        frame.notice(Event::MacSpoofed { mac, port: port.id });
+        return Step::Break(Verdict::Drop(DropReason::SourceNotAllowed));
+    }
+    match frame.snap.owner(mac) {
+        Some(owner) if owner != port.id => {
+            frame.notice(Event::MacPinned { mac, port: port.id, owner });
+            Step::Break(Verdict::Drop(DropReason::MacPinned))
+        }
+        _ => Step::Continue(()),
+    }
+}
