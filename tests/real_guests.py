@@ -185,7 +185,7 @@ def guest_rebooted_under_traffic():
     time.sleep(1)
     b.reset()
     stream.stop()
-    a.run("pkill iperf3; sleep 0.2; iperf3 -s -D", check=False)
+    traffic.fresh_server(a)
     reachable(a, IP["b"])
     both_ways(a, IP["b"], 1)
 
@@ -207,7 +207,7 @@ def qemu_killed_under_traffic_harms_no_other_port():
     (c,) = up(c={})
     reachable(c, IP["a"])
     both_ways(c, IP["a"], 1)
-    b.run("pkill iperf3; sleep 0.2; iperf3 -s -D", check=False)
+    traffic.fresh_server(b)
     return str(p)
 
 
