@@ -128,7 +128,7 @@ def file_arrives_unchanged():
     a.run("mkdir /tmp/files; dd if=/dev/urandom of=/tmp/files/f bs=1M count=8 2>/dev/null; httpd -p 8000 -h /tmp/files")
     expected = a.run("sha256sum </tmp/files/f").out
     got = b.run(f"wget -q -O /tmp/f http://{IP['a']}:8000/f; sha256sum </tmp/f; rm /tmp/f", timeout=60).out
-    a.run("pkill httpd; rm -r /tmp/files")
+    a.run("killall httpd; rm -r /tmp/files")
     must(got == expected, f"{got} instead of {expected}")
 
 

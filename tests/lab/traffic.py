@@ -29,7 +29,7 @@ def iperf(client, server_ip, seconds=5, *, reverse=False, extra="", on_line=None
 
 def fresh_server(where):
     """A new iperf3 server in a guest whose old one may still wait for a client that was killed."""
-    where.run("pkill -9 iperf3; sleep 0.2; iperf3 -s -D", check=False)
+    where.run("killall -9 iperf3; sleep 0.2; iperf3 -s -D", check=False)
 
 
 class Ping:
