@@ -196,10 +196,19 @@ impl Fdb {
         self.purge(|_, slot| now.saturating_sub(slot.seen.load(Ordering::Relaxed)) >= IDLE)
     }
 
-    /// Removes everything learned behind a port, and the port's own records.
+    /// Removes everything learned behind a port, and the port's own records; says how many entries that were. To be
+    /// called when no worker has a snapshot with the port any more.
     pub fn remove_port(&self, id: PortId) -> u64 {
-        let purged = self.purge(|_, slot| slot.port == id);
-        self.write().ports.remove(&u64::from(id.0));
+        let mut table = self.write();
+        let Some(holder) = table.ports.remove(&u64::from(id.0)) else { return 0 };
+        for key in &holder.keys {
+            table.slots.remove(key);
+        }
+        let purged = holder.keys.len() as u64;
+        table.purged += purged;
+        if purged > 0 {
+            self.changed();
+        }
         purged
     }
 
@@ -382,7 +391,7 @@ impl Table {
     /// The holder with the most entries, if anyone has one.
     fn largest(&self) -> Option<(u64, usize)> {
         let sizes = self.ports.iter().map(|(&id, holder)| (id, holder.keys.len()));
-        sizes.max_by_key(|&(_, n)| n).filter(|&(_, n)| n > 0)
+        sizes.max_by_key(|&(id, n)| (n, id)).filter(|&(_, n)| n > 0)
     }
 
     fn insert(&mut self, key: u64, port: PortId, now: Nanos) {

@@ -1,5 +1,9 @@
 //! THE order of steps: what is asked about a frame, in which order, until one step has the answer.
 //!
+//! A frame is first parsed and its port looked up (`frame-too-short`, `frame-too-long`, `no-such-port`), then [`STEPS`]
+//! are taken in turn, and what none of them stopped is forwarded. What depends on more than the flow (the receiver's MTU
+//! and rings, offloads) is asked when the frame is delivered.
+//!
 //! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else.
 
 use std::ops::ControlFlow;
@@ -38,7 +42,7 @@ pub fn decide(snap: &Snapshot, fdb: &Fdb, now: Nanos, from: PortId, head: &[u8],
     };
     let ethernet::Outer { dst, src, vlan } = ether;
     let mut frame = Frame { snap, fdb, now, port, dst, src, vlan, event: None, revisit: false };
-    for (_, rule) in STEPS {
+    for (_, rule) in &STEPS {
         if let Step::Break(verdict) = rule(&mut frame) {
             return frame.end(verdict);
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,8 +61,7 @@ impl From<Refused> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.why.class().status()).unwrap_or(StatusCode::BAD_REQUEST);
-        // The rest of a refused body is not read, so the connection cannot go on.
-        (status, [(header::CONNECTION, "close")], Json(ErrorBody::from(&self.0))).into_response()
+        (status, Json(ErrorBody::from(&self.0))).into_response()
     }
 }
 

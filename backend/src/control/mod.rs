@@ -495,7 +495,7 @@ fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> 
 }
 
 fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), DataplaneError> {
-    // Checked when the port was made; a stored list with a feature this version lost offers what is left of it.
+    // Checked when the port was made and when it was read back.
     data.add(config, config.device.feature_bits().unwrap_or(0))
 }
 

@@ -33,11 +33,11 @@ static REGISTRY: [Slot; SLOTS] = [const {
 static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 
 /// A registered mapping; unregistered when dropped.
-pub struct Guarded(usize);
+pub(super) struct Guarded(usize);
 
 impl Guarded {
     /// Whether a fault was caught in this mapping.
-    pub fn hit(&self) -> bool {
+    pub(super) fn hit(&self) -> bool {
         REGISTRY[self.0].hit.load(Ordering::Relaxed)
     }
 }
@@ -51,7 +51,7 @@ impl Drop for Guarded {
 }
 
 /// Registers `len` bytes at `start`, a mapping that stays until the result is dropped.
-pub fn guard(start: usize, len: usize) -> Option<Guarded> {
+pub(super) fn guard(start: usize, len: usize) -> Option<Guarded> {
     install();
     let page = page_size(start);
     for (index, slot) in REGISTRY.iter().enumerate() {

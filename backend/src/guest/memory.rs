@@ -22,6 +22,11 @@ pub struct Span {
     pub len: u32,
 }
 
+impl Span {
+    /// No bytes.
+    pub const NONE: Self = Self { ptr: std::ptr::null_mut(), len: 0 };
+}
+
 // SAFETY: a span is an address and a length; whoever dereferences it must hold the memory it points into.
 unsafe impl Send for Span {}
 

@@ -37,6 +37,8 @@ pub struct Forwarder {
     /// Policy epoch and generation of the forwarding database in one number. Both only grow, so two different states
     /// never have the same sum.
     epoch: u64,
+    /// When the burst began.
+    tick: u32,
     hits: u64,
     misses: u64,
     notices: Notices,
@@ -55,16 +57,17 @@ impl Forwarder {
         Self {
             cache: FlowCache::new(seed, entries),
             epoch: 0,
+            tick: 0,
             hits: 0,
             misses: 0,
             notices: Notices::default(),
         }
     }
 
-    /// Begins a burst: from here on verdicts follow this state of policy and forwarding database.
+    /// Begins a burst at `now`: from here on verdicts follow this state of policy and forwarding database.
     #[inline]
     pub fn begin(&mut self, snap: &Snapshot, fdb: &Fdb, now: Nanos) {
-        let _ = now;
+        self.tick = tick(now);
         self.epoch = epoch(snap, fdb);
     }
 
@@ -82,7 +85,7 @@ impl Forwarder {
     ) -> Verdict {
         match Key::new(from, head, len) {
             Some(key) => {
-                if let Some(verdict) = self.cache.get(key, self.epoch, tick(now)) {
+                if let Some(verdict) = self.cache.get(key, self.epoch, self.tick) {
                     self.hits += 1;
                     return verdict;
                 }
@@ -111,16 +114,21 @@ impl Forwarder {
         if let Some(event) = decision.event {
             self.notices.add(now, event);
         }
-        // If the table changed meanwhile (by this very frame, or by another worker), what was looked up may be what was
-        // before the change: then the next frame is to ask again.
-        self.epoch = epoch(snap, fdb);
-        if let Some(key) = key
-            && self.epoch == before
-        {
-            let revisit = if decision.revisit { tick(now).saturating_add(1) } else { u32::MAX };
-            self.cache.put(key, self.epoch, decision.verdict, revisit);
+        if let Some(key) = key {
+            self.remember(key, before, epoch(snap, fdb), decision.verdict, decision.revisit);
         }
         decision.verdict
+    }
+
+    /// Keeps a verdict that was worked out between epochs `before` and `after`. If they differ, the table changed meanwhile
+    /// (by this very frame, or by another worker), and what was looked up may be what was before the change: then the
+    /// next frame is to ask again.
+    fn remember(&mut self, key: Key, before: u64, after: u64, verdict: Verdict, revisit: bool) {
+        self.epoch = after;
+        if before == after {
+            let revisit = if revisit { self.tick.saturating_add(1) } else { u32::MAX };
+            self.cache.put(key, after, verdict, revisit);
+        }
     }
 
     /// What operators may want to know since the last call: at most 64 events, and of one kind for one port at most one
@@ -145,4 +153,22 @@ impl Forwarder {
 #[inline]
 fn epoch(snap: &Snapshot, fdb: &Fdb) -> u64 {
     snap.epoch().wrapping_add(fdb.generation()).wrapping_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_worked_out_while_the_table_changed_is_not_kept() {
+        let mut forwarder = Forwarder::new(1, 64);
+        let head = [2; 64];
+        let key = Key::new(PortId(1), &head, 64).expect("a whole frame");
+        let verdict = Verdict::Unicast(PortId(2));
+        forwarder.remember(key, 5, 6, verdict, false);
+        assert_eq!((forwarder.cache.get(key, 5, 0), forwarder.cache.get(key, 6, 0)), (None, None));
+        assert_eq!(forwarder.epoch, 6, "the rest of the burst follows the new state");
+        forwarder.remember(key, 6, 6, verdict, false);
+        assert_eq!(forwarder.cache.get(key, 6, 0), Some(verdict));
+    }
 }

@@ -55,16 +55,6 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     sum.checksum()
 }
 
-/// Sum of the pseudo header of TCP or UDP: addresses (both, as they stand in the header), protocol and length in bytes.
-pub fn pseudo_header(addresses: &[u8], protocol: u8, len: u32) -> Sum {
-    let mut sum = Sum::new();
-    sum.add(addresses);
-    sum.add_u16(u16::from(protocol));
-    sum.add_u16((len >> 16) as u16);
-    sum.add_u16(len as u16);
-    sum
-}
-
 /// A checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).
 #[inline]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {

@@ -25,6 +25,7 @@ pub struct Ipv6<'a> {
     protocol: u8,
     upper: usize,
     fragment: bool,
+    routed: bool,
 }
 
 impl<'a> Ipv6<'a> {
@@ -35,7 +36,8 @@ impl<'a> Ipv6<'a> {
         if header[0] >> 4 != 6 {
             return None;
         }
-        let mut this = Self { header, protocol: header[field::NEXT], upper: HEADER_LEN, fragment: false };
+        let mut this =
+            Self { header, protocol: header[field::NEXT], upper: HEADER_LEN, fragment: false, routed: false };
         for _ in 0..=MAX_EXTENSIONS {
             let unit = match this.protocol {
                 protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => 8,
@@ -43,6 +45,7 @@ impl<'a> Ipv6<'a> {
                 protocol::FRAGMENT => 0,
                 _ => return Some(this),
             };
+            // Third and fourth byte: fragment offset, or routing type and segments left.
             let [next, length, high, low] = *packet.get(this.upper..)?.first_chunk()?;
             let (length, more) = match this.protocol {
                 // RFC 4302: in units of four bytes, less two.
@@ -50,6 +53,7 @@ impl<'a> Ipv6<'a> {
                 protocol::FRAGMENT => (8, u16::from_be_bytes([high, low]) & 0xfff8 != 0),
                 _ => ((usize::from(length) + 1) * unit, false),
             };
+            this.routed |= this.protocol == protocol::ROUTING && low != 0;
             this.fragment |= this.protocol == protocol::FRAGMENT;
             this.protocol = next;
             this.upper += length;
@@ -81,6 +85,12 @@ impl<'a> Ipv6<'a> {
     /// Whether there is a fragment header, even one that says there is only one fragment.
     pub fn is_fragment(&self) -> bool {
         self.fragment
+    }
+
+    /// Whether a routing header still has segments left, so that the destination address is not the last one. Checksums
+    /// cover the last one (RFC 8200, 8.1).
+    pub fn is_routed(&self) -> bool {
+        self.routed
     }
 
     /// Source and destination address, one after the other.

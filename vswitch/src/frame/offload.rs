@@ -186,9 +186,7 @@ impl NetHeader {
         if upper.version != version || upper.protocol != protocol::TCP {
             return Err(OffloadError::NotTcp { gso_type: self.gso_type, protocol: upper.protocol });
         }
-        if usize::from(self.csum_start) != upper.offset {
-            return Err(OffloadError::ChecksumPlace { start: self.csum_start, offset: self.csum_offset });
-        }
+        // For TCP the checksum was found to be that of the header at `upper.offset`, so `csum_start` is that.
         let tcp = head.get(upper.offset..).and_then(Tcp::parse).ok_or(OffloadError::CutOff)?;
         if tcp.flags() & (tcp::flag::SYN | tcp::flag::RST) != 0 {
             return Err(OffloadError::TcpFlags { flags: tcp.flags() });
@@ -202,8 +200,9 @@ impl NetHeader {
             network_start: upper.network as u16,
             csum_start: self.csum_start,
         };
-        let segments = if self.gso_size < MIN_MSS { u64::MAX } else { offload.wire(frame_len).0 };
-        if segments > u64::from(MAX_SEGMENTS) {
+        let packet = offload.largest_packet(frame_len).saturating_sub(upper.network as u32);
+        let too_small = self.gso_size < MIN_MSS || offload.wire(frame_len).0 > u64::from(MAX_SEGMENTS);
+        if too_small || packet > u32::from(u16::MAX) {
             return Err(OffloadError::Mss { mss: self.gso_size, frame_len });
         }
         Ok(offload)

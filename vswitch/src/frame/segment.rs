@@ -5,6 +5,7 @@
 //! [`MAX_SEGMENTS`](crate::frame::offload::MAX_SEGMENTS), their size by the sender's MSS.
 
 use crate::frame::checksum::{self, Sum};
+use crate::frame::ipv6::Ipv6;
 use crate::frame::offload::{IpVersion, MIN_MSS, Offload, OffloadError};
 use crate::frame::tcp::{self, flag};
 use crate::frame::{ipv4, ipv6, protocol};
@@ -19,6 +20,8 @@ pub struct Segmenter<'a> {
     transport: usize,
     mss: usize,
     partial: bool,
+    /// Sum of the pseudo header without the length.
+    pseudo: Sum,
     /// Payload bytes already given out; more than there are once all are.
     done: usize,
     number: u32,
@@ -41,11 +44,24 @@ impl<'a> Segmenter<'a> {
         if transport < network + minimum || header.len() < transport + tcp::MIN_HEADER_LEN {
             return Err(OffloadError::CutOff);
         }
-        if mss < MIN_MSS {
+        let packet = offload.largest_packet(frame.len() as u32) as usize - network;
+        if mss < MIN_MSS || packet > usize::from(u16::MAX) {
             return Err(OffloadError::Mss { mss, frame_len: frame.len() as u32 });
         }
         let mss = usize::from(mss);
-        Ok(Self { header, payload, version, network, transport, mss, partial: false, done: 0, number: 0 })
+        let pseudo = pseudo_header(header, frame.len(), version, network, transport);
+        Ok(Self {
+            header,
+            payload,
+            version,
+            network,
+            transport,
+            mss,
+            partial: false,
+            pseudo,
+            done: 0,
+            number: 0,
+        })
     }
 
     /// Leaves the TCP checksum of each segment open (the sum of its pseudo header stands in the field), for receivers
@@ -115,8 +131,7 @@ impl<'a> Segmenter<'a> {
     }
 
     fn transport_header(&self, header: &mut [u8], payload: &[u8], first: bool, last: bool) {
-        let (before, tcp) = header.split_at_mut(self.transport);
-        let ip = &before[self.network..];
+        let tcp = &mut header[self.transport..];
         let sequence = (u32::from(get(tcp, tcp::field::SEQUENCE)) << 16
             | u32::from(get(tcp, tcp::field::SEQUENCE + 2)))
         .wrapping_add(self.done as u32);
@@ -127,22 +142,37 @@ impl<'a> Segmenter<'a> {
         if !last {
             tcp[tcp::field::FLAGS] &= !(flag::FIN | flag::PSH);
         }
-        let addresses = match self.version {
-            IpVersion::V4 => &ip[ipv4::field::ADDRESSES..ipv4::MIN_HEADER_LEN],
-            IpVersion::V6 => &ip[ipv6::field::ADDRESSES..ipv6::HEADER_LEN],
-        };
-        let pseudo = checksum::pseudo_header(addresses, protocol::TCP, (tcp.len() + payload.len()) as u32);
+        let mut sum = self.pseudo;
+        sum.add_u16((tcp.len() + payload.len()) as u16);
         let field = if self.partial {
-            pseudo.sum()
+            sum.sum()
         } else {
             put(tcp, tcp::field::CHECKSUM, 0);
-            let mut sum: Sum = pseudo;
             sum.add(tcp);
             sum.add(payload);
             sum.checksum()
         };
         put(tcp, tcp::field::CHECKSUM, field);
     }
+}
+
+/// The part of the pseudo header's sum that all segments share. Made from the addresses, not from what stands in the
+/// checksum field, because senders differ in whether they count the length there; only where a routing header hides the
+/// last destination must the sender (who is to count it, virtio 1.2, 5.1.6.2) be believed.
+fn pseudo_header(header: &[u8], len: usize, version: IpVersion, network: usize, transport: usize) -> Sum {
+    let ip = &header[network..transport];
+    let mut sum = Sum::new();
+    match version {
+        IpVersion::V4 => sum.add(&ip[ipv4::field::ADDRESSES..ipv4::MIN_HEADER_LEN]),
+        IpVersion::V6 if Ipv6::parse(&header[network..]).is_some_and(|ip| ip.is_routed()) => {
+            sum.add_u16(get(header, transport + tcp::field::CHECKSUM));
+            sum.add_u16(!((len - transport) as u16));
+            return sum;
+        }
+        IpVersion::V6 => sum.add(&ip[ipv6::field::ADDRESSES..ipv6::HEADER_LEN]),
+    }
+    sum.add_u16(u16::from(protocol::TCP));
+    sum
 }
 
 fn get(bytes: &[u8], at: usize) -> u16 {

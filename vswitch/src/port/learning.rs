@@ -3,7 +3,8 @@
 //! Configured addresses are known without learning. Learned are only sources that may vary: those of guest and host ports
 //! with MAC spoofing on. Sources seen on the uplink are not learned, because an unknown destination goes to the uplink
 //! anyway; but an address learned behind a port that shows up on the uplink has moved there, so its entry is removed
-//! and the move is reported. A table or share that is full costs the port its learning, never the frame.
+//! and the move is reported. (Moving the entry to the uplink instead would change no verdict and would let the wire fill
+//! the table.) A table or share that is full costs the port its learning, never the frame.
 
 use crate::event::Event;
 use crate::fdb::Learned;

@@ -1,7 +1,8 @@
 //! Why a frame went nowhere: the one list of drop reasons.
 //!
-//! Every dropped frame has exactly one reason. Reasons about the sender's side are counted at the port the frame came
-//! from (`out_drops`), those about the receiver's side at the port it was meant for (`in_drops`).
+//! Every dropped frame has exactly one reason. What a verdict says, and what is wrong with a chain or header, is counted
+//! at the port the frame came from (`out_drops`); what shows at delivery (`receiver-not-running`, `receiver-full`,
+//! `receiver-buffers-too-small`, `mtu-exceeded`) at the port that did not get it (`in_drops`).
 
 use std::fmt;
 

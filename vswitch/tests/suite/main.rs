@@ -1,0 +1,10 @@
+//! Rules of the switch, one test each, named after the rule; and properties over random input.
+
+mod checksums;
+mod fdb;
+mod flow_cache;
+mod hostile_bytes;
+mod offload_header;
+mod rules;
+mod segmentation;
+mod support;
