@@ -182,7 +182,7 @@ pub enum Refusal {
 
     #[error("{} {} switch has no {}", if *.kind == SwitchKind::Private { "a" } else { "an" }, switch_word(*.kind), kind_word(*.what))]
     KindForbids { kind: SwitchKind, what: PortKind, valid: &'static str },
-    #[error("the switch cannot be {}: {}", switch_word(*.kind), some_of(.ports))]
+    #[error("cannot be {} with {}", switch_word(*.kind), some_of(.ports))]
     KindContradicts { kind: SwitchKind, ports: Vec<String> },
     #[error("an external switch has exactly one uplink and '{existing}' is it")]
     SecondUplink { existing: String },
@@ -321,7 +321,9 @@ impl Refusal {
             | Self::UnknownKey { known, .. } => some_of(known),
             Self::BadFeatures { known, .. } => format!("a list of {}", known.join(",")),
             Self::InterfaceInUse { .. } => "an interface that is free".into(),
-            Self::InterfaceUnusable { .. } => "an Ethernet interface the switch may open".into(),
+            Self::InterfaceUnusable { .. } => {
+                "another Ethernet interface, or this one when that is mended".into()
+            }
             Self::OutOfRange { min, max, unit: "", .. } => format!("{min} to {max}"),
             Self::OutOfRange { min, max, unit, .. } => format!("{min} to {max} {unit}"),
             Self::BadValue { valid, .. } | Self::Missing { valid, .. } => valid.clone(),
