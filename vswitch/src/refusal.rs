@@ -198,6 +198,8 @@ pub enum Refusal {
     #[error("the request did not arrive within {seconds} s")]
     TooSlow { seconds: u64 },
 
+    #[error("{address} cannot be listened on: {reason}")]
+    CannotListen { address: String, reason: String },
     #[error("another switch answers there")]
     ApiInUse,
     #[error("{reason}")]
@@ -272,6 +274,7 @@ impl Refusal {
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),
             Self::TooLarge { .. } => ("too-large", BadValue),
             Self::TooSlow { .. } => ("too-slow", BadValue),
+            Self::CannotListen { .. } => ("cannot-listen", Unavailable),
             Self::ApiInUse => ("api-in-use", Conflict),
             Self::ApiUnusable { .. } => ("api-unusable", Unavailable),
             Self::StateInUse => ("state-in-use", Conflict),
@@ -345,6 +348,9 @@ impl Refusal {
             Self::UnknownRoute { .. } => "the routes listed by GET /v1/openapi.json".into(),
             Self::TooLarge { limit } => format!("up to {limit} bytes"),
             Self::TooSlow { seconds } => format!("a whole request within {seconds} s"),
+            Self::CannotListen { .. } => {
+                "a free port of an address of this host, such as 127.0.0.1:9101".into()
+            }
             Self::ApiInUse => "stop it first, or give another path with --api".into(),
             Self::ApiUnusable { .. } => "a path at which the switch may create a socket (--api)".into(),
             Self::StateInUse => "stop it first, or give another directory with --state-dir".into(),

@@ -136,9 +136,8 @@ impl Serve {
         let socket = Socket::of(api);
         let metrics = match self.metrics {
             Some(address) => Some(tokio::net::TcpListener::bind(address).await.map_err(|e| {
-                let reason = e.to_string();
-                Refusal::System { what: format!("{address} cannot be listened on"), reason }
-                    .of(Object::Option("--metrics"))
+                let (address, reason) = (address.to_string(), e.to_string());
+                Refusal::CannotListen { address, reason }.of(Object::Option("--metrics"))
             })?),
             None => None,
         };
