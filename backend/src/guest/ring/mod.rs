@@ -7,6 +7,8 @@
 //! Lock order: a sender's ring, then a receiver's ring. Nobody takes two receiver rings, or a sender's ring while holding a receiver's.
 
 pub mod split;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Write;

@@ -3,6 +3,9 @@
 //! Invariants: while `live` is set, the three ring pointers lie inside `memory` for `size` entries, aligned as the specification
 //! asks; every index taken from the guest is checked against `size` and every buffer against `memory` on a local copy of its
 //! descriptor, which is read exactly once. Completed buffers become visible to the guest only in `publish`.
+//!
+//! Frames of a transmit ring may finish out of order, within a window of 64. The guest may then use the finished ones' slots of the
+//! available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -195,6 +198,9 @@ pub struct SplitRing {
     published: u16,
     /// Bit i: the frame at `next_avail + i` of this transmit ring is already finished.
     done: u64,
+    /// Heads of this transmit ring's frames from `next_avail` to before `heads_end`, by ring position modulo the window.
+    heads: [u16; BURST],
+    heads_end: u16,
     /// Available index at which this receive ring let a frame's waiting time run out; until it moves, frames for it are
     /// dropped at once.
     stalled_at: Option<u16>,
@@ -212,6 +218,8 @@ impl Default for SplitRing {
             avail_seen: 0,
             published: 0,
             done: 0,
+            heads: [0; BURST],
+            heads_end: 0,
             stalled_at: None,
             call: None,
             scratch: Vec::new(),
@@ -239,7 +247,9 @@ impl SplitRing {
             if addr % align != 0 {
                 return Err(RingError::BadRing(what, addr));
             }
-            memory.translate(addr, len).ok_or(RingError::BadRing(what, addr))
+            // A region may begin at any guest address, so what is aligned there need not be aligned here.
+            let host = memory.translate(addr, len).filter(|host| *host as u64 % align == 0);
+            host.ok_or(RingError::BadRing(what, addr))
         };
         let entries = u32::from(size);
         let desc = table("descriptor table", place.desc, 16, 16 * entries)?;
@@ -252,8 +262,11 @@ impl SplitRing {
         self.published = index;
         self.avail_seen = index;
         self.done = 0;
+        self.heads_end = index;
         self.stalled_at = None;
         self.shape = shape;
+        // Emptied first, because its capacity is the bound on a chain's pieces and must not grow with every start.
+        self.scratch.clear();
         self.scratch.reserve(4 * usize::from(MAX_RING_SIZE));
         self.live = Some(live);
         self.disarm();
@@ -261,13 +274,13 @@ impl SplitRing {
     }
 
     /// Stops the ring and forgets its memory. Unfinished frames inside the window of a transmit ring are finished (as lost), so that
-    /// the used index tells where to continue; returns how many were lost.
+    /// the used index tells where to continue, and the guest is told if it waits for that; returns how many were lost.
     pub fn stop(&mut self) -> u32 {
         let mut lost = 0;
         if let Some(live) = &self.live {
             while self.done != 0 {
                 if self.done & 1 == 0 {
-                    let head = live.head(self.next_avail);
+                    let head = self.heads[usize::from(self.next_avail) % BURST];
                     live.write_used(self.next_used, head, 0);
                     self.next_used = self.next_used.wrapping_add(1);
                     lost += 1;
@@ -275,8 +288,8 @@ impl SplitRing {
                 self.done >>= 1;
                 self.next_avail = self.next_avail.wrapping_add(1);
             }
-            live.used_word(2).store(self.next_used, Ordering::Release);
         }
+        self.publish();
         self.live = None;
         lost
     }
@@ -381,8 +394,10 @@ impl SplitRing {
         if waiting == 0 {
             return Ok(());
         }
-        if waiting > live.size {
-            return Err(RingError::AvailableJump(waiting, live.size));
+        // Finished frames of the window are the guest's again, so what it may announce counts from the used index.
+        let outstanding = avail.wrapping_sub(self.next_used);
+        if outstanding > live.size {
+            return Err(RingError::AvailableJump(outstanding, live.size));
         }
         self.avail_seen = avail;
         let window = usize::from(waiting).min(BURST);
@@ -391,12 +406,18 @@ impl SplitRing {
         let mut heads = [(0u8, 0u16); BURST];
         let mut count = 0;
         for slot in 0..window {
-            if self.done >> slot & 1 == 0 {
-                let head = live.head(self.next_avail.wrapping_add(slot as u16));
+            let position = self.next_avail.wrapping_add(slot as u16);
+            let place = usize::from(position) % BURST;
+            if position == self.heads_end {
+                let head = live.head(position);
                 if head >= live.size {
                     return Err(RingError::BadIndex(head, live.size));
                 }
-                heads[count] = (slot as u8, head);
+                self.heads[place] = head;
+                self.heads_end = position.wrapping_add(1);
+            }
+            if self.done >> slot & 1 == 0 {
+                heads[count] = (slot as u8, self.heads[place]);
                 count += 1;
             }
         }
@@ -482,16 +503,16 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Gives the frames of `finished` (bits are window slots, ids in the burst) back to the guest.
+    /// Gives those frames of the burst back to the guest whose window slot's bit is set in `finished`.
     pub fn complete(&mut self, burst: &Burst, finished: u64) {
         let Some(live) = &self.live else { return };
         for frame in &burst.frames[..burst.count] {
             if finished >> frame.slot & 1 != 0 {
                 live.write_used(self.next_used, frame.id, 0);
                 self.next_used = self.next_used.wrapping_add(1);
+                self.done |= 1 << frame.slot;
             }
         }
-        self.done |= finished;
         let leading = self.done.trailing_ones();
         self.next_avail = self.next_avail.wrapping_add(leading as u16);
         self.done = self.done.checked_shr(leading).unwrap_or(0);
@@ -570,9 +591,14 @@ impl SplitRing {
         if known >= wanted {
             return Ok(known);
         }
-        self.avail_seen = live.avail_index();
-        let waiting = self.avail_seen.wrapping_sub(self.next_avail);
-        if waiting > live.size { Err(RingError::AvailableJump(waiting, live.size)) } else { Ok(waiting) }
+        let avail = live.avail_index();
+        let waiting = avail.wrapping_sub(self.next_avail);
+        if waiting > live.size {
+            // Not kept: who comes next must not take it for buffers that are known to be there.
+            return Err(RingError::AvailableJump(waiting, live.size));
+        }
+        self.avail_seen = avail;
+        Ok(waiting)
     }
 
     /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`, `len` frame bytes in all.
