@@ -210,7 +210,8 @@ def messages():
     save("message", "config", begin + message(GET_CONFIG, config) + message(SET_CONFIG, config))
     save("message", "own-requests", begin + u64(SEND_RARP, 0x010000005452, flags=9) + u64(SET_MTU, 1400, flags=9)
          + u64(SET_MTU, 9999, flags=9) + u64(SET_STATUS, 15, flags=9) + message(GET_STATUS))
-    save("message", "reset", run + message(RESET_DEVICE) + run + message(RESET_OWNER))
+    again = features + table(region()) + ring(0) + enable
+    save("message", "reset", run + message(RESET_DEVICE) + again + message(RESET_OWNER) + again)
     save("message", "wrong-ring", begin + features + state(NUM, 99, 256) + state(NUM, 0, 3))
     save("message", "pipe-as-kick", begin + features + u64(KICK, 0, fds=1, kind=3))
     save("message", "no-kick", begin + features + table(region()) + ring(0) + u64(KICK, 0x100, fds=0) + state(ENABLE, 0, 1))

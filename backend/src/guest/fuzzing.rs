@@ -103,7 +103,8 @@ pub fn front_end(input: &[u8]) {
 fn say(mut input: &[u8], socket: &UnixStream) {
     for _ in 0..MESSAGES {
         let Some((&[count, kind, ref header @ ..], rest)) = input.split_first_chunk::<14>() else { return };
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (number, size) = (word(0), word(8));
         let (payload, rest) = rest.split_at((size as usize).min(rest.len()));
         let mut message = Message::new(number, payload);

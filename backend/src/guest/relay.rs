@@ -223,6 +223,7 @@ impl<'a> Relay<'a> {
                     }
                 }
             }
+            _ if fds != 0 => return wrong("0"),
             request::SET_VRING_NUM => {
                 let size = message.u32_at(4)?;
                 if !size.is_power_of_two() || size > u32::from(MAX_RING_SIZE) {
@@ -235,7 +236,6 @@ impl<'a> Relay<'a> {
                     });
                 }
             }
-            _ if fds != 0 => return wrong("0"),
             _ => {}
         }
         Ok(())
@@ -289,3 +289,6 @@ fn rarp(mac: Mac) -> Vec<u8> {
     frame.resize(60, 0);
     frame
 }
+
+#[cfg(test)]
+mod tests;
