@@ -8,6 +8,8 @@
 
 pub mod receive;
 pub mod split;
+#[cfg(test)]
+mod tests;
 pub mod transmit;
 
 use std::fs::File;

@@ -4,12 +4,16 @@
 //! Invariants: while `live` is set, the three ring pointers lie inside `memory` for `size` entries, aligned as the specification
 //! asks; every index taken from the guest is checked against `size` and every buffer against `memory` on a local copy of its
 //! descriptor, which is read exactly once. Completed buffers become visible to the guest only in `publish`.
+//!
+//! Frames of a transmit ring may finish out of order, within a window of 64. The guest may then use the finished ones' slots of
+//! the available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use super::{MAX_RING_SIZE, RingError, signal};
+use crate::guest::burst::BURST;
 use crate::guest::memory::{Memory, Span};
 
 const DESC_F_NEXT: u16 = 1;
@@ -180,6 +184,9 @@ pub struct SplitRing {
     published: u16,
     /// Bit i: the frame at `next_avail + i` of this transmit ring is already finished.
     pub(super) done: u64,
+    /// Heads of this transmit ring's frames from `next_avail` to before `heads_end`, by ring position modulo the window.
+    pub(super) heads: Vec<u16>,
+    pub(super) heads_end: u16,
     /// Available index at which this receive ring let a frame's waiting time run out; until it moves, frames for it are
     /// dropped at once.
     pub(super) stalled_at: Option<u16>,
@@ -210,7 +217,9 @@ impl SplitRing {
             if !addr.is_multiple_of(align) {
                 return Err(RingError::BadRing(what, addr));
             }
-            memory.translate(addr, len).ok_or(RingError::BadRing(what, addr))
+            // A region may begin at any guest address, so what is aligned there need not be aligned here.
+            let host = memory.translate(addr, len).filter(|host| (*host as u64).is_multiple_of(align));
+            host.ok_or(RingError::BadRing(what, addr))
         };
         let entries = u32::from(size);
         let desc = table("descriptor table", place.desc, 16, 16 * entries)?;
@@ -223,9 +232,14 @@ impl SplitRing {
         self.published = index;
         self.avail_seen = index;
         self.done = 0;
+        self.heads.clear();
+        self.heads.resize(BURST, 0);
+        self.heads_end = index;
         self.stalled_at = None;
         self.shape = shape;
         self.staged.clear();
+        // Emptied first, because its capacity is the bound on a chain's pieces and must not grow with every start.
+        self.scratch.clear();
         self.scratch.reserve(4 * usize::from(MAX_RING_SIZE));
         self.live = Some(live);
         self.disarm();
@@ -233,13 +247,13 @@ impl SplitRing {
     }
 
     /// Stops the ring and forgets its memory. Unfinished frames inside the window of a transmit ring are finished (as lost), so that
-    /// the used index tells where to continue; returns how many were lost.
+    /// the used index tells where to continue, and the guest is told if it waits for that; returns how many were lost.
     pub fn stop(&mut self) -> u32 {
         let mut lost = 0;
         if let Some(live) = &self.live {
             while self.done != 0 {
                 if self.done & 1 == 0 {
-                    let head = live.head(self.next_avail);
+                    let head = self.heads[usize::from(self.next_avail) % BURST];
                     live.write_used(self.next_used, head, 0);
                     self.next_used = self.next_used.wrapping_add(1);
                     lost += 1;
@@ -247,8 +261,8 @@ impl SplitRing {
                 self.done >>= 1;
                 self.next_avail = self.next_avail.wrapping_add(1);
             }
-            live.used_word(2).store(self.next_used, Ordering::Release);
         }
+        self.publish();
         self.live = None;
         lost
     }
