@@ -144,3 +144,41 @@ fn a_frame_that_no_buffer_can_hold_is_dropped_and_the_next_one_arrives() {
     b.expect(&small);
     assert_eq!(switch.drops("b", "in", "receiver-buffers-too-small"), 1);
 }
+
+#[test]
+fn frames_finished_out_of_order_neither_stop_the_ring_nor_get_lost() {
+    let switch = Switch::start();
+    // A small ring goes round often while frames to the slow receiver still lie in their places.
+    let options = Options::default().ring_size(64);
+    let (mut a, mut slow) = Guest::pair(&switch, options, Options::default().post_by_hand(1));
+    let mut fast = Guest::attach(&switch, "fast", Options::default());
+    switch.ok(&["switch", "set", "--rx-wait-us", "1000000"]);
+    let (to_slow, to_fast) =
+        (Frame::between(&a, &slow).ipv4().udp(1, 2), Frame::between(&a, &fast).ipv4().udp(1, 2));
+    let count = 4000u32;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let frames: Vec<_> = (0..count)
+                .map(|n| {
+                    if n % 8 == 0 { &to_slow } else { &to_fast }.clone().payload(&n.to_be_bytes()).build()
+                })
+                .collect();
+            frames.chunks(48).for_each(|burst| a.send_all(burst));
+            assert!(a.flush(PATIENCE));
+        });
+        scope.spawn(|| {
+            for n in (0..count).filter(|n| n % 8 != 0) {
+                assert_eq!(fast.expect_some().frame[42..46], n.to_be_bytes());
+            }
+        });
+        for n in (0..count).step_by(8) {
+            assert_eq!(slow.expect_some().frame[42..46], n.to_be_bytes());
+            if n % 64 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            slow.post(1);
+        }
+    });
+    assert!(!switch.has_event("queue-stopped"));
+    assert_eq!(switch.all_drops("a") + switch.all_drops("b") + switch.all_drops("fast"), 0);
+}
