@@ -130,7 +130,7 @@ impl EventLog {
             let inner = self.lock();
             let (inner, _) = self
                 .grew
-                .wait_timeout_while(inner, Duration::from_secs(3600), |i| i.last == seen && !i.closed)
+                .wait_timeout_while(inner, Duration::from_hours(1), |i| i.last == seen && !i.closed)
                 .unwrap_or_else(PoisonError::into_inner);
             let closed = inner.closed;
             drop(inner);

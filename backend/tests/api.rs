@@ -142,7 +142,7 @@ fn an_error_has_code_object_message_and_hint() {
     for (method, path, body, status, code) in [
         ("POST", "/v1/ports", "", 400, "malformed"),
         ("POST", "/v1/ports", "{", 400, "malformed"),
-        ("POST", "/v1/ports", "[]", 400, "bad-value"),
+        ("POST", "/v1/ports", "[]", 400, "malformed"),
         ("POST", "/v1/ports", "{}", 400, "missing"),
         ("POST", "/v1/ports", r#"{"name": "a"}"#, 400, "missing"),
         ("POST", "/v1/ports", r#"{"name": "a", "vlan": 7}"#, 400, "unknown-key"),

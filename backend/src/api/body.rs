@@ -97,7 +97,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         axum::extract::Query::try_from_uri(&parts.uri).map(|q| Self(q.0)).map_err(|rejection| {
             let text = rejection.body_text();
             let text = text.rsplit("query string: ").next().unwrap_or_default();
-            ApiError(explain("query", text).of(Object::Request))
+            let why = match text.split_once(": ") {
+                // A known key whose value is not of its type.
+                Some((key, valid)) => {
+                    let query = parts.uri.query().unwrap_or_default();
+                    let pair = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+                    let value = pair.unwrap_or_default().to_owned();
+                    Refusal::BadValue {
+                        setting: key.to_owned(),
+                        value,
+                        valid: format!("another value ({valid})"),
+                    }
+                }
+                None => explain("query", text),
+            };
+            ApiError(why.of(Object::Request))
         })
     }
 }
@@ -106,6 +120,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
     let value: Value = serde_json::from_slice(bytes).map_err(|e| {
         Refusal::Malformed { reason: format!("the body is not JSON: {e}") }.of(Object::Request)
     })?;
+    if !value.is_object() {
+        return Err(Refusal::Malformed { reason: "the body is not a JSON object".into() }.of(Object::Request));
+    }
     let object = match value.get("name").and_then(Value::as_str) {
         Some(name) => Object::Port(name.to_owned()),
         None => Object::Request,

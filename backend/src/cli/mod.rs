@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
     let client = Client::new(cli.api.clone());
     let answer = Answer { json: cli.json };
     let outcome = match cli.command {
-        Command::Serve(serve) => serve.run(cli.api),
+        Command::Serve(serve) => serve.run(&cli.api),
         Command::Switch(switch) => switch.run(&client, &answer),
         Command::Port(port) => port.run(&client, &answer),
         Command::Uplink(uplink) => uplink.run(&client, &answer),

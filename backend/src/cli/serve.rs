@@ -108,11 +108,11 @@ impl FromStr for Poll {
 }
 
 impl Serve {
-    pub(super) fn run(self, api: PathBuf) -> Outcome {
+    pub(super) fn run(self, api: &Path) -> Outcome {
         start_log(self.log_format);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure(format!("the runtime cannot start: {e}")))?;
-        runtime.block_on(self.serve(&api)).map_err(Failure::from)
+        runtime.block_on(self.serve(api)).map_err(Failure::from)
     }
 
     async fn serve(self, api: &Path) -> Result<(), Refused> {
@@ -217,14 +217,14 @@ impl Serve {
     fn callers(&self) -> Result<Callers, Refused> {
         let group = match &self.api_group {
             None => None,
-            Some(name) => match host::group_id(name) {
-                Some(id) => Some((name.clone(), id)),
-                None => {
+            Some(name) => {
+                let id = host::group_id(name).ok_or_else(|| {
                     let valid = "a group of this host, by name or number".into();
-                    let why = Refusal::BadValue { setting: "group".into(), value: name.clone(), valid };
-                    return Err(why.of(Object::Option("--api-group")));
-                }
-            },
+                    Refusal::BadValue { setting: "group".into(), value: name.clone(), valid }
+                        .of(Object::Option("--api-group"))
+                })?;
+                Some((name.clone(), id))
+            }
         };
         Ok(Callers { own_uid: nix::unistd::geteuid().as_raw(), group })
     }

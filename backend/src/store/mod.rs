@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn line(result: Result<(Store, Saved), Refused>) -> String {
-        result.err().expect("refused").to_string()
+        result.map(|_| ()).expect_err("refused").to_string()
     }
 
     fn raw(directory: &Path, table: TableDefinition<&str, &[u8]>, key: &str, value: &impl Serialize) {

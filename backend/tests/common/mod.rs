@@ -1,5 +1,5 @@
 //! A switch of its own for each test, run as the real program, and its command line.
-#![allow(dead_code, reason = "every test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "every test file includes this and uses its part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -58,8 +58,10 @@ impl Daemon {
     /// The same; what it wrote to stderr if it ended instead.
     pub fn try_start(directory: &Path, more: &[&str]) -> Result<Self, String> {
         let api = directory.join("api.sock");
+        #[allow(clippy::zombie_processes, reason = "waited for when dropped")]
         let mut child = Command::new(TURNPIKE)
-            .args(["serve", "--workers", "1", "--state-dir", "state"])
+            .args(["serve", "--workers", "1"])
+            .args(if more.contains(&"--state-dir") { &[][..] } else { &["--state-dir", "state"] })
             .args(more)
             .current_dir(directory)
             .env("TURNPIKE_API", &api)

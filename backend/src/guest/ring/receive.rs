@@ -6,6 +6,7 @@ use vswitch::frame::offload::NetHeader;
 
 use super::RingError;
 use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch};
+use crate::guest::burst::NET_HEADER;
 use crate::guest::memory::Span;
 
 /// What became of a frame offered to a receive ring.
@@ -119,7 +120,12 @@ impl SplitRing {
         // SAFETY: the buffer was translated for `span.len >= header_len + len` bytes and its memory is kept by `live`; `head` and
         // `rest` together are `len` bytes long and lie in other memory (the worker's, and another port's mapping).
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.ptr, header_len);
+            // A copy of constant length is a few moves; one of variable length is a call.
+            if header_len == NET_HEADER {
+                span.ptr.cast::<[u8; NET_HEADER]>().write_unaligned(bytes);
+            } else {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.ptr, header_len);
+            }
             let mut at = span.ptr.add(header_len);
             std::ptr::copy_nonoverlapping(head.as_ptr(), at, head.len());
             at = at.add(head.len());

@@ -95,7 +95,12 @@ impl SplitRing {
                 // SAFETY: the span was translated for `len >= header_len + head_len` bytes; the destinations are local arrays of
                 // at least those sizes (`header_len` is 10 or 12, `head_len` at most HEAD_LEN).
                 unsafe {
-                    std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
+                    // A copy of constant length is a few moves; one of variable length is a call.
+                    if header_len == NET_HEADER {
+                        header = span.ptr.cast::<[u8; NET_HEADER]>().read_unaligned();
+                    } else {
+                        std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
+                    }
                     std::ptr::copy_nonoverlapping(
                         span.ptr.add(header_len),
                         frame.head.as_mut_ptr(),
