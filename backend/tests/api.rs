@@ -163,7 +163,7 @@ fn an_error_has_code_object_message_and_hint() {
         ("GET", "/v1/fdb?prt=a", "", 400, "unknown-key"),
         ("PUT", "/v1/ports", "", 404, "unknown-route"),
         ("GET", "/v1/ports/a%00b", "", 404, "unknown-port"),
-        ("GET", "/v1/ports/%ff", "", 404, "unknown-route"),
+        ("GET", "/v1/ports/%ff", "", 400, "malformed"),
     ] {
         let (found, error) = error(method, path, body);
         assert_eq!((found, &error["code"]), (status, &json!(code)), "{method} {path} {body}: {error}");

@@ -87,6 +87,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// The name in the path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let name = axum::extract::Path::from_request_parts(parts, state).await;
+        name.map(|path| Self(path.0)).map_err(|_| {
+            ApiError(Refusal::Malformed { reason: "the name is not UTF-8".into() }.of(Object::Request))
+        })
+    }
+}
+
 /// Query parameters.
 pub(super) struct Query<T>(pub(super) T);
 
@@ -99,7 +113,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             let text = text.rsplit("query string: ").next().unwrap_or_default();
             let why = match text.split_once(": ") {
                 // A known key whose value is not of its type.
-                Some((key, valid)) => {
+                Some((key, valid)) if !valid.starts_with("unknown field") => {
                     let query = parts.uri.query().unwrap_or_default();
                     let pair = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
                     let value = pair.unwrap_or_default().to_owned();
@@ -109,6 +123,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
                         valid: format!("another value ({valid})"),
                     }
                 }
+                Some((_, text)) => explain("query", text),
                 None => explain("query", text),
             };
             ApiError(why.of(Object::Request))

@@ -170,9 +170,8 @@ impl Switch {
             SwitchKind::Private => port != PortKind::Guest,
         };
         let found = self.ports.values().filter(|e| contradicts(e.config.device.kind()));
-        let ports: Vec<_> = found
-            .map(|e| format!("it has {} '{}'", view::port_noun(&e.config.device), e.config.name))
-            .collect();
+        let ports: Vec<_> =
+            found.map(|e| format!("{} '{}'", view::port_noun(&e.config.device), e.config.name)).collect();
         if ports.is_empty() { Ok(()) } else { Err(Refusal::KindContradicts { kind, ports }) }
     }
 }

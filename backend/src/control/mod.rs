@@ -27,10 +27,10 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::snapshot::Snapshot;
 
 use self::admit::changed;
-use self::model::{Device, MacPool, PortConfig, Settings};
+use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
 use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
-use crate::dataplane::{DataplaneError, EventSink};
+use crate::dataplane::{DataplaneError, EventSink, PortState};
 use crate::events::EventLog;
 use crate::store::{Saved, Store};
 
@@ -94,6 +94,7 @@ impl Switch {
             let mtu = initial_mtu(&config.device);
             switch.ports.insert(config.name.clone(), Entry { config, mtu, fault: None });
         }
+        switch.follow_uplinks();
         let first = switch.snapshot();
         let data = start(first).map_err(|e| system(&e).of(Object::Switch))?;
         for entry in switch.ports.values_mut() {
@@ -103,7 +104,7 @@ impl Switch {
             }
         }
         switch.data = Some(Box::new(data));
-        switch.follow_mtu();
+        switch.follow_devices();
         Ok(switch)
     }
 
@@ -120,19 +121,34 @@ impl Switch {
         self.store = Store::none();
     }
 
-    /// To be called every few seconds: tries stopped ports again and follows changed MTUs.
+    /// To be called every few seconds: opens again what has stopped, and follows changed MTUs and uplink addresses.
     pub fn tick(&mut self) {
         let Some(data) = &self.data else { return };
-        for entry in self.ports.values_mut().filter(|e| e.fault.is_some()) {
+        for entry in self.ports.values_mut() {
+            let port = entry.config.id;
+            let is_link = entry.config.device.interface().is_some();
+            // A link stops for good when its interface is gone; one of the same name may be back.
+            let gone = is_link && data.status(port).is_some_and(|s| s.state == PortState::Stopped);
+            if !gone && entry.fault.is_none() {
+                continue;
+            }
+            if gone {
+                data.remove(port);
+            }
             match serve(&**data, &entry.config) {
                 Ok(()) => {
-                    log::info!("port '{}' can be served now", entry.config.name);
+                    log::info!("port '{}' can be served again", entry.config.name);
                     entry.fault = None;
                 }
-                Err(e) => entry.fault = Some(e.to_string()),
+                Err(e) => {
+                    let reason = e.to_string();
+                    if entry.fault.replace(reason.clone()).is_none() {
+                        self.events.emit(Event::PortFailed { port, reason });
+                    }
+                }
             }
         }
-        self.follow_mtu();
+        self.follow_devices();
     }
 
     /// Adds a guest port or a host port.
@@ -215,7 +231,7 @@ impl Switch {
         }
         self.last_id = id.0;
         self.events.emit(Event::PortAdded { port: id, name });
-        self.follow_mtu();
+        self.follow_devices();
         Ok(())
     }
 
@@ -290,10 +306,11 @@ impl Switch {
         Ok(())
     }
 
-    /// Takes over the MTU of interfaces and of front ends that lowered it.
-    fn follow_mtu(&mut self) {
+    /// Takes over MTUs, which interfaces change and front ends lower, and the addresses of uplinks.
+    fn follow_devices(&mut self) {
+        let addressed = self.follow_uplinks();
         let Some(data) = &self.data else { return };
-        let mut changed = false;
+        let mut changed = addressed;
         for entry in self.ports.values_mut() {
             let Some(status) = data.status(entry.config.id) else { continue };
             changed |= status.mtu != 0 && status.mtu != entry.mtu;
@@ -304,6 +321,25 @@ impl Switch {
         if changed {
             self.publish();
         }
+    }
+
+    /// Takes over the addresses of uplinks; whether one changed.
+    fn follow_uplinks(&mut self) -> bool {
+        let mut changed = false;
+        let mut uplinks =
+            self.ports.values_mut().filter(|e| e.config.mac_kind == MacKind::Interface).peekable();
+        if uplinks.peek().is_none() {
+            return false;
+        }
+        let interfaces = host::interfaces();
+        for Entry { config, .. } in uplinks {
+            let found = interfaces.iter().find(|i| Some(i.name.as_str()) == config.device.interface());
+            if let Some(mac) = found.and_then(|i| i.mac).filter(|mac| *mac != config.mac) {
+                config.mac = mac;
+                changed = true;
+            }
+        }
+        changed
     }
 
     fn publish(&mut self) {

@@ -27,6 +27,8 @@ struct Notes {
     told: Vec<Told>,
     epochs: Vec<u64>,
     refuse: Option<&'static str>,
+    /// The interfaces behind links are gone.
+    gone: bool,
     fdb: Vec<fdb::Entry>,
     /// What ports tell about their MTU; 0 = nothing.
     mtu: u16,
@@ -74,7 +76,9 @@ impl DataPath for Fake {
     }
 
     fn status(&self, _: PortId) -> Option<PortStatus> {
-        Some(PortStatus { state: PortState::Waiting, features: 1, workers: vec![0], mtu: self.notes().mtu })
+        let notes = self.notes();
+        let state = if notes.gone { PortState::Stopped } else { PortState::Waiting };
+        Some(PortStatus { state, features: 1, workers: vec![0], mtu: notes.mtu })
     }
 
     fn counters(&self, _: PortId) -> Option<PortCounters> {
@@ -252,6 +256,25 @@ fn a_stored_port_that_cannot_be_served_is_kept_stopped_and_tried_again() {
 }
 
 #[test]
+fn a_link_whose_interface_went_away_is_opened_again_when_it_is_back() {
+    let (mut switch, fake, _) = fresh();
+    switch.add_port(&tap("h")).unwrap();
+    fake.take();
+    fake.notes().gone = true;
+    fake.notes().refuse = Some("does not exist");
+    switch.tick();
+    assert_eq!(fake.take(), [Told::Remove(1), Told::Add(1)]);
+    assert!(switch.show_port("h").unwrap().fault.is_some());
+    fake.notes().gone = false;
+    fake.notes().refuse = None;
+    switch.tick();
+    assert_eq!(fake.take(), [Told::Add(1)]);
+    assert_eq!(switch.show_port("h").unwrap().fault, None);
+    let failures = switch.events.since(0).iter().filter(|e| e.body["kind"] == "port-failed").count();
+    assert_eq!(failures, 1);
+}
+
+#[test]
 fn an_internal_switch_has_no_uplink_and_a_private_one_no_host_port() {
     let (mut switch, _, dir) = fresh();
     let uplink = NewUplink { name: "up".into(), device: "lo".into(), driver: None };
@@ -270,13 +293,13 @@ fn an_internal_switch_has_no_uplink_and_a_private_one_no_host_port() {
     );
     assert_eq!(
         refused(&mut switch, |s| s.set_switch(&kind(SwitchKind::Private))),
-        "switch: the switch cannot be private: it has host port 'h'; valid: remove these first (a private switch \
+        "switch: cannot be private with host port 'h'; valid: remove these first (a private switch \
          connects guests only)"
     );
     switch.set_switch(&kind(SwitchKind::External)).unwrap();
     assert_eq!(
         refused(&mut switch, |s| s.add_uplink(&uplink)),
-        "uplink 'up': interface 'lo': is not an Ethernet interface; valid: an Ethernet interface the switch may open"
+        "uplink 'up': interface 'lo': it is not Ethernet; valid: another Ethernet interface, or this one when that is mended"
     );
 }
 
@@ -291,7 +314,7 @@ fn an_external_switch_has_exactly_one_uplink() {
     );
     assert_eq!(
         refused(&mut switch, |s| s.set_switch(&kind(SwitchKind::Internal))),
-        "switch: the switch cannot be internal: it has uplink 'up'; valid: remove these first (an internal switch \
+        "switch: cannot be internal with uplink 'up'; valid: remove these first (an internal switch \
          connects guests and the host only)"
     );
     assert_eq!(
