@@ -135,7 +135,7 @@ fn wait(fd: Option<BorrowedFd<'_>>, stop: BorrowedFd<'_>, timeout_ms: libc::c_in
 }
 
 /// Serves one front end until it goes; says why it ended.
-fn attend(port: &Arc<GuestPort>, front: &UnixStream, stop: BorrowedFd<'_>) -> String {
+pub(super) fn attend(port: &Arc<GuestPort>, front: &UnixStream, stop: BorrowedFd<'_>) -> String {
     let memory = GuestMemoryAtomic::new(GuestRam::new());
     let device = NetDevice { port: Arc::clone(port) };
     let name: String = format!("vp-{}", port.spec.name).chars().take(15).collect();

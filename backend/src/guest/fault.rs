@@ -110,3 +110,108 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         libc::raise(libc::SIGBUS);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    const PAGE: usize = 4096;
+
+    /// A shared mapping of four pages of a file, unmapped when dropped.
+    struct Mapping {
+        file: OwnedFd,
+        start: *mut u8,
+    }
+
+    impl Mapping {
+        fn new() -> Self {
+            let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+            ftruncate(&file, 4 * PAGE as u64).unwrap();
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: a new mapping at an address the kernel chooses.
+            let start = unsafe {
+                libc::mmap(std::ptr::null_mut(), 4 * PAGE, prot, libc::MAP_SHARED, file.as_raw_fd(), 0)
+            };
+            assert_ne!(start, libc::MAP_FAILED);
+            Self { file, start: start.cast() }
+        }
+
+        fn guard(&self) -> Guarded {
+            guard(self.start as usize, 4 * PAGE).unwrap()
+        }
+
+        fn read(&self, at: usize) -> u8 {
+            assert!(at < 4 * PAGE);
+            // SAFETY: inside the mapping.
+            unsafe { self.start.add(at).read_volatile() }
+        }
+
+        fn write(&self, at: usize, value: u8) {
+            assert!(at < 4 * PAGE);
+            // SAFETY: inside the mapping.
+            unsafe { self.start.add(at).write_volatile(value) };
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the mapping made in `new`.
+            unsafe { libc::munmap(self.start.cast(), 4 * PAGE) };
+        }
+    }
+
+    #[test]
+    fn h21_memory_that_was_truncated_reads_as_zeros_and_is_reported() {
+        let (cut, whole) = (Mapping::new(), Mapping::new());
+        let (guarded, other) = (cut.guard(), whole.guard());
+        for page in 0..4 {
+            cut.write(page * PAGE + 7, 0x77);
+            whole.write(page * PAGE + 7, 0x77);
+        }
+        assert!(!guarded.hit());
+        ftruncate(&cut.file, PAGE as u64).unwrap();
+        assert_eq!((cut.read(7), guarded.hit()), (0x77, false), "what is left is as it was");
+        assert_eq!((cut.read(2 * PAGE + 7), guarded.hit()), (0, true));
+        cut.write(3 * PAGE, 0x33);
+        assert_eq!((cut.read(3 * PAGE), cut.read(4 * PAGE - 1)), (0x33, 0), "writing goes on too");
+        assert_eq!((whole.read(2 * PAGE + 7), other.hit()), (0x77, false), "nobody else's memory");
+        drop(guarded);
+        assert!(!whole.guard().hit(), "a slot that is used again begins anew");
+    }
+
+    /// Set in the process that is to die, which runs the same test.
+    const VICTIM: &str = "TURNPIKE_TEST_FAULT";
+
+    #[test]
+    fn a_fault_outside_registered_memory_still_kills() {
+        if let Ok(role) = std::env::var(VICTIM) {
+            return fault(&role);
+        }
+        let name = "guest::fault::tests::a_fault_outside_registered_memory_still_kills";
+        for role in ["never guarded", "no longer guarded"] {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", name]).env(VICTIM, role);
+            let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGBUS), "{role}: {status}");
+        }
+    }
+
+    fn fault(role: &str) {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid rlimit. Nobody wants the core.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+        let (safe, cut) = (Mapping::new(), Mapping::new());
+        let _installed = safe.guard();
+        if role == "no longer guarded" {
+            drop(cut.guard());
+        }
+        ftruncate(&cut.file, 0).unwrap();
+        cut.read(0);
+    }
+}

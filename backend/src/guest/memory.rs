@@ -120,3 +120,63 @@ impl Memory {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    const LOW: u64 = 0x1000;
+    const HIGH: u64 = u64::MAX - 0x1fff;
+
+    /// Two regions that follow each other in the guest, and one at the end of the address space.
+    fn memory() -> Memory {
+        let ranges = [(LOW, 0x1000), (LOW + 0x1000, 0x800), (HIGH, 0x1000)];
+        let ranges = ranges.map(|(start, len)| (GuestAddress(start), len));
+        Memory::new(Arc::new(GuestRam::from_ranges(&ranges).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn an_address_is_translated_only_with_all_its_bytes_in_one_region() {
+        let memory = memory();
+        let cases = [
+            (LOW, 0x1000, true),
+            (LOW, 0x1001, false),
+            (LOW + 0xfff, 1, true),
+            (LOW + 0xfff, 2, false),
+            (LOW - 1, 1, false),
+            (LOW - 1, 2, false),
+            (LOW + 0x17ff, 1, true),
+            (LOW + 0x1800, 0, false),
+            (LOW, u32::MAX, false),
+            (0, 0, false),
+            (HIGH, 0x1000, true),
+            (HIGH + 0xfff, 2, false),
+            (u64::MAX, 1, false),
+            (u64::MAX, u32::MAX, false),
+        ];
+        for (addr, len, valid) in cases {
+            assert_eq!(memory.translate(addr, len).is_some(), valid, "{addr:#x} {len:#x}");
+        }
+        let first = memory.translate(LOW, 1).unwrap();
+        assert_eq!(memory.translate(LOW + 0xabc, 1).unwrap() as usize - first as usize, 0xabc);
+    }
+
+    #[test]
+    fn a_buffer_over_two_regions_is_translated_in_parts() {
+        let memory = memory();
+        let len = |addr, len| memory.translate_part(addr, len).map(|span| span.len);
+        assert_eq!(len(LOW + 0xf00, 0x300), Some(0x100));
+        assert_eq!(len(LOW + 0x1000, 0x200), Some(0x200));
+        assert_eq!(len(LOW + 0x1000, u32::MAX), Some(0x800));
+        assert_eq!(len(LOW + 0x1800, 1), None);
+        assert_eq!(len(HIGH + 0xfff, u32::MAX), Some(1));
+        assert_eq!(len(u64::MAX, 1), None);
+    }
+
+    #[test]
+    fn memory_that_is_there_has_not_vanished() {
+        assert!(!memory().vanished());
+    }
+}

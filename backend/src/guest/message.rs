@@ -230,7 +230,7 @@ fn receive(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Re
     Ok(count)
 }
 
-fn send(
+pub(super) fn send(
     socket: &UnixStream,
     bytes: &[u8],
     fds: &[OwnedFd],

@@ -12,6 +12,8 @@ pub mod connection;
 mod device;
 mod fault;
 pub mod features;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod memory;
 mod message;
 mod relay;

@@ -32,6 +32,8 @@ const OWN_PROTOCOL_FEATURES: u64 = PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_S
 /// Bytes of one region in a memory message: guest address, size, user address, mmap offset.
 const REGION: usize = 32;
 const PAGE: u64 = 4096;
+/// Memory regions that a front end may share one by one. The library would take 509; a process has 65,530 mappings for all its ports.
+const MAX_SLOTS: usize = 64;
 
 /// The relay of one connection.
 pub(super) struct Relay<'a> {
@@ -44,12 +46,14 @@ pub(super) struct Relay<'a> {
     offered: bool,
     reply_ack: bool,
     status: u64,
+    /// Memory regions shared now.
+    slots: usize,
 }
 
 impl<'a> Relay<'a> {
     /// A relay between the front end and the library's end of a private socket pair.
     pub(super) fn new(port: &'a Arc<GuestPort>, front: &'a UnixStream, back: &'a UnixStream) -> Self {
-        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0 }
+        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0, slots: 0 }
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
@@ -126,6 +130,27 @@ impl<'a> Relay<'a> {
                 self.reply_ack = value & PROTOCOL_REPLY_ACK != 0;
                 self.forward(&passed)
             }
+            request::GET_MAX_MEM_SLOTS => {
+                message.write(self.back)?;
+                self.answer()?;
+                message.reply(MAX_SLOTS as u64).write(self.front)
+            }
+            request::SET_MEM_TABLE => {
+                self.slots = message.fds.len();
+                self.forward(message)
+            }
+            request::ADD_MEM_REG => {
+                self.slots += 1;
+                if self.slots > MAX_SLOTS {
+                    let value = self.slots as u64;
+                    return Err(MessageError::Value { request: message.request, what: "memory slot", value, valid: "1 to 64" });
+                }
+                self.forward(message)
+            }
+            request::REM_MEM_REG => {
+                self.slots = self.slots.saturating_sub(1);
+                self.forward(message)
+            }
             request::SET_FEATURES => {
                 self.features_set = true;
                 self.forward(message)
@@ -156,7 +181,6 @@ impl<'a> Relay<'a> {
                 | request::GET_QUEUE_NUM
                 | request::GET_VRING_BASE
                 | request::GET_CONFIG
-                | request::GET_MAX_MEM_SLOTS
         );
         if always || (self.offered && self.reply_ack && message.needs_reply()) {
             self.answer()?.write(self.front)?;
@@ -220,6 +244,7 @@ impl<'a> Relay<'a> {
                     }
                 }
             }
+            _ if fds != 0 => return wrong("0"),
             request::SET_VRING_NUM => {
                 let size = message.u32_at(4)?;
                 if !size.is_power_of_two() || size > u32::from(MAX_RING_SIZE) {
@@ -232,7 +257,6 @@ impl<'a> Relay<'a> {
                     });
                 }
             }
-            _ if fds != 0 => return wrong("0"),
             _ => {}
         }
         Ok(())
@@ -286,3 +310,6 @@ fn rarp(mac: Mac) -> Vec<u8> {
     frame.resize(60, 0);
     frame
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,12 @@
 
 pub mod receive;
 pub mod split;
+<<<<<<< HEAD
 pub mod transmit;
+=======
+#[cfg(test)]
+mod tests;
+>>>>>>> fuzz
 
 use std::fs::File;
 use std::io::Write;

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Writes the hand-made inputs of the fuzz targets to tests/fuzz/corpus: real frames, real rings, real conversations."""
+
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+OURS, THEIRS = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
+BROADCAST = b"\xff" * 6
+
+
+def save(target, name, data):
+    path = CORPUS / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+# --- frames ---
+
+
+def ether(kind, payload, tags=(), dst=THEIRS, src=OURS):
+    tagged = b"".join(struct.pack(">HH", tpid, tci) for tpid, tci in tags)
+    return dst + src + tagged + struct.pack(">H", kind) + payload
+
+
+def ipv4(proto, payload, options=b"", fragment=0x4000):
+    length = 20 + len(options) + len(payload)
+    head = struct.pack(">BBHHHBBH4s4s", 0x40 | (20 + len(options)) // 4, 0, length, 7, fragment, 64, proto, 0,
+                       bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2]))
+    return head + options + payload
+
+
+def ipv6(proto, payload, extensions=b"", first=None):
+    addresses = bytes.fromhex("fd00" + "00" * 13 + "01" + "fd00" + "00" * 13 + "02")
+    length = len(extensions) + len(payload)
+    return struct.pack(">IHBB", 6 << 28, length, proto if first is None else first, 64) + addresses + extensions + payload
+
+
+def tcp(payload=b"", flags=0x18, options=b""):
+    words = (20 + len(options)) // 4
+    return struct.pack(">HHIIBBHHH", 40000, 5201, 1000, 2000, words << 4, flags, 512, 0, 0) + options + payload
+
+
+def udp(payload=b"", port=53):
+    return struct.pack(">HHHH", 5353, port, 8 + len(payload), 0) + payload
+
+
+ARP = ether(0x0806, struct.pack(">HHBBH6s4s6s4s", 1, 0x800, 6, 4, 1, OURS, bytes([10, 0, 0, 1]), bytes(6),
+                                bytes([10, 0, 0, 2])), dst=BROADCAST)
+RARP = ether(0x8035, struct.pack(">HHBBH6s4s6s4s", 1, 0x800, 6, 4, 3, OURS, bytes(4), OURS, bytes(4)), dst=BROADCAST)
+TCP4 = ether(0x0800, ipv4(6, tcp(b"GET / HTTP/1.1\r\n")))
+TCP6 = ether(0x86DD, ipv6(6, tcp(b"GET / HTTP/1.1\r\n")))
+VLAN = ether(0x0800, ipv4(17, udp(b"query")), tags=[(0x8100, 42)])
+
+
+def wire(name, frame, gso=0, size=0, start=0, offset=0, extra=0, accepted=15, flags=None):
+    flags = (1 if start else 0) if flags is None else flags
+    header = struct.pack("<BBHHHHH", flags, gso, start + 20 if start else 0, size, start, offset, 0)
+    save("wire", name, header + struct.pack("<BH", accepted, extra) + frame)
+
+
+def wires():
+    timestamps = bytes.fromhex("0101080a0000000100000002")
+    hop = bytes([6, 0, 1, 4, 0, 0, 0, 0])
+    routing = bytes([6, 2, 0, 0]) + bytes(20)
+    inner = ether(0x0800, ipv4(6, tcp(b"inside")))
+    wire("arp", ARP)
+    wire("rarp", RARP)
+    wire("tcp4-checksum", TCP4, start=34, offset=16)
+    wire("tcp6-checksum", TCP6, start=54, offset=16)
+    wire("udp-vlan-checksum", VLAN, start=38, offset=6)
+    wire("icmpv6-checksum", ether(0x86DD, ipv6(58, bytes([128, 0, 0, 0]) + bytes(20))), start=54, offset=2)
+    wire("fragment4", ether(0x0800, ipv4(17, bytes(64), fragment=0x2003)), start=34, offset=6)
+    wire("fragment6", ether(0x86DD, ipv6(6, bytes(64), bytes([6, 0, 0, 0x51, 0, 0, 0, 9]), first=44)))
+    wire("tso4", TCP4, gso=1, size=1448, start=34, offset=16, extra=20000)
+    wire("tso4-options", ether(0x0800, ipv4(6, tcp(b"x" * 90, options=timestamps), options=b"\x94\x04\0\0")), gso=1, size=9,
+         start=38, offset=16)
+    wire("tso4-ecn", ether(0x0800, ipv4(6, tcp(b"x" * 60, flags=0x99))), gso=0x81, size=20, start=34, offset=16)
+    wire("tso6", TCP6, gso=4, size=1428, start=54, offset=16, extra=50000)
+    wire("tso6-extension", ether(0x86DD, ipv6(6, tcp(b"y" * 50), hop, first=0)), gso=4, size=8, start=62, offset=16)
+    wire("tso6-routed", ether(0x86DD, ipv6(6, tcp(b"y" * 50), routing, first=43)), gso=4, size=8, start=78, offset=16)
+    wire("tso4-qinq", ether(0x0800, ipv4(6, tcp(b"z" * 99)), tags=[(0x88A8, 7), (0x8100, 9)]), gso=1, size=50, start=42,
+         offset=16)
+    wire("vxlan-inner-checksum", ether(0x0800, ipv4(17, udp(bytes([8, 0, 0, 0, 0, 0, 1, 0]) + inner, 4789))), start=84,
+         offset=16)
+    wire("longest", TCP4, extra=65535 - 100)
+
+
+# --- the pipeline ---
+
+
+def pipelines():
+    mac = lambda last: bytes.fromhex("5254000000") + bytes([last])
+    guest, uplink, host, spoofing, down = 2, 0, 1, 8 + 2, 16 + 2
+    frame = lambda port, dst, src, tail=b"\x08\x00" + bytes(8): bytes([port, 12 + len(tail)]) + dst + src + tail
+    ports = lambda kind, *list_: bytes([kind, len(list_)]) + b"".join(bytes([f, 1 + i]) for i, f in enumerate(list_))
+    three, external = ports(2, guest, guest, guest), ports(0, guest, spoofing, host, uplink, spoofing)
+    stranger = bytes.fromhex("02aa00000001")
+    vlan = b"\x81\x00\x00\x07\x08\x00"
+    pair = frame(1, mac(2), mac(1)) + frame(2, mac(1), mac(2))
+    save("pipeline", "unicast", three + pair * 3)
+    save("pipeline", "broadcast", three + frame(1, BROADCAST, mac(1)))
+    save("pipeline", "spoofed", three + frame(1, mac(2), mac(3)) + frame(1, mac(2), stranger))
+    save("pipeline", "reserved", three + frame(1, bytes.fromhex("0180c200000e"), mac(1)) + frame(1, bytes(6), mac(1)))
+    save("pipeline", "short-and-long", three + frame(1, mac(2), mac(1), b"\x81\x00") + bytes([1, 255]) + TCP4 * 4)
+    save("pipeline", "learned", external + frame(2, BROADCAST, stranger) + frame(1, stranger, mac(1)) * 2)
+    moved = frame(2, BROADCAST, stranger) + frame(5, BROADCAST, stranger) + frame(1, stranger, mac(1))
+    save("pipeline", "moved", external + moved + frame(4, BROADCAST, stranger) + frame(1, stranger, mac(1)))
+    save("pipeline", "vlan", external + frame(2, mac(1), stranger, vlan) + frame(1, stranger, mac(1), vlan) + pair)
+    save("pipeline", "uplink", external + frame(1, stranger, mac(1)) + frame(4, stranger, mac(1)) + frame(4, mac(1), stranger))
+    save("pipeline", "aged", external + moved + b"\xfd" + frame(1, stranger, mac(1)))
+    save("pipeline", "removed", external + moved + b"\xfe\x02\xfe\x05" + frame(1, stranger, mac(1)))
+    policy = b"\xff" + ports(0, down, guest, host, uplink, down) + b"\x00"
+    save("pipeline", "policy", external + pair + moved + policy + pair + frame(1, stranger, mac(1)))
+
+
+# --- rings ---
+
+
+def chain(name, descs, avail=(0,), size=3, features=2, steps=((1, 255, 0),), tail=b"", tail_at=0x400):
+    """`descs`: address, length, flags, next of each. Ring of 2**size."""
+    count = 1 << size
+    image = b"".join(struct.pack("<QIHH", *d) for d in descs).ljust(16 * count, b"\0")
+    image += struct.pack("<HH", 0, 0) + b"".join(struct.pack("<H", head) for head in avail).ljust(2 * count, b"\0")
+    if tail:
+        image = image.ljust(tail_at, b"\0") + tail
+    save("chain", name, bytes([size, features, len(steps)]) + b"".join(map(bytes, steps)) + image)
+
+
+def chains():
+    nxt, write, indirect = 1, 2, 4
+    frame = bytes(12) + TCP4
+    rx = 16
+    all_heads = tuple(range(8))
+    table = b"".join(struct.pack("<QIHH", *d) for d in [(0x800, 12, nxt, 1), (0x900, 60, 0, 0)])
+    chain("one", [(0x400, len(frame), 0, 0)], tail=frame)
+    chain("header-apart", [(0x400, 12, nxt, 1), (0x40C, 300, 0, 0)], tail=frame)
+    chain("indirect", [(0x400, 32, indirect, 0)], tail=table)
+    chain("nested", [(0x400, 16, indirect, 0)], tail=struct.pack("<QIHH", 0x400, 16, indirect, 0))
+    chain("loop", [(0x400, 9, nxt, 1), (0x400, 9, nxt, 0)])
+    chain("over-two-regions", [(0x3FF0, 100, 0, 0), (0x4FF0, 100, 0, 0)], avail=(0, 1), steps=((2, 255, 0),))
+    chain("wraps", [(2**64 - 8, 100, 0, 0)])
+    chain("long", [(0x100000, 65535 + 30, 0, 0)])
+    chain("burst", [(0x400 + 100 * i, 90, 0, 0) for i in range(8)], avail=all_heads, steps=((8, 0xAA, 0), (0, 255, 0), (8, 255, 0)))
+    chain("waits", [(0x400, 90, 0, 0)] * 8, avail=all_heads, features=3, steps=((8, 0xFE, 0), (7, 0xFE, 0), (0, 255, 0)))
+    chain("jump", [(0x400, 90, 0, 0)], steps=((255, 255, 0), (39, 255, 0)))
+    chain("receive", [(0x100000 + 2048 * i, 2048, write, 0) for i in range(8)], avail=all_heads, features=rx,
+          steps=((4, 1, 0), (4, 5, 0), (0, 9, 0)))
+    chain("receive-merged", [(0x100000 + 300 * i, 300, write, 0) for i in range(8)], avail=all_heads, features=rx | 7,
+          steps=((8, 1, 0), (0, 5, 0), (0, 9, 0)))
+    chain("receive-chain", [(0x100000, 12, write | nxt, 1), (0x3F00, 4000, write, 0)], features=rx, steps=((1, 9, 0),))
+    chain("receive-read-only", [(0x100000, 2000, 0, 0)], features=rx, steps=((1, 1, 0),))
+    chain("receive-own-ring", [(0, 4000, write, 0)], features=rx | 4, steps=((1, 9, 0), (1, 1, 0)))
+
+
+# --- conversations ---
+
+GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE, SET_LOG_BASE = 1, 2, 3, 4, 5, 6
+NUM, ADDR, BASE, GET_BASE, KICK, CALL, ERR = 8, 9, 10, 11, 12, 13, 14
+GET_PROTOCOL, SET_PROTOCOL, GET_QUEUES, ENABLE, SEND_RARP, SET_MTU = 15, 16, 17, 18, 19, 20
+GET_CONFIG, SET_CONFIG, RESET_DEVICE, MEM_SLOTS, ADD_MEM, REM_MEM, SET_STATUS, GET_STATUS = 24, 25, 34, 36, 37, 38, 39, 40
+RIGHT = 255
+USER, SIZE = 0x7F0000000000, 256 * 1024
+
+
+def message(request, payload=b"", fds=0, kind=0, flags=1, size=None):
+    size = len(payload) if size is None else size
+    return bytes([fds, kind]) + struct.pack("<III", request, flags, size) + payload
+
+
+def u64(request, value, **more):
+    return message(request, struct.pack("<Q", value), **more)
+
+
+def state(request, index, value, **more):
+    return message(request, struct.pack("<II", index, value), **more)
+
+
+def region(guest=0, size=SIZE, user=USER, offset=0):
+    return struct.pack("<QQQQ", guest, size, user, offset)
+
+
+def table(*regions, **more):
+    return message(SET_MEM_TABLE, struct.pack("<II", len(regions), 0) + b"".join(regions), **{"fds": RIGHT, **more})
+
+
+def ring(index, size=256):
+    at = USER + 0x10000 * (index + 1)
+    address = struct.pack("<IIQQQQ", index, 0, at, at + 0x5000, at + 0x4000, 0)
+    return (state(NUM, index, size) + state(BASE, index, 0) + message(ADDR, address) + u64(KICK, index, fds=RIGHT)
+            + u64(CALL, index, fds=RIGHT))
+
+
+def messages():
+    modern = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 15 | 1 << 5
+    begin = (message(GET_FEATURES) + message(GET_PROTOCOL) + u64(SET_PROTOCOL, 0x10 | 0x8 | 0x4 | 0x1 | 1 << 9 | 1 << 15)
+             + message(GET_QUEUES) + message(SET_OWNER))
+    features = u64(SET_FEATURES, modern, flags=9)
+    enable = state(ENABLE, 0, 1, flags=9) + state(ENABLE, 1, 1)
+    run = begin + features + table(region(), flags=9) + ring(0) + ring(1) + enable
+    stop = state(GET_BASE, 0, 0) + state(GET_BASE, 1, 0)
+    config = struct.pack("<III", 0, 24, 0) + bytes(24)
+    single = struct.pack("<Q", 0) + region()
+    save("message", "modern", run + stop)
+    save("message", "enable-first", begin + state(ENABLE, 0, 1) + state(ENABLE, 1, 1) + features + table(region()) + ring(0))
+    save("message", "restart", run + stop + ring(0) + ring(1) + enable)
+    save("message", "two-tables", run + table(region(), region(guest=SIZE, user=USER + SIZE)) + stop)
+    save("message", "slots", begin + message(MEM_SLOTS) + message(ADD_MEM, single, fds=1, flags=9)
+         + message(REM_MEM, single, fds=1, flags=9) + features)
+    save("message", "config", begin + message(GET_CONFIG, config) + message(SET_CONFIG, config))
+    save("message", "own-requests", begin + u64(SEND_RARP, 0x010000005452, flags=9) + u64(SET_MTU, 1400, flags=9)
+         + u64(SET_MTU, 9999, flags=9) + u64(SET_STATUS, 15, flags=9) + message(GET_STATUS))
+    again = features + table(region()) + ring(0) + enable
+    save("message", "reset", run + message(RESET_DEVICE) + again + message(RESET_OWNER) + again)
+    save("message", "wrong-ring", begin + features + state(NUM, 99, 256) + state(NUM, 0, 3))
+    save("message", "pipe-as-kick", begin + features + u64(KICK, 0, fds=1, kind=3))
+    save("message", "no-kick", begin + features + table(region()) + ring(0) + u64(KICK, 0x100, fds=0) + state(ENABLE, 0, 1))
+    save("message", "wrapping-region", begin + table(region(guest=2**64 - 4096)))
+    save("message", "short-file", begin + table(region(), kind=2))
+    save("message", "overlap", begin + table(region(), region(guest=4096, user=USER)))
+    save("message", "surplus-descriptors", begin + message(GET_QUEUES, fds=33))
+    save("message", "too-long", begin + message(SET_CONFIG, size=5000))
+    save("message", "cut-off", begin + message(SET_FEATURES, b"\0\0", size=8))
+    save("message", "unknown", begin + u64(77, 1, flags=9))
+
+
+if __name__ == "__main__":
+    wires()
+    pipelines()
+    chains()
+    messages()
