@@ -143,7 +143,7 @@ mod tests {
         }
 
         fn guard(&self) -> Guarded {
-            guard(self.start as usize, 4 * PAGE).unwrap()
+            guard(self.start as usize, 4 * PAGE, PAGE).unwrap()
         }
 
         fn read(&self, at: usize) -> u8 {

@@ -134,7 +134,7 @@ mod tests {
     fn memory() -> Memory {
         let ranges = [(LOW, 0x1000), (LOW + 0x1000, 0x800), (HIGH, 0x1000)];
         let ranges = ranges.map(|(start, len)| (GuestAddress(start), len));
-        Memory::new(Arc::new(GuestRam::from_ranges(&ranges).unwrap())).unwrap()
+        Memory::new(Arc::new(GuestRam::from_ranges(&ranges).unwrap()), None).unwrap()
     }
 
     #[test]

@@ -143,7 +143,12 @@ impl<'a> Relay<'a> {
                 self.slots += 1;
                 if self.slots > MAX_SLOTS {
                     let value = self.slots as u64;
-                    return Err(MessageError::Value { request: message.request, what: "memory slot", value, valid: "1 to 64" });
+                    return Err(MessageError::Value {
+                        request: message.request,
+                        what: "memory slot",
+                        value,
+                        valid: "1 to 64",
+                    });
                 }
                 self.forward(message)
             }

@@ -8,12 +8,9 @@
 
 pub mod receive;
 pub mod split;
-<<<<<<< HEAD
-pub mod transmit;
-=======
 #[cfg(test)]
 mod tests;
->>>>>>> fuzz
+pub mod transmit;
 
 use std::fs::File;
 use std::io::Write;

@@ -62,9 +62,14 @@ impl SplitRing {
         if known >= wanted {
             return Ok(known);
         }
-        self.avail_seen = live.avail_index();
-        let waiting = self.avail_seen.wrapping_sub(self.next_avail);
-        if waiting > live.size { Err(RingError::AvailableJump(waiting, live.size)) } else { Ok(waiting) }
+        let avail = live.avail_index();
+        let waiting = avail.wrapping_sub(self.next_avail);
+        if waiting > live.size {
+            // Not kept: who comes next must not take it for buffers that are known to be there.
+            return Err(RingError::AvailableJump(waiting, live.size));
+        }
+        self.avail_seen = avail;
+        Ok(waiting)
     }
 
     /// Reads up to `count` buffers ahead and asks the CPU for their memory, so that the puts that follow do not wait for it.

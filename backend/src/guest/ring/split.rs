@@ -5,14 +5,15 @@
 //! asks; every index taken from the guest is checked against `size` and every buffer against `memory` on a local copy of its
 //! descriptor, which is read exactly once. Completed buffers become visible to the guest only in `publish`.
 //!
-//! Frames of a transmit ring may finish out of order, within a window of 64. The guest may then use the finished ones' slots of the
-//! available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice.
+//! Frames of a transmit ring may finish out of order, within a window of 64. The guest may then use the finished ones' slots of
+//! the available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use super::{MAX_RING_SIZE, RingError, signal};
+use crate::guest::burst::BURST;
 use crate::guest::memory::{Memory, Span};
 
 const DESC_F_NEXT: u16 = 1;
@@ -182,8 +183,10 @@ pub struct SplitRing {
     /// Used index as last published.
     published: u16,
     /// Bit i: the frame at `next_avail + i` of this transmit ring is already finished.
-<<<<<<< HEAD
     pub(super) done: u64,
+    /// Heads of this transmit ring's frames from `next_avail` to before `heads_end`, by ring position modulo the window.
+    pub(super) heads: Vec<u16>,
+    pub(super) heads_end: u16,
     /// Available index at which this receive ring let a frame's waiting time run out; until it moves, frames for it are
     /// dropped at once.
     pub(super) stalled_at: Option<u16>,
@@ -192,36 +195,6 @@ pub struct SplitRing {
     /// Receive buffers read ahead (first at ring position `staged_at`): head and, for a plain buffer, where it is.
     pub(super) staged: Vec<(u16, Span)>,
     pub(super) staged_at: u16,
-=======
-    done: u64,
-    /// Heads of this transmit ring's frames from `next_avail` to before `heads_end`, by ring position modulo the window.
-    heads: [u16; BURST],
-    heads_end: u16,
-    /// Available index at which this receive ring let a frame's waiting time run out; until it moves, frames for it are
-    /// dropped at once.
-    stalled_at: Option<u16>,
-    call: Option<Arc<File>>,
-    scratch: Vec<Span>,
-}
-
-impl Default for SplitRing {
-    fn default() -> Self {
-        Self {
-            live: None,
-            shape: RingShape::default(),
-            next_avail: 0,
-            next_used: 0,
-            avail_seen: 0,
-            published: 0,
-            done: 0,
-            heads: [0; BURST],
-            heads_end: 0,
-            stalled_at: None,
-            call: None,
-            scratch: Vec::new(),
-        }
-    }
->>>>>>> fuzz
 }
 
 // === control ===
@@ -245,7 +218,7 @@ impl SplitRing {
                 return Err(RingError::BadRing(what, addr));
             }
             // A region may begin at any guest address, so what is aligned there need not be aligned here.
-            let host = memory.translate(addr, len).filter(|host| *host as u64 % align == 0);
+            let host = memory.translate(addr, len).filter(|host| (*host as u64).is_multiple_of(align));
             host.ok_or(RingError::BadRing(what, addr))
         };
         let entries = u32::from(size);
@@ -259,15 +232,14 @@ impl SplitRing {
         self.published = index;
         self.avail_seen = index;
         self.done = 0;
+        self.heads.clear();
+        self.heads.resize(BURST, 0);
         self.heads_end = index;
         self.stalled_at = None;
         self.shape = shape;
-<<<<<<< HEAD
         self.staged.clear();
-=======
         // Emptied first, because its capacity is the bound on a chain's pieces and must not grow with every start.
         self.scratch.clear();
->>>>>>> fuzz
         self.scratch.reserve(4 * usize::from(MAX_RING_SIZE));
         self.live = Some(live);
         self.disarm();
@@ -384,170 +356,7 @@ impl SplitRing {
     }
 }
 
-<<<<<<< HEAD
 /// Asks the CPU to fetch the line at `ptr`.
-=======
-// === transmit: the guest sends ===
-
-impl SplitRing {
-    /// Reads the frames of the window that are not finished yet into `burst`. Each descriptor is read once.
-    pub fn take(&mut self, burst: &mut Burst) -> Result<(), RingError> {
-        let Some(live) = &self.live else { return Ok(()) };
-        let avail = live.avail_index();
-        let waiting = avail.wrapping_sub(self.next_avail);
-        if waiting == 0 {
-            return Ok(());
-        }
-        // Finished frames of the window are the guest's again, so what it may announce counts from the used index.
-        let outstanding = avail.wrapping_sub(self.next_used);
-        if outstanding > live.size {
-            return Err(RingError::AvailableJump(outstanding, live.size));
-        }
-        self.avail_seen = avail;
-        let window = usize::from(waiting).min(BURST);
-        let header_len = usize::from(self.shape.header_len);
-
-        let mut heads = [(0u8, 0u16); BURST];
-        let mut count = 0;
-        for slot in 0..window {
-            let position = self.next_avail.wrapping_add(slot as u16);
-            let place = usize::from(position) % BURST;
-            if position == self.heads_end {
-                let head = live.head(position);
-                if head >= live.size {
-                    return Err(RingError::BadIndex(head, live.size));
-                }
-                self.heads[place] = head;
-                self.heads_end = position.wrapping_add(1);
-            }
-            if self.done >> slot & 1 == 0 {
-                heads[count] = (slot as u8, self.heads[place]);
-                count += 1;
-            }
-        }
-
-        let mut whole = [Span { ptr: std::ptr::null_mut(), len: 0 }; BURST];
-        for (index, &(slot, head)) in heads[..count].iter().enumerate() {
-            let room = burst.span_room();
-            let frame = &mut burst.frames[index];
-            (frame.slot, frame.id, frame.fault, frame.rest) =
-                (slot, head, None, (burst.spans.len() as u16, 0));
-            let desc = Live::read_desc(live.desc, head);
-            if desc.flags == 0
-                && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
-            {
-                prefetch(ptr);
-                prefetch(ptr.wrapping_add(64));
-                whole[index] = Span { ptr, len: desc.len };
-                frame.len = desc.len;
-                continue;
-            }
-            self.scratch.clear();
-            match live.walk(head, false, self.shape.indirect, &mut self.scratch) {
-                Ok(total) if total <= MAX_CHAIN_BYTES => {
-                    if room < self.scratch.len() + BURST {
-                        // The rest of the window comes with the next burst. (Every frame may still need one span for its rest.)
-                        count = index;
-                        break;
-                    }
-                    frame.len = total as u32;
-                    frame.rest.1 = self.scratch.len() as u16;
-                    burst.spans.extend_from_slice(&self.scratch);
-                }
-                Ok(_) => (frame.len, frame.fault) = (0, Some(DropReason::FrameTooLong)),
-                Err(_) => (frame.len, frame.fault) = (0, Some(DropReason::MalformedDescriptor)),
-            }
-        }
-
-        burst.count = count;
-        for index in 0..count {
-            let frame = &mut burst.frames[index];
-            if frame.fault.is_some() {
-                continue;
-            }
-            if (frame.len as usize) < header_len {
-                frame.fault = Some(DropReason::BadHeader);
-                frame.len = 0;
-                continue;
-            }
-            frame.len -= header_len as u32;
-            let head_len = (frame.len as usize).min(HEAD_LEN);
-            frame.head_len = head_len as u16;
-            let span = whole[index];
-            let mut header = [0u8; NET_HEADER];
-            if frame.rest.1 == 0 && !span.ptr.is_null() {
-                // SAFETY: the span was translated for `len >= header_len + head_len` bytes; the destinations are local arrays of
-                // at least those sizes (`header_len` is 10 or 12, `head_len` at most HEAD_LEN).
-                unsafe {
-                    std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
-                    std::ptr::copy_nonoverlapping(
-                        span.ptr.add(header_len),
-                        frame.head.as_mut_ptr(),
-                        head_len,
-                    );
-                }
-                if frame.len as usize > HEAD_LEN {
-                    let taken = header_len + head_len;
-                    // SAFETY: `taken` is less than the span's length here.
-                    let ptr = unsafe { span.ptr.add(taken) };
-                    frame.rest = (burst.spans.len() as u16, 1);
-                    burst.spans.push(Span { ptr, len: span.len - taken as u32 });
-                }
-            } else {
-                let (first, spans) = (usize::from(frame.rest.0), usize::from(frame.rest.1));
-                let all = &mut burst.spans[first..first + spans];
-                let skipped =
-                    gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
-                debug_assert_eq!(skipped, header_len + head_len);
-                let used = all.iter().take_while(|s| s.len == 0).count();
-                frame.rest = ((first + used) as u16, (spans - used) as u16);
-            }
-            frame.header = NetHeader::parse(&header);
-        }
-        Ok(())
-    }
-
-    /// Gives those frames of the burst back to the guest whose window slot's bit is set in `finished`.
-    pub fn complete(&mut self, burst: &Burst, finished: u64) {
-        let Some(live) = &self.live else { return };
-        for frame in &burst.frames[..burst.count] {
-            if finished >> frame.slot & 1 != 0 {
-                live.write_used(self.next_used, frame.id, 0);
-                self.next_used = self.next_used.wrapping_add(1);
-                self.done |= 1 << frame.slot;
-            }
-        }
-        let leading = self.done.trailing_ones();
-        self.next_avail = self.next_avail.wrapping_add(leading as u16);
-        self.done = self.done.checked_shr(leading).unwrap_or(0);
-    }
-}
-
-/// Longest chain content accepted: a 64 KiB TSO frame with its headers.
-const MAX_CHAIN_BYTES: u64 = 65_535 + 18 + 12;
-
-/// Moves bytes from the front of `spans` into `out`, shortening the spans; returns the number of bytes.
-fn gather(spans: &mut [Span], out: &mut [u8]) -> usize {
-    let mut filled = 0;
-    for span in spans {
-        let take = (span.len as usize).min(out.len() - filled);
-        if take > 0 {
-            // SAFETY: `take` is within both the span and `out`.
-            unsafe {
-                std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr().add(filled), take);
-                span.ptr = span.ptr.add(take);
-            }
-            span.len -= take as u32;
-            filled += take;
-        }
-        if filled == out.len() {
-            break;
-        }
-    }
-    filled
-}
-
->>>>>>> fuzz
 #[inline]
 pub(super) fn prefetch(ptr: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -558,170 +367,3 @@ pub(super) fn prefetch(ptr: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = ptr;
 }
-<<<<<<< HEAD
-=======
-
-// === receive: the guest gets ===
-
-impl SplitRing {
-    /// Remembers where the ring is.
-    pub fn mark(&self) -> Mark {
-        Mark { next_avail: self.next_avail, next_used: self.next_used }
-    }
-
-    /// Takes back everything put since `mark`, which must be newer than the last `publish`.
-    pub fn rewind(&mut self, mark: Mark) {
-        self.next_avail = mark.next_avail;
-        self.next_used = mark.next_used;
-    }
-
-    /// Available index as last read; it moves when the guest adds buffers.
-    pub fn avail_seen(&self) -> u16 {
-        self.avail_seen
-    }
-
-    /// Whether a frame's waiting time ran out on this ring and nothing came since.
-    pub fn is_stalled(&self) -> bool {
-        self.stalled_at == Some(self.avail_seen)
-    }
-
-    /// Notes that a frame's waiting time ran out.
-    pub fn set_stalled(&mut self) {
-        self.stalled_at = Some(self.avail_seen);
-    }
-
-    /// Buffers that wait, reading the guest's index only when `wanted` are not known to be there.
-    #[inline]
-    fn available(&mut self, wanted: u16) -> Result<u16, RingError> {
-        let Some(live) = &self.live else { return Ok(0) };
-        let known = self.avail_seen.wrapping_sub(self.next_avail);
-        if known >= wanted {
-            return Ok(known);
-        }
-        let avail = live.avail_index();
-        let waiting = avail.wrapping_sub(self.next_avail);
-        if waiting > live.size {
-            // Not kept: who comes next must not take it for buffers that are known to be there.
-            return Err(RingError::AvailableJump(waiting, live.size));
-        }
-        self.avail_seen = avail;
-        Ok(waiting)
-    }
-
-    /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`, `len` frame bytes in all.
-    #[inline]
-    pub fn put(
-        &mut self,
-        header: &NetHeader,
-        head: &[u8],
-        rest: &[Span],
-        len: u32,
-    ) -> Result<Put, RingError> {
-        if self.available(1)? == 0 {
-            return Ok(Put::Full);
-        }
-        let Some(live) = &self.live else { return Ok(Put::Full) };
-        let header_len = usize::from(self.shape.header_len);
-        let total = header_len + len as usize;
-        let id = live.head(self.next_avail);
-        if id >= live.size {
-            return Err(RingError::BadIndex(id, live.size));
-        }
-        let desc = Live::read_desc(live.desc, id);
-        if desc.flags == DESC_F_WRITE
-            && desc.len as usize >= total
-            && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
-        {
-            let bytes = header.emit();
-            // SAFETY: the buffer was translated for `desc.len >= header_len + len` bytes; `head` and `rest` together are `len`
-            // bytes long and lie in other memory (the worker's, and another port's mapping).
-            unsafe {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), ptr, header_len);
-                let mut at = ptr.add(header_len);
-                std::ptr::copy_nonoverlapping(head.as_ptr(), at, head.len());
-                at = at.add(head.len());
-                for span in rest {
-                    std::ptr::copy_nonoverlapping(span.ptr, at, span.len as usize);
-                    at = at.add(span.len as usize);
-                }
-            }
-            live.write_used(self.next_used, id, total as u32);
-            self.next_avail = self.next_avail.wrapping_add(1);
-            self.next_used = self.next_used.wrapping_add(1);
-            return Ok(Put::Done);
-        }
-        self.put_scattered(header, head, rest, total)
-    }
-
-    /// The general case: a chain, or several chains with mergeable buffers.
-    fn put_scattered(
-        &mut self,
-        header: &NetHeader,
-        head: &[u8],
-        rest: &[Span],
-        total: usize,
-    ) -> Result<Put, RingError> {
-        let mark = self.mark();
-        self.scratch.clear();
-        let (mut room, mut buffers) = (0usize, 0u16);
-        while room < total {
-            if self.available(buffers + 1)? <= buffers {
-                self.rewind(mark);
-                let size = self.live.as_ref().map_or(0, |live| live.size);
-                // A frame that does not fit the whole ring never will.
-                return Ok(if buffers >= size { Put::TooSmall } else { Put::Full });
-            }
-            let Some(live) = &self.live else { return Ok(Put::Full) };
-            let id = live.head(mark.next_avail.wrapping_add(buffers));
-            if id >= live.size {
-                return Err(RingError::BadIndex(id, live.size));
-            }
-            let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX))
-                as usize;
-            live.write_used(mark.next_used.wrapping_add(buffers), id, got.min(total - room) as u32);
-            buffers += 1;
-            room += got;
-            if got == 0 || (room < total && !self.shape.mergeable) {
-                self.rewind(mark);
-                return Ok(Put::TooSmall);
-            }
-        }
-        let bytes = NetHeader { num_buffers: buffers, ..*header }.emit();
-        let mut sink = Sink { spans: &mut self.scratch, at: 0 };
-        sink.write(bytes.as_ptr(), usize::from(self.shape.header_len));
-        sink.write(head.as_ptr(), head.len());
-        for span in rest {
-            sink.write(span.ptr, span.len as usize);
-        }
-        self.next_avail = mark.next_avail.wrapping_add(buffers);
-        self.next_used = mark.next_used.wrapping_add(buffers);
-        Ok(Put::Done)
-    }
-}
-
-/// Writes a byte sequence over a list of spans.
-struct Sink<'a> {
-    spans: &'a mut [Span],
-    at: usize,
-}
-
-impl Sink<'_> {
-    fn write(&mut self, mut from: *const u8, mut len: usize) {
-        while len > 0 {
-            let Some(span) = self.spans.get_mut(self.at) else { return };
-            let take = len.min(span.len as usize);
-            // SAFETY: `take` is within the destination span (translated guest memory) and within the `len` bytes at `from`.
-            unsafe {
-                std::ptr::copy_nonoverlapping(from, span.ptr, take);
-                span.ptr = span.ptr.add(take);
-                from = from.add(take);
-            }
-            span.len -= take as u32;
-            len -= take;
-            if span.len == 0 {
-                self.at += 1;
-            }
-        }
-    }
-}
->>>>>>> fuzz

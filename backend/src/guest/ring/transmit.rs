@@ -24,8 +24,10 @@ impl SplitRing {
         if waiting == 0 {
             return Ok(());
         }
-        if waiting > live.size {
-            return Err(RingError::AvailableJump(waiting, live.size));
+        // Finished frames of the window are the guest's again, so what it may announce counts from the used index.
+        let outstanding = avail.wrapping_sub(self.next_used);
+        if outstanding > live.size {
+            return Err(RingError::AvailableJump(outstanding, live.size));
         }
         self.avail_seen = avail;
         let window = usize::from(waiting).min(BURST);
@@ -34,12 +36,18 @@ impl SplitRing {
         let mut heads = [(0u8, 0u16); BURST];
         let mut count = 0;
         for slot in 0..window {
-            if self.done >> slot & 1 == 0 {
-                let head = live.head(self.next_avail.wrapping_add(slot as u16));
+            let position = self.next_avail.wrapping_add(slot as u16);
+            let place = usize::from(position) % BURST;
+            if position == self.heads_end {
+                let head = live.head(position);
                 if head >= live.size {
                     return Err(RingError::BadIndex(head, live.size));
                 }
-                heads[count] = (slot as u8, head);
+                self.heads[place] = head;
+                self.heads_end = position.wrapping_add(1);
+            }
+            if self.done >> slot & 1 == 0 {
+                heads[count] = (slot as u8, self.heads[place]);
                 count += 1;
             }
         }
@@ -128,16 +136,16 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Gives the frames of `finished` (bits are window slots, ids in the burst) back to the guest.
+    /// Gives those frames of the burst back to the guest whose window slot's bit is set in `finished`.
     pub fn complete(&mut self, burst: &Burst, finished: u64) {
         let Some(live) = &self.live else { return };
         for frame in &burst.frames[..burst.count] {
             if finished >> frame.slot & 1 != 0 {
                 live.write_used(self.next_used, frame.id, 0);
                 self.next_used = self.next_used.wrapping_add(1);
+                self.done |= 1 << frame.slot;
             }
         }
-        self.done |= finished;
         let leading = self.done.trailing_ones();
         self.next_avail = self.next_avail.wrapping_add(leading as u16);
         self.done = self.done.checked_shr(leading).unwrap_or(0);
