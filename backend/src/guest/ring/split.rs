@@ -248,7 +248,7 @@ impl SplitRing {
                 return Err(RingError::BadRing(what, addr));
             }
             // A region may begin at any guest address, so what is aligned there need not be aligned here.
-            let host = memory.translate(addr, len).filter(|host| *host as u64 % align == 0);
+            let host = memory.translate(addr, len).filter(|host| (*host as u64).is_multiple_of(align));
             host.ok_or(RingError::BadRing(what, addr))
         };
         let entries = u32::from(size);
