@@ -13,6 +13,7 @@ _made = {}
 def world():
     """A switch with two host ports in namespaces x and y and an uplink to namespace w (the wire)."""
     if not _made:
+        host.need("iputils-ping", "iperf3", "iproute2", "ethtool")
         s = switch.Turnpike()
         ends = {}
         for i, n in enumerate("xy", 1):

@@ -128,7 +128,7 @@ def file_arrives_unchanged():
     a.run("mkdir /tmp/files; dd if=/dev/urandom of=/tmp/files/f bs=1M count=8 2>/dev/null; httpd -p 8000 -h /tmp/files")
     expected = a.run("sha256sum </tmp/files/f").out
     got = b.run(f"wget -q -O /tmp/f http://{IP['a']}:8000/f; sha256sum </tmp/f; rm /tmp/f", timeout=60).out
-    a.run("pkill httpd; rm -r /tmp/files")
+    a.run("killall httpd; rm -r /tmp/files")
     must(got == expected, f"{got} instead of {expected}")
 
 
@@ -185,7 +185,7 @@ def guest_rebooted_under_traffic():
     time.sleep(1)
     b.reset()
     stream.stop()
-    a.run("pkill iperf3; sleep 0.2; iperf3 -s -D", check=False)
+    traffic.fresh_server(a)
     reachable(a, IP["b"])
     both_ways(a, IP["b"], 1)
 
@@ -207,7 +207,7 @@ def qemu_killed_under_traffic_harms_no_other_port():
     (c,) = up(c={})
     reachable(c, IP["a"])
     both_ways(c, IP["a"], 1)
-    b.run("pkill iperf3; sleep 0.2; iperf3 -s -D", check=False)
+    traffic.fresh_server(b)
     return str(p)
 
 

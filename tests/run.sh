@@ -67,6 +67,7 @@ fi
 python3 tests/lab/prepare.py || fail "preparing the lab"
 
 check "format" cargo fmt --check
+check "licences" python3 tests/licences.py
 check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
 title "build"
 if cargo build --workspace --quiet; then

@@ -323,7 +323,7 @@ impl Dataplane {
     /// A port's counters, summed over the workers; `None` for an unknown one.
     pub fn counters(&self, id: PortId) -> Option<PortCounters> {
         lock(&self.served).get(&id)?;
-        Some(worker::total(self.shared.handles().iter().map(|handle| &handle.counters), id))
+        Some(worker::total(&self.shared.handles().iter().map(|handle| &handle.counters), id))
     }
 
     /// The workers' load.

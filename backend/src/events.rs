@@ -38,23 +38,29 @@ pub struct Record {
 }
 
 impl Record {
-    /// The event as one line for people, without number and time: the kind, then its fields.
+    /// The event as one line for people, without number and time: the kind, the port, then the other fields.
     pub fn text(&self) -> String {
-        let mut text = self.body.get("kind").and_then(Value::as_str).unwrap_or("event").to_owned();
-        for (key, value) in self.body.iter().filter(|(key, _)| *key != "kind") {
-            let value = match value {
-                Value::String(s) if s.contains([' ', '"']) => format!("{s:?}"),
-                Value::String(s) => s.clone(),
-                Value::Array(items) => items
-                    .iter()
-                    .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-                    .collect::<Vec<_>>()
-                    .join(","),
-                other => other.to_string(),
-            };
-            text.push_str(&format!(" {key}={value}"));
+        let kind = self.body.get("kind").and_then(Value::as_str).unwrap_or("event");
+        let port = self.body.get_key_value("port");
+        let others = self.body.iter().filter(|(key, _)| !matches!(key.as_str(), "kind" | "port"));
+        let mut text = kind.to_owned();
+        for (key, value) in port.into_iter().chain(others) {
+            text.push(' ');
+            text.push_str(key);
+            text.push('=');
+            text.push_str(&shown(value));
         }
         text
+    }
+}
+
+/// A value in a line of `key=value`, quoted where it would otherwise run into the next one.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(s) if s.contains([' ', '"']) || s.contains(char::is_control) => format!("{s:?}"),
+        Value::String(s) => s.clone(),
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
     }
 }
 
@@ -124,7 +130,7 @@ impl EventLog {
             let inner = self.lock();
             let (inner, _) = self
                 .grew
-                .wait_timeout_while(inner, Duration::from_secs(3600), |i| i.last == seen && !i.closed)
+                .wait_timeout_while(inner, Duration::from_hours(1), |i| i.last == seen && !i.closed)
                 .unwrap_or_else(PoisonError::into_inner);
             let closed = inner.closed;
             drop(inner);
@@ -171,7 +177,7 @@ impl EventSink for EventLog {
         for key in ["port", "from", "to", "owner"] {
             let Some(id) = body.get(key).and_then(Value::as_u64) else { continue };
             let id = PortId(id as u16);
-            let shown = match body.get("name") {
+            let name = match body.get("name") {
                 // Added and removed: the name is the event's own, and the number stays as `id`.
                 Some(Value::String(name)) => name.clone(),
                 _ => inner.names.get(&id).cloned().unwrap_or_else(|| format!("#{id}")),
@@ -179,7 +185,7 @@ impl EventSink for EventLog {
             if body.remove("name").is_some() {
                 body.insert("id".into(), id.0.into());
             }
-            body.insert(key.into(), shown.into());
+            body.insert(key.into(), name.into());
         }
         inner.last += 1;
         let record = Record { seq: inner.last, time: format!("{now:.3}"), body };
@@ -209,7 +215,7 @@ mod tests {
         log.emit(Event::MacMoved { mac: vswitch::Mac([2, 0, 0, 0, 0, 1]), from: PortId(3), to: PortId(9) });
         log.forget_port(PortId(3));
         let texts: Vec<_> = log.since(0).iter().map(|r| r.text()).collect();
-        assert_eq!(texts, ["port-added id=3 port=web", "mac-moved from=web mac=02:00:00:00:00:01 to=#9"]);
+        assert_eq!(texts, ["port-added port=web id=3", "mac-moved from=web mac=02:00:00:00:00:01 to=#9"]);
     }
 
     #[test]

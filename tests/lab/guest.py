@@ -181,7 +181,9 @@ class Job:
 
     def __init__(self, guest, path, command):
         self.guest, self.path, self.command = guest, path, command
-        guest.run(f"( ( {command} ) >{path} 2>&1 </dev/null; echo $? >{path}.rc ) >/dev/null 2>&1 & echo $! >{path}.pid")
+        # A session of its own, so that the whole job can be ended.
+        guest.run(f"cat >{path}.sh <<'END_OF_JOB'\n{command}\nEND_OF_JOB\n"
+                  f"setsid sh -c 'sh {path}.sh >{path} 2>&1 </dev/null; echo $? >{path}.rc' >/dev/null 2>&1 & echo $! >{path}.pid")
 
     def output(self):
         """What it has said so far."""
@@ -195,7 +197,7 @@ class Job:
 
     def stop(self):
         """End it and return its output."""
-        self.guest.run(f"kill -INT -- $(cat {self.path}.pid) $(pgrep -P $(cat {self.path}.pid)) 2>/dev/null", check=False)
+        self.guest.run(f"kill -TERM -- -$(cat {self.path}.pid) 2>/dev/null", check=False)
         time.sleep(0.3)
         return self.output()
 

@@ -68,7 +68,7 @@ class Namespace:
 
     def serve_iperf(self):
         """An iperf3 server inside, until the end."""
-        p = host.spawn(["ip", "netns", "exec", self.name, "iperf3", "-s"], stdout=subprocess.DEVNULL)
+        p = host.spawn(["ip", "netns", "exec", self.name, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(0.3)
         return p
 

@@ -27,6 +27,11 @@ def iperf(client, server_ip, seconds=5, *, reverse=False, extra="", on_line=None
     return Flow(client.run(command, timeout=seconds + 40, on_line=show).out)
 
 
+def fresh_server(where):
+    """A new iperf3 server in a guest whose old one may still wait for a client that was killed."""
+    where.run("killall -9 iperf3; sleep 0.2; iperf3 -s -D", check=False)
+
+
 class Ping:
     """One ping run: `sent`, `received`, and the round trips in milliseconds."""
 

@@ -249,6 +249,11 @@ impl Channel {
         self.stream.try_clone().expect("dup")
     }
 
+    /// Closes the connection for all handles of it.
+    pub fn hang_up(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Sends a message; an error means that the peer has gone.
     pub fn send(&self, message: &Message) -> io::Result<()> {
         let fds: Vec<_> = message.fds.iter().map(AsFd::as_fd).collect();

@@ -289,7 +289,7 @@ impl Ring {
     }
 
     /// With `EVENT_IDX`: asks to be called when the used index passes `index`.
-    pub fn want_call_at(&mut self, index: u16) {
+    pub fn want_call_at(&self, index: u16) {
         assert!(self.event_idx, "only EVENT_IDX can say when");
         self.memory.store_u16(self.used_event_address(), index);
     }

@@ -182,7 +182,7 @@ pub enum Refusal {
 
     #[error("{} {} switch has no {}", if *.kind == SwitchKind::Private { "a" } else { "an" }, switch_word(*.kind), kind_word(*.what))]
     KindForbids { kind: SwitchKind, what: PortKind, valid: &'static str },
-    #[error("the switch cannot be {}: {}", switch_word(*.kind), some_of(.ports))]
+    #[error("cannot be {} with {}", switch_word(*.kind), some_of(.ports))]
     KindContradicts { kind: SwitchKind, ports: Vec<String> },
     #[error("an external switch has exactly one uplink and '{existing}' is it")]
     SecondUplink { existing: String },
@@ -198,6 +198,8 @@ pub enum Refusal {
     #[error("the request did not arrive within {seconds} s")]
     TooSlow { seconds: u64 },
 
+    #[error("{address} cannot be listened on: {reason}")]
+    CannotListen { address: String, reason: String },
     #[error("another switch answers there")]
     ApiInUse,
     #[error("{reason}")]
@@ -272,6 +274,7 @@ impl Refusal {
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),
             Self::TooLarge { .. } => ("too-large", BadValue),
             Self::TooSlow { .. } => ("too-slow", BadValue),
+            Self::CannotListen { .. } => ("cannot-listen", Unavailable),
             Self::ApiInUse => ("api-in-use", Conflict),
             Self::ApiUnusable { .. } => ("api-unusable", Unavailable),
             Self::StateInUse => ("state-in-use", Conflict),
@@ -321,7 +324,9 @@ impl Refusal {
             | Self::UnknownKey { known, .. } => some_of(known),
             Self::BadFeatures { known, .. } => format!("a list of {}", known.join(",")),
             Self::InterfaceInUse { .. } => "an interface that is free".into(),
-            Self::InterfaceUnusable { .. } => "an Ethernet interface the switch may open".into(),
+            Self::InterfaceUnusable { .. } => {
+                "another Ethernet interface, or this one when that is mended".into()
+            }
             Self::OutOfRange { min, max, unit: "", .. } => format!("{min} to {max}"),
             Self::OutOfRange { min, max, unit, .. } => format!("{min} to {max} {unit}"),
             Self::BadValue { valid, .. } | Self::Missing { valid, .. } => valid.clone(),
@@ -343,6 +348,9 @@ impl Refusal {
             Self::UnknownRoute { .. } => "the routes listed by GET /v1/openapi.json".into(),
             Self::TooLarge { limit } => format!("up to {limit} bytes"),
             Self::TooSlow { seconds } => format!("a whole request within {seconds} s"),
+            Self::CannotListen { .. } => {
+                "a free port of an address of this host, such as 127.0.0.1:9101".into()
+            }
             Self::ApiInUse => "stop it first, or give another path with --api".into(),
             Self::ApiUnusable { .. } => "a path at which the switch may create a socket (--api)".into(),
             Self::StateInUse => "stop it first, or give another directory with --state-dir".into(),

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn groups_of_a_process_of_another_user_do_not_count() {
-        let pid = std::process::id() as i32;
+        let pid = std::process::id().cast_signed();
         let own = nix::unistd::geteuid().as_raw();
         assert_eq!(groups_of(pid, own + 1), Vec::<u32>::new());
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,8 +61,7 @@ impl From<Refused> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.why.class().status()).unwrap_or(StatusCode::BAD_REQUEST);
-        // The rest of a refused body is not read, so the connection cannot go on.
-        (status, [(header::CONNECTION, "close")], Json(ErrorBody::from(&self.0))).into_response()
+        (status, Json(ErrorBody::from(&self.0))).into_response()
     }
 }
 
@@ -88,6 +87,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// The name in the path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let name = axum::extract::Path::from_request_parts(parts, state).await;
+        name.map(|path| Self(path.0)).map_err(|_| {
+            ApiError(Refusal::Malformed { reason: "the name is not UTF-8".into() }.of(Object::Request))
+        })
+    }
+}
+
 /// Query parameters.
 pub(super) struct Query<T>(pub(super) T);
 
@@ -98,7 +111,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         axum::extract::Query::try_from_uri(&parts.uri).map(|q| Self(q.0)).map_err(|rejection| {
             let text = rejection.body_text();
             let text = text.rsplit("query string: ").next().unwrap_or_default();
-            ApiError(explain("query", text).of(Object::Request))
+            let why = match text.split_once(": ") {
+                // A known key whose value is not of its type.
+                Some((key, valid)) if !valid.starts_with("unknown field") => {
+                    let query = parts.uri.query().unwrap_or_default();
+                    let pair = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+                    let value = pair.unwrap_or_default().to_owned();
+                    Refusal::BadValue {
+                        setting: key.to_owned(),
+                        value,
+                        valid: format!("another value ({valid})"),
+                    }
+                }
+                Some((_, text)) => explain("query", text),
+                None => explain("query", text),
+            };
+            ApiError(why.of(Object::Request))
         })
     }
 }
@@ -107,6 +135,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
     let value: Value = serde_json::from_slice(bytes).map_err(|e| {
         Refusal::Malformed { reason: format!("the body is not JSON: {e}") }.of(Object::Request)
     })?;
+    if !value.is_object() {
+        return Err(Refusal::Malformed { reason: "the body is not a JSON object".into() }.of(Object::Request));
+    }
     let object = match value.get("name").and_then(Value::as_str) {
         Some(name) => Object::Port(name.to_owned()),
         None => Object::Request,

@@ -4,6 +4,9 @@ use std::fmt::{Display, Write as _};
 
 use crate::control::types::{PortView, WorkerView};
 
+/// One number of a worker.
+type Pick = fn(&WorkerView) -> u64;
+
 /// All metrics; `addresses` is the number of known MAC addresses.
 pub(super) fn text(ports: &[PortView], workers: &[WorkerView], addresses: usize) -> String {
     let mut out = String::new();
@@ -37,7 +40,7 @@ pub(super) fn text(ports: &[PortView], workers: &[WorkerView], addresses: usize)
         [list("out", &p.counters.out_drops), list("in", &p.counters.in_drops)].concat()
     });
     family(&mut out, "port_drops_total", "counter", "Frames that went nowhere, by reason", drops);
-    let columns: [(&str, &str, fn(&WorkerView) -> u64); 6] = [
+    let columns: [(&str, &str, Pick); 6] = [
         ("worker_frames_total", "Frames received from ports", |w| w.frames),
         ("worker_bursts_total", "Bursts that moved something", |w| w.bursts),
         ("worker_busy_cycles_total", "TSC cycles in bursts that moved something", |w| w.busy_cycles),

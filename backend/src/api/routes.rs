@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body as HttpBody, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
-use super::body::{ApiError, BODY_LIMIT, Body, ErrorBody, Query};
+use super::body::{ApiError, BODY_LIMIT, Body, ErrorBody, Name, Query};
 use super::{Shared, metrics};
 use crate::control::types::{
     FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView, WorkerView,
@@ -134,7 +134,7 @@ async fn add_port(
     (status = 200, description = "The port", body = PortView),
     (status = 404, description = "There is no such port", body = ErrorBody),
 ))]
-async fn show_port(State(s): State<Shared>, Path(name): Path<String>) -> Answer<PortView> {
+async fn show_port(State(s): State<Shared>, Name(name): Name) -> Answer<PortView> {
     Ok(Json(s.with(move |switch| switch.show_port(&name)).await??))
 }
 
@@ -147,7 +147,7 @@ async fn show_port(State(s): State<Shared>, Path(name): Path<String>) -> Answer<
 ))]
 async fn set_port(
     State(s): State<Shared>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Body(change): Body<PortChange>,
 ) -> Answer<PortView> {
     let set = move |switch: &mut crate::control::Switch| {
@@ -164,7 +164,7 @@ async fn set_port(
     (status = 409, description = "It is an uplink", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-async fn remove_port(State(s): State<Shared>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+async fn remove_port(State(s): State<Shared>, Name(name): Name) -> Result<StatusCode, ApiError> {
     s.with(move |switch| switch.remove_port(&name)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -201,7 +201,7 @@ async fn add_uplink(
     (status = 200, description = "The uplink", body = PortView),
     (status = 404, description = "There is no such uplink", body = ErrorBody),
 ))]
-async fn show_uplink(State(s): State<Shared>, Path(name): Path<String>) -> Answer<PortView> {
+async fn show_uplink(State(s): State<Shared>, Name(name): Name) -> Answer<PortView> {
     Ok(Json(s.with(move |switch| switch.show_uplink(&name)).await??))
 }
 
@@ -212,7 +212,7 @@ async fn show_uplink(State(s): State<Shared>, Path(name): Path<String>) -> Answe
     (status = 409, description = "It is not an uplink", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-async fn remove_uplink(State(s): State<Shared>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+async fn remove_uplink(State(s): State<Shared>, Name(name): Name) -> Result<StatusCode, ApiError> {
     s.with(move |switch| switch.remove_uplink(&name)).await??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -18,7 +18,7 @@ use crate::api::{ErrorBody, ErrorDetail};
 use crate::control::check;
 
 /// Longest wait for an answer. Changes wait for workers and for the disk, which takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A client of one switch.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Client {
     }
 
     pub(super) fn delete(&self, path: &str) -> Outcome {
-        self.blocking(async {
+        Self::blocking(async {
             let response = self.send(Method::DELETE, path, Bytes::new()).await?;
             whole(response).await.map(|_| ())
         })
@@ -52,7 +52,7 @@ impl Client {
 
     /// Hands each line of the answer to `line` as it arrives, until the switch ends it or `line` fails.
     pub(super) fn lines(&self, path: &str, mut line: impl FnMut(&str) -> Outcome) -> Outcome {
-        self.blocking(async {
+        Self::blocking(async {
             let mut response = self.send(Method::GET, path, Bytes::new()).await?;
             if !response.status().is_success() {
                 return whole(response).await.map(|_| ());
@@ -77,14 +77,14 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|e| broken(&e))?.unwrap_or_default();
-        let answer = self.blocking(async {
+        let answer = Self::blocking(async {
             let talk = async { whole(self.send(method, path, body.into()).await?).await };
             tokio::time::timeout(PATIENCE, talk).await.map_err(|_| self.silent())?
         })?;
         serde_json::from_slice(&answer).map_err(|e| broken(&e))
     }
 
-    fn blocking<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    fn blocking<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|e| broken(&e))?.block_on(work)
     }

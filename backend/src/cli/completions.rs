@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Failure, Outcome, print};
+use super::{Failure, NoJson, Outcome, print};
 
-/// Prints a completion script, for example `turnpike completions bash > /etc/bash_completion.d/turnpike`.
+/// Prints a completion script.
 #[derive(Debug, Args)]
 pub(super) struct Completions {
     /// The shell.
     shell: Shell,
+
+    #[command(flatten)]
+    pub(super) no_json: NoJson,
 }
 
 impl Completions {
@@ -22,11 +25,14 @@ impl Completions {
     }
 }
 
-/// Writes turnpike.1 and one page per command, for example `turnpike man /usr/local/share/man/man1`.
+/// Writes turnpike.1 and one page per command.
 #[derive(Debug, Args)]
 pub(super) struct Man {
     /// The directory, which must exist.
     directory: PathBuf,
+
+    #[command(flatten)]
+    pub(super) no_json: NoJson,
 }
 
 impl Man {

@@ -6,7 +6,7 @@ use super::client::Client;
 use super::{Answer, Failure, Outcome, print};
 use crate::events::Record;
 
-/// Shows the events that are kept (the last 4096), oldest first. With --json: one JSON object per line.
+/// Which events are shown.
 #[derive(Debug, Args)]
 pub(super) struct Events {
     /// Go on with what happens from now on.

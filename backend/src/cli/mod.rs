@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 use vswitch::refusal::Refused;
 
@@ -35,7 +35,7 @@ Examples:
 
 A QEMU guest attaches to the first port with
   -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem
-  -chardev socket,id=c0,path=/run/turnpike/web.sock,reconnect=1
+  -chardev socket,id=c0,path=/run/turnpike/web.sock,reconnect=1      (QEMU 9.2 or later: reconnect-ms=100)
   -netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0";
 
 /// The network card and the switch of many virtual machines, over vhost-user.
@@ -46,6 +46,8 @@ struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
+        hide_env_values = true,
         env = "TURNPIKE_API",
         value_name = "PATH",
         default_value = "/run/turnpike/api.sock"
@@ -53,7 +55,7 @@ struct Cli {
     api: PathBuf,
 
     /// Print one JSON document instead of a table.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
 
     #[command(subcommand)]
@@ -79,12 +81,20 @@ enum Command {
     /// The threads that move frames, and their load.
     #[command(subcommand)]
     Worker(worker::Worker),
-    /// Show what happened.
+    /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell, for example
+    /// `turnpike completions bash > /etc/bash_completion.d/turnpike`.
     Completions(completions::Completions),
-    /// Write the man pages into a directory.
+    /// Write the man pages into a directory, for example `turnpike man /usr/local/share/man/man1`.
     Man(completions::Man),
+}
+
+/// For commands that have no answer to print: `--json` is not offered there, and refused.
+#[derive(Debug, Args)]
+struct NoJson {
+    #[arg(long, hide = true)]
+    json: bool,
 }
 
 /// Why a command ends with exit code 1: the whole line after `turnpike: `.
@@ -131,13 +141,19 @@ fn print(text: &str, newline: bool) -> Outcome {
 /// Runs the command the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cli.json && matches!(cli.command, Command::Serve(_) | Command::Completions(_) | Command::Man(_)) {
+    let no_answer = match &cli.command {
+        Command::Serve(serve) => Some(&serve.no_json),
+        Command::Completions(completions) => Some(&completions.no_json),
+        Command::Man(man) => Some(&man.no_json),
+        _ => None,
+    };
+    if no_answer.is_some_and(|own| own.json || cli.json) {
         Cli::command().error(ErrorKind::ArgumentConflict, "--json has no meaning for this command").exit();
     }
     let client = Client::new(cli.api.clone());
     let answer = Answer { json: cli.json };
     let outcome = match cli.command {
-        Command::Serve(serve) => serve.run(cli.api),
+        Command::Serve(serve) => serve.run(&cli.api),
         Command::Switch(switch) => switch.run(&client, &answer),
         Command::Port(port) => port.run(&client, &answer),
         Command::Uplink(uplink) => uplink.run(&client, &answer),

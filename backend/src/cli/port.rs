@@ -120,7 +120,7 @@ impl Add {
             let what = match (&p.socket, &p.interface) {
                 (Some(socket), _) if p.client == Some(true) => format!("connects to {socket}"),
                 (Some(socket), _) => format!("listens on {socket}"),
-                (None, interface) => format!("is {}", interface.as_deref().unwrap_or("-")),
+                (None, interface) => format!("interface {}", interface.as_deref().unwrap_or("-")),
             };
             format!("port '{}' added: {what}, MAC {}", p.name, p.mac)
         })

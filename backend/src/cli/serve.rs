@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use vswitch::refusal::{Object, Refusal, Refused};
 
-use super::{Failure, Outcome};
+use super::{Failure, NoJson, Outcome};
 use crate::api::{self, Callers, Shared};
 use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
@@ -26,9 +26,13 @@ const MAX_WORKERS: usize = 64;
 /// How often stopped ports are tried again.
 const TICK: Duration = Duration::from_secs(5);
 
-/// Ready is one line on stderr, `turnpike ready api=PATH ports=N`, and systemd's readiness.
-/// SIGTERM and SIGINT stop all rings and end with exit code 0. `RUST_LOG` filters the log.
+const SIGNS: &str = "\
+When it is ready it writes one line to stderr, 'turnpike ready api=PATH ports=N', and tells systemd.
+SIGTERM and SIGINT stop all rings and end it with exit code 0. $RUST_LOG filters the log (default: info).";
+
+/// How the switch runs.
 #[derive(Debug, Args)]
+#[command(after_help = SIGNS)]
 pub(super) struct Serve {
     /// Where ports are kept over a restart; `none` keeps nothing.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/turnpike")]
@@ -61,8 +65,11 @@ pub(super) struct Serve {
     api_group: Option<String>,
 
     /// How log lines are written to stderr.
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
+
+    #[command(flatten)]
+    pub(super) no_json: NoJson,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -108,11 +115,11 @@ impl FromStr for Poll {
 }
 
 impl Serve {
-    pub(super) fn run(self, api: PathBuf) -> Outcome {
+    pub(super) fn run(self, api: &Path) -> Outcome {
         start_log(self.log_format);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure(format!("the runtime cannot start: {e}")))?;
-        runtime.block_on(self.serve(&api)).map_err(Failure::from)
+        runtime.block_on(self.serve(api)).map_err(Failure::from)
     }
 
     async fn serve(self, api: &Path) -> Result<(), Refused> {
@@ -129,9 +136,8 @@ impl Serve {
         let socket = Socket::of(api);
         let metrics = match self.metrics {
             Some(address) => Some(tokio::net::TcpListener::bind(address).await.map_err(|e| {
-                let reason = e.to_string();
-                Refusal::System { what: format!("{address} cannot be listened on"), reason }
-                    .of(Object::Option("--metrics"))
+                let (address, reason) = (address.to_string(), e.to_string());
+                Refusal::CannotListen { address, reason }.of(Object::Option("--metrics"))
             })?),
             None => None,
         };
@@ -217,14 +223,14 @@ impl Serve {
     fn callers(&self) -> Result<Callers, Refused> {
         let group = match &self.api_group {
             None => None,
-            Some(name) => match host::group_id(name) {
-                Some(id) => Some((name.clone(), id)),
-                None => {
+            Some(name) => {
+                let id = host::group_id(name).ok_or_else(|| {
                     let valid = "a group of this host, by name or number".into();
-                    let why = Refusal::BadValue { setting: "group".into(), value: name.clone(), valid };
-                    return Err(why.of(Object::Option("--api-group")));
-                }
-            },
+                    Refusal::BadValue { setting: "group".into(), value: name.clone(), valid }
+                        .of(Object::Option("--api-group"))
+                })?;
+                Some((name.clone(), id))
+            }
         };
         Ok(Callers { own_uid: nix::unistd::geteuid().as_raw(), group })
     }

@@ -1,7 +1,7 @@
 //! Tables and numbers for people.
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 
 /// A table without borders that fits the terminal. `heads` that start with `>` are right-aligned.
 pub(super) fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -12,6 +12,12 @@ pub(super) fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>)
     for (i, head) in heads.iter().enumerate() {
         let Some(column) = table.column_mut(i) else { continue };
         column.set_padding((0, 2));
+        // Only a last column of text, which holds paths, gives way when the terminal is narrow, and not without end.
+        column.set_constraint(if i + 1 < heads.len() || head.starts_with('>') {
+            ColumnConstraint::ContentWidth
+        } else {
+            ColumnConstraint::LowerBoundary(Width::Fixed(30))
+        });
         if head.starts_with('>') {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -22,7 +28,8 @@ pub(super) fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>)
 /// Names and values, one pair per line.
 pub(super) fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    let lines: Vec<_> = rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
+    lines.join("\n")
 }
 
 /// A count with at most four digits: 950, 12.3k, 4.56M.

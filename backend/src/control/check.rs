@@ -98,7 +98,7 @@ pub fn ethernet(interface: &str, existing: &[Interface]) -> Result<Mac, Refusal>
     };
     found.mac.ok_or_else(|| Refusal::InterfaceUnusable {
         interface: interface.to_owned(),
-        reason: "is not an Ethernet interface".into(),
+        reason: "it is not Ethernet".into(),
     })
 }
 

@@ -7,6 +7,7 @@
 //! Threading: one [`Switch`] per process, behind one mutex; its methods may wait for workers and for the disk, so the API
 //! calls them on threads that may block.
 
+mod admit;
 pub mod check;
 pub mod host;
 pub mod model;
@@ -18,21 +19,19 @@ mod view;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use vswitch::event::Event;
 use vswitch::port::{Port, PortKind};
 use vswitch::refusal::{Object, Refusal, Refused};
-use vswitch::snapshot::{Snapshot, SwitchKind};
-use vswitch::{Mac, PortId};
+use vswitch::snapshot::Snapshot;
 
-use self::model::{Device, MAX_PORTS, MacKind, MacPool, PortConfig, Settings};
+use self::admit::changed;
+use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
-use self::types::{LinkState, NewPort, NewUplink, Policy, PolicyChange, PortChange, SwitchChange};
-use crate::dataplane::{DataplaneError, EventSink};
+use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
+use crate::dataplane::{DataplaneError, EventSink, PortState};
 use crate::events::EventLog;
-use crate::guest::features;
 use crate::store::{Saved, Store};
 
 /// MTU of a port that is given none, in bytes.
@@ -95,6 +94,7 @@ impl Switch {
             let mtu = initial_mtu(&config.device);
             switch.ports.insert(config.name.clone(), Entry { config, mtu, fault: None });
         }
+        switch.follow_uplinks();
         let first = switch.snapshot();
         let data = start(first).map_err(|e| system(&e).of(Object::Switch))?;
         for entry in switch.ports.values_mut() {
@@ -104,7 +104,7 @@ impl Switch {
             }
         }
         switch.data = Some(Box::new(data));
-        switch.follow_mtu();
+        switch.follow_devices();
         Ok(switch)
     }
 
@@ -121,19 +121,34 @@ impl Switch {
         self.store = Store::none();
     }
 
-    /// To be called every few seconds: tries stopped ports again and follows changed MTUs.
+    /// To be called every few seconds: opens again what has stopped, and follows changed MTUs and uplink addresses.
     pub fn tick(&mut self) {
         let Some(data) = &self.data else { return };
-        for entry in self.ports.values_mut().filter(|e| e.fault.is_some()) {
+        for entry in self.ports.values_mut() {
+            let port = entry.config.id;
+            let is_link = entry.config.device.interface().is_some();
+            // A link stops for good when its interface is gone; one of the same name may be back.
+            let gone = is_link && data.status(port).is_some_and(|s| s.state == PortState::Stopped);
+            if !gone && entry.fault.is_none() {
+                continue;
+            }
+            if gone {
+                data.remove(port);
+            }
             match serve(&**data, &entry.config) {
                 Ok(()) => {
-                    log::info!("port '{}' can be served now", entry.config.name);
+                    log::info!("port '{}' can be served again", entry.config.name);
                     entry.fault = None;
                 }
-                Err(e) => entry.fault = Some(e.to_string()),
+                Err(e) => {
+                    let reason = e.to_string();
+                    if entry.fault.replace(reason.clone()).is_none() {
+                        self.events.emit(Event::PortFailed { port, reason });
+                    }
+                }
             }
         }
-        self.follow_mtu();
+        self.follow_devices();
     }
 
     /// Adds a guest port or a host port.
@@ -196,155 +211,6 @@ impl Switch {
         self.ports.get(name).ok_or_else(|| Refusal::UnknownPort { known: self.names(false) })
     }
 
-    /// That `name` exists and is (not) an uplink.
-    fn check_noun(&self, name: &str, uplink: bool) -> Result<(), Refusal> {
-        let unknown = || {
-            if uplink {
-                Refusal::UnknownUplink { known: self.names(true) }
-            } else {
-                Refusal::UnknownPort { known: self.names(false) }
-            }
-        };
-        let kind = self.ports.get(name).ok_or_else(unknown)?.config.device.kind();
-        if (kind == PortKind::Uplink) == uplink {
-            return Ok(());
-        }
-        let noun = if uplink { "port" } else { "uplink" };
-        Err(Refusal::WrongNoun { kind, command: format!("turnpike {noun} remove {name}") })
-    }
-
-    /// That one more port of this name and kind may exist.
-    fn check_room(&self, name: &str, kind: PortKind) -> Result<(), Refusal> {
-        check::name(name)?;
-        if let Some(taken) = self.ports.get(name) {
-            return Err(Refusal::DuplicateName { kind: taken.config.device.kind() });
-        }
-        if self.ports.len() >= MAX_PORTS {
-            return Err(Refusal::TooManyPorts { limit: MAX_PORTS });
-        }
-        match (self.settings.kind, kind) {
-            (SwitchKind::Private, PortKind::Host) => Err(Refusal::KindForbids {
-                kind: SwitchKind::Private,
-                what: kind,
-                valid: "'turnpike switch set --kind internal' (or external) first",
-            }),
-            (SwitchKind::Private | SwitchKind::Internal, PortKind::Uplink) => Err(Refusal::KindForbids {
-                kind: self.settings.kind,
-                what: kind,
-                valid: "'turnpike switch set --kind external' first",
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_mac(&self, text: Option<&str>) -> Result<(Mac, MacKind), Refusal> {
-        let owner = |mac| self.ports.values().find(|e| e.config.mac == mac);
-        let Some(text) = text else {
-            let mac = self.host.pool.draw(|mac| owner(mac).is_some());
-            let pool = self.host.pool.to_string();
-            return mac.map(|mac| (mac, MacKind::Dynamic)).ok_or(Refusal::MacPoolExhausted { pool });
-        };
-        let mac = check::mac(text)?;
-        match owner(mac) {
-            Some(entry) => Err(Refusal::DuplicateMac { mac, owner: entry.config.name.clone() }),
-            None => Ok((mac, MacKind::Static)),
-        }
-    }
-
-    fn check_interface_free(&self, interface: &str) -> Result<(), Refusal> {
-        match self.ports.values().find(|e| e.config.device.interface() == Some(interface)) {
-            Some(entry) => Err(Refusal::InterfaceInUse {
-                interface: interface.to_owned(),
-                by: format!("port '{}'", entry.config.name),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn check_socket(&self, path: &str, client: bool) -> Result<PathBuf, Refusal> {
-        // Which port has a path is said before who listens there, because that is this process itself.
-        let wanted = check::same_place(std::path::Path::new(path));
-        for Entry { config, .. } in self.ports.values() {
-            if matches!(&config.device, Device::Guest { socket, .. } if check::same_place(socket) == wanted) {
-                let by = format!("port '{}'", config.name);
-                return Err(Refusal::SocketInUse { path: path.to_owned(), by });
-            }
-        }
-        check::socket(path, client)
-    }
-
-    fn check_port(&self, new: &NewPort) -> Result<PortConfig, Refusal> {
-        let guest_only = |given: bool, setting| {
-            let valid = "only guest ports (--socket) have it";
-            if given { Err(Refusal::NotApplicable { setting, kind: PortKind::Host, valid }) } else { Ok(()) }
-        };
-        let device = match (&new.socket, &new.tap) {
-            (Some(socket), None) => {
-                self.check_room(&new.name, PortKind::Guest)?;
-                let queues = check::range("queues", new.queues.unwrap_or(1), 1, 8, "")? as u8;
-                let mtu =
-                    check::range("mtu", new.mtu.unwrap_or(DEFAULT_MTU.into()), 68, 9000, "bytes")? as u16;
-                let socket = self.check_socket(socket, new.client)?;
-                let device =
-                    Device::Guest { socket, client: new.client, queues, mtu, features: new.features.clone() };
-                device.feature_bits().map_err(bad_features)?;
-                device
-            }
-            (None, Some(interface)) => {
-                self.check_room(&new.name, PortKind::Host)?;
-                guest_only(new.client, "client")?;
-                guest_only(new.queues.is_some(), "queues")?;
-                guest_only(new.mtu.is_some(), "mtu")?;
-                guest_only(new.features.is_some(), "features")?;
-                check::interface_name(interface)?;
-                self.check_interface_free(interface)?;
-                Device::Host { interface: interface.clone() }
-            }
-            (given, _) => {
-                check::name(&new.name)?;
-                let valid = "--socket PATH (guest port) or --tap IFNAME (host port)".into();
-                return Err(if given.is_some() {
-                    Refusal::BadValue { setting: "port".into(), value: "socket and tap".into(), valid }
-                } else {
-                    Refusal::Missing { what: "socket or tap".into(), valid }
-                });
-            }
-        };
-        let (mac, mac_kind) = self.check_mac(new.mac.as_deref())?;
-        let (policy, _) = changed(&Policy::default(), &new.policy, device.kind())?;
-        let id = self.free_id()?;
-        Ok(PortConfig { id, name: new.name.clone(), mac, mac_kind, device, policy })
-    }
-
-    fn check_uplink(&self, new: &NewUplink) -> Result<PortConfig, Refusal> {
-        self.check_room(&new.name, PortKind::Uplink)?;
-        if let Some(existing) = self.names(true).pop() {
-            return Err(Refusal::SecondUplink { existing });
-        }
-        if let Some(driver) = new.driver.as_deref().filter(|d| *d != "packet") {
-            let valid = "packet".into();
-            return Err(Refusal::BadValue { setting: "driver".into(), value: driver.to_owned(), valid });
-        }
-        check::interface_name(&new.device)?;
-        self.check_interface_free(&new.device)?;
-        let mac = check::ethernet(&new.device, &host::interfaces())?;
-        let device = Device::Uplink { interface: new.device.clone() };
-        let id = self.free_id()?;
-        let mac_kind = MacKind::Interface;
-        Ok(PortConfig { id, name: new.name.clone(), mac, mac_kind, device, policy: Policy::default() })
-    }
-
-    /// The next free number after the last one given, so that a number is not used again at once.
-    fn free_id(&self) -> Result<PortId, Refusal> {
-        let taken: std::collections::HashSet<u16> = self.ports.values().map(|e| e.config.id.0).collect();
-        let limit = MAX_PORTS as u16;
-        (0..limit)
-            .map(|step| (self.last_id % limit + step) % limit + 1)
-            .find(|id| !taken.contains(id))
-            .map(PortId)
-            .ok_or(Refusal::TooManyPorts { limit: MAX_PORTS })
-    }
-
     /// Applies a checked port: policy first, then its rings, then the store.
     fn add(&mut self, config: PortConfig) -> Result<(), Refusal> {
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
@@ -365,7 +231,7 @@ impl Switch {
         }
         self.last_id = id.0;
         self.events.emit(Event::PortAdded { port: id, name });
-        self.follow_mtu();
+        self.follow_devices();
         Ok(())
     }
 
@@ -440,24 +306,11 @@ impl Switch {
         Ok(())
     }
 
-    /// That the ports there are fit a switch of this kind.
-    fn check_kind(&self, kind: SwitchKind) -> Result<(), Refusal> {
-        let contradicts = |port: PortKind| match kind {
-            SwitchKind::External => false,
-            SwitchKind::Internal => port == PortKind::Uplink,
-            SwitchKind::Private => port != PortKind::Guest,
-        };
-        let found = self.ports.values().filter(|e| contradicts(e.config.device.kind()));
-        let ports: Vec<_> = found
-            .map(|e| format!("it has {} '{}'", view::port_noun(&e.config.device), e.config.name))
-            .collect();
-        if ports.is_empty() { Ok(()) } else { Err(Refusal::KindContradicts { kind, ports }) }
-    }
-
-    /// Takes over the MTU of interfaces and of front ends that lowered it.
-    fn follow_mtu(&mut self) {
+    /// Takes over MTUs, which interfaces change and front ends lower, and the addresses of uplinks.
+    fn follow_devices(&mut self) {
+        let addressed = self.follow_uplinks();
         let Some(data) = &self.data else { return };
-        let mut changed = false;
+        let mut changed = addressed;
         for entry in self.ports.values_mut() {
             let Some(status) = data.status(entry.config.id) else { continue };
             changed |= status.mtu != 0 && status.mtu != entry.mtu;
@@ -468,6 +321,25 @@ impl Switch {
         if changed {
             self.publish();
         }
+    }
+
+    /// Takes over the addresses of uplinks; whether one changed.
+    fn follow_uplinks(&mut self) -> bool {
+        let mut changed = false;
+        let mut uplinks =
+            self.ports.values_mut().filter(|e| e.config.mac_kind == MacKind::Interface).peekable();
+        if uplinks.peek().is_none() {
+            return false;
+        }
+        let interfaces = host::interfaces();
+        for Entry { config, .. } in uplinks {
+            let found = interfaces.iter().find(|i| Some(i.name.as_str()) == config.device.interface());
+            if let Some(mac) = found.and_then(|i| i.mac).filter(|mac| *mac != config.mac) {
+                config.mac = mac;
+                changed = true;
+            }
+        }
+        changed
     }
 
     fn publish(&mut self) {
@@ -495,7 +367,7 @@ fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> 
 }
 
 fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), DataplaneError> {
-    // Checked when the port was made; a stored list with a feature this version lost offers what is left of it.
+    // Checked when the port was made and when it was read back.
     data.add(config, config.device.feature_bits().unwrap_or(0))
 }
 
@@ -506,35 +378,6 @@ fn initial_mtu(device: &Device) -> u16 {
             host::interface_mtu(interface).unwrap_or(DEFAULT_MTU)
         }
     }
-}
-
-/// The policy after a change, and what differs as `name=value`.
-fn changed(old: &Policy, change: &PolicyChange, kind: PortKind) -> Result<(Policy, Vec<String>), Refusal> {
-    let default = Policy::default();
-    let mut new = old.clone();
-    let mut changes = Vec::new();
-    if let Some(spoofing) = change.mac_spoofing {
-        if kind != PortKind::Guest {
-            let valid = "only guest ports have it";
-            return Err(Refusal::NotApplicable { setting: "mac-spoofing", kind, valid });
-        }
-        new.mac_spoofing = spoofing.unwrap_or(default.mac_spoofing);
-        if new.mac_spoofing != old.mac_spoofing {
-            changes.push(format!("mac_spoofing={}", new.mac_spoofing));
-        }
-    }
-    if let Some(link) = change.link {
-        new.link = link.unwrap_or(default.link);
-        if new.link != old.link {
-            changes.push(format!("link={}", if new.link == LinkState::Up { "up" } else { "down" }));
-        }
-    }
-    Ok((new, changes))
-}
-
-fn bad_features(reason: String) -> Refusal {
-    let known = features::names(features::DEFAULT).into_iter().map(str::to_owned).collect();
-    Refusal::BadFeatures { reason, known }
 }
 
 /// The data path's error as a refusal with the same text.

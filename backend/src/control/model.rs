@@ -10,6 +10,7 @@ use vswitch::port::PortKind;
 use vswitch::snapshot::{SwitchConfig, SwitchKind};
 use vswitch::{Mac, PortId};
 
+use super::check;
 use super::types::Policy;
 use crate::guest::features;
 
@@ -139,6 +140,25 @@ pub struct PortConfig {
     pub device: Device,
     /// Its policy.
     pub policy: Policy,
+}
+
+impl PortConfig {
+    /// That a stored port keeps the rules new ones are checked for; says which one it breaks.
+    pub fn judge(&self) -> Result<(), String> {
+        let broken = |what: String| Err(format!("port '{}': {what}", self.name));
+        if !(1..=MAX_PORTS).contains(&self.id.index()) {
+            return broken(format!("number {} is out of range", self.id));
+        }
+        if check::name(&self.name).is_err() {
+            return broken("the name is not valid".into());
+        }
+        if let Device::Guest { queues, mtu, .. } = &self.device
+            && !((1..=8).contains(queues) && (68..=9000).contains(mtu))
+        {
+            return broken(format!("queues {queues} or mtu {mtu} is out of range"));
+        }
+        self.device.feature_bits().map(|_| ()).or_else(broken)
+    }
 }
 
 /// Where a host's dynamic MAC addresses come from: 00:15:5d, two bytes of the host, then 00 to ff.

@@ -91,7 +91,7 @@ pub struct NewUplink {
     pub name: String,
     /// The network interface, which must exist.
     pub device: String,
-    /// How the interface is driven: `packet` (AF_PACKET).
+    /// How the interface is driven: `packet` (`AF_PACKET`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
 }

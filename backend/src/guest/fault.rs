@@ -33,11 +33,11 @@ static REGISTRY: [Slot; SLOTS] = [const {
 static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 
 /// A registered mapping; unregistered when dropped.
-pub struct Guarded(usize);
+pub(super) struct Guarded(usize);
 
 impl Guarded {
     /// Whether a fault was caught in this mapping.
-    pub fn hit(&self) -> bool {
+    pub(super) fn hit(&self) -> bool {
         REGISTRY[self.0].hit.load(Ordering::Relaxed)
     }
 }
@@ -50,10 +50,9 @@ impl Drop for Guarded {
     }
 }
 
-/// Registers `len` bytes at `start`, a mapping that stays until the result is dropped.
-pub fn guard(start: usize, len: usize) -> Option<Guarded> {
+/// Registers `len` bytes at `start`, a mapping with pages of `page` bytes that stays until the result is dropped.
+pub(super) fn guard(start: usize, len: usize, page: usize) -> Option<Guarded> {
     install();
-    let page = page_size(start);
     for (index, slot) in REGISTRY.iter().enumerate() {
         if slot.start.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             slot.hit.store(false, Ordering::Relaxed);
@@ -64,19 +63,6 @@ pub fn guard(start: usize, len: usize) -> Option<Guarded> {
         }
     }
     None
-}
-
-/// The page size of the mapping at `start`: huge pages can only be replaced as a whole.
-fn page_size(start: usize) -> usize {
-    let small = 4096;
-    let Ok(smaps) = std::fs::read_to_string("/proc/self/smaps") else { return small };
-    let prefix = format!("{start:x}-");
-    let mut lines = smaps.lines().skip_while(|l| !l.starts_with(&prefix));
-    lines
-        .find_map(|l| l.strip_prefix("KernelPageSize:"))
-        .and_then(|v| v.trim().strip_suffix(" kB"))
-        .and_then(|v| v.trim().parse::<usize>().ok())
-        .map_or(small, |kib| kib * 1024)
 }
 
 fn install() {
@@ -157,7 +143,7 @@ mod tests {
         }
 
         fn guard(&self) -> Guarded {
-            guard(self.start as usize, 4 * PAGE).unwrap()
+            guard(self.start as usize, 4 * PAGE, PAGE).unwrap()
         }
 
         fn read(&self, at: usize) -> u8 {

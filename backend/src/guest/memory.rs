@@ -4,11 +4,25 @@
 //! the `Memory` does. It never changes: a new memory table is a new `Memory`. Guest memory is shared with code that may
 //! change it at any time, so no Rust reference to it is ever formed; it is only read and written through raw pointers.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::fault::{self, Guarded};
+
+/// Regions up to which looking at each is quicker than searching.
+const FEW: usize = 8;
+const SMALL_PAGE: usize = 4096;
+const HUGETLBFS_MAGIC: i64 = 0x958f_4586;
+
+/// Bytes that must be replaced together when a part of `file`'s mapping vanishes: huge pages only go as a whole.
+fn page_size(file: &File) -> usize {
+    match rustix::fs::fstatfs(file) {
+        Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => stat.f_bsize as usize,
+        _ => SMALL_PAGE,
+    }
+}
 
 /// The mapped memory type of the control protocol.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -20,6 +34,11 @@ pub struct Span {
     pub ptr: *mut u8,
     /// Length in bytes.
     pub len: u32,
+}
+
+impl Span {
+    /// No bytes.
+    pub const NONE: Self = Self { ptr: std::ptr::null_mut(), len: 0 };
 }
 
 // SAFETY: a span is an address and a length; whoever dereferences it must hold the memory it points into.
@@ -35,7 +54,8 @@ struct Region {
 /// An immutable view of one memory table.
 pub struct Memory {
     regions: Vec<Region>,
-    guards: Vec<Guarded>,
+    /// One per region, in the same order.
+    guards: Vec<Arc<Guarded>>,
     // Keeps the mappings alive; the addresses in `regions` point into it.
     _ram: Arc<GuestRam>,
 }
@@ -47,43 +67,53 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Builds the view and registers its mappings with the fault guard; `None` when the guard has no room for them.
-    pub fn new(ram: Arc<GuestRam>) -> Option<Self> {
+    /// Builds the view and registers its mappings with the fault guard; `None` when the guard has no room for them. Mappings that
+    /// `previous` has too keep their registration.
+    pub fn new(ram: Arc<GuestRam>, previous: Option<&Self>) -> Option<Self> {
         let mut regions = Vec::new();
         let mut guards = Vec::new();
         for region in ram.iter() {
-            let host = region.as_ptr();
-            regions.push(Region { start: region.start_addr().0, len: region.len(), host });
-            guards.push(fault::guard(host as usize, region.len() as usize)?);
+            let (host, len) = (region.as_ptr(), region.len());
+            let known = previous.and_then(|p| p.regions.iter().position(|r| r.host == host && r.len == len));
+            let guard = if let (Some(previous), Some(index)) = (previous, known) {
+                Arc::clone(&previous.guards[index])
+            } else {
+                let page = region.file_offset().map_or(SMALL_PAGE, |file| page_size(file.file()));
+                Arc::new(fault::guard(host as usize, len as usize, page)?)
+            };
+            regions.push(Region { start: region.start_addr().0, len, host });
+            guards.push(guard);
         }
+        // `GuestMemoryMmap` keeps its regions sorted by guest address, which `translate_part` relies on.
         Some(Self { regions, guards, _ram: ram })
     }
 
     /// Whether a part of the memory vanished (its file was truncated) and was replaced by zero pages.
     pub fn vanished(&self) -> bool {
-        self.guards.iter().any(Guarded::hit)
+        self.guards.iter().any(|guard| guard.hit())
     }
 
     /// Translates `len` bytes at guest address `addr` that lie within one region.
     #[inline]
     pub fn translate(&self, addr: u64, len: u32) -> Option<*mut u8> {
-        for region in &self.regions {
-            let offset = addr.wrapping_sub(region.start);
-            if offset < region.len && u64::from(len) <= region.len - offset {
-                // SAFETY: `offset + len <= region.len`, so the result stays inside the mapping of this region.
-                return Some(unsafe { region.host.add(offset as usize) });
-            }
-        }
-        None
+        self.translate_part(addr, len).filter(|span| span.len == len).map(|span| span.ptr)
     }
 
     /// Translates the longest run that starts at `addr` and is at most `len` bytes long; for buffers across regions.
+    #[inline]
     pub fn translate_part(&self, addr: u64, len: u32) -> Option<Span> {
-        for region in &self.regions {
+        // Real guests have a handful of regions; one with hundreds must not cost its neighbours a long search.
+        let candidates = if self.regions.len() <= FEW {
+            &self.regions[..]
+        } else {
+            let end = self.regions.partition_point(|region| region.start <= addr);
+            &self.regions[end.saturating_sub(1)..end]
+        };
+        for region in candidates {
             let offset = addr.wrapping_sub(region.start);
             if offset < region.len {
                 let len = u64::from(len).min(region.len - offset) as u32;
-                // SAFETY: `offset + len <= region.len` by the line above.
+                // SAFETY: `offset + len <= region.len`, so the result stays inside the mapping of this region.
                 return Some(Span { ptr: unsafe { region.host.add(offset as usize) }, len });
             }
         }
@@ -104,7 +134,7 @@ mod tests {
     fn memory() -> Memory {
         let ranges = [(LOW, 0x1000), (LOW + 0x1000, 0x800), (HIGH, 0x1000)];
         let ranges = ranges.map(|(start, len)| (GuestAddress(start), len));
-        Memory::new(Arc::new(GuestRam::from_ranges(&ranges).unwrap())).unwrap()
+        Memory::new(Arc::new(GuestRam::from_ranges(&ranges).unwrap()), None).unwrap()
     }
 
     #[test]

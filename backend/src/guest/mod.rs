@@ -130,7 +130,7 @@ impl GuestPort {
     }
 
     /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.
-    fn queue_changed(&self, index: usize) {
+    pub(crate) fn queue_changed(&self, index: usize) {
         let was = self.receiving();
         let now =
             (0..self.owners.len()).filter(|p| self.queues[2 * p].is_live()).fold(0, |mask, p| mask | 1 << p);

@@ -32,6 +32,8 @@ const OWN_PROTOCOL_FEATURES: u64 = PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_S
 /// Bytes of one region in a memory message: guest address, size, user address, mmap offset.
 const REGION: usize = 32;
 const PAGE: u64 = 4096;
+/// Memory regions that a front end may share one by one. The library would take 509; a process has 65,530 mappings for all its ports.
+const MAX_SLOTS: usize = 64;
 
 /// The relay of one connection.
 pub(super) struct Relay<'a> {
@@ -44,12 +46,14 @@ pub(super) struct Relay<'a> {
     offered: bool,
     reply_ack: bool,
     status: u64,
+    /// Memory regions shared now.
+    slots: usize,
 }
 
 impl<'a> Relay<'a> {
     /// A relay between the front end and the library's end of a private socket pair.
     pub(super) fn new(port: &'a Arc<GuestPort>, front: &'a UnixStream, back: &'a UnixStream) -> Self {
-        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0 }
+        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0, slots: 0 }
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
@@ -73,21 +77,21 @@ impl<'a> Relay<'a> {
             }
             if polls[0].revents != 0 {
                 let message = Message::read(self.front)?;
-                self.handle(message)?;
+                self.handle(&message)?;
             }
         }
     }
 
-    fn handle(&mut self, message: Message) -> Result<(), MessageError> {
+    fn handle(&mut self, message: &Message) -> Result<(), MessageError> {
         message.expect_request()?;
-        self.check(&message)?;
+        Self::check(message)?;
         match message.request {
             request::SEND_RARP => {
                 let mac = message.u64_at(0)?.to_ne_bytes();
                 let mac = Mac([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]);
                 self.port.emit(Event::Announced { port: self.port.spec.id, mac });
                 self.port.owners[0].inject(self.port.spec.id, rarp(mac));
-                self.acknowledge(&message, true)
+                self.acknowledge(message, true)
             }
             request::NET_SET_MTU => {
                 let mtu = message.u64_at(0)?;
@@ -95,16 +99,16 @@ impl<'a> Relay<'a> {
                 if fits {
                     self.port.mtu.store(mtu as u16, Ordering::Relaxed);
                 }
-                self.acknowledge(&message, fits)
+                self.acknowledge(message, fits)
             }
             request::SET_STATUS => {
                 self.status = message.u64_at(0)? & 0xff;
-                self.acknowledge(&message, true)
+                self.acknowledge(message, true)
             }
             request::GET_STATUS => message.reply(self.status).write(self.front),
             request::GET_FEATURES => {
                 self.offered = true;
-                self.forward(&message)
+                self.forward(message)
             }
             request::GET_PROTOCOL_FEATURES => {
                 message.write(self.back)?;
@@ -126,13 +130,39 @@ impl<'a> Relay<'a> {
                 self.reply_ack = value & PROTOCOL_REPLY_ACK != 0;
                 self.forward(&passed)
             }
+            request::GET_MAX_MEM_SLOTS => {
+                message.write(self.back)?;
+                self.answer()?;
+                message.reply(MAX_SLOTS as u64).write(self.front)
+            }
+            request::SET_MEM_TABLE => {
+                self.slots = message.fds.len();
+                self.forward(message)
+            }
+            request::ADD_MEM_REG => {
+                self.slots += 1;
+                if self.slots > MAX_SLOTS {
+                    let value = self.slots as u64;
+                    return Err(MessageError::Value {
+                        request: message.request,
+                        what: "memory slot",
+                        value,
+                        valid: "1 to 64",
+                    });
+                }
+                self.forward(message)
+            }
+            request::REM_MEM_REG => {
+                self.slots = self.slots.saturating_sub(1);
+                self.forward(message)
+            }
             request::SET_FEATURES => {
                 self.features_set = true;
-                self.forward(&message)
+                self.forward(message)
             }
             request::RESET_OWNER | request::RESET_DEVICE => {
                 self.features_set = false;
-                self.forward(&message)
+                self.forward(message)
             }
             request::SET_VRING_ENABLE => {
                 if !self.features_set {
@@ -140,9 +170,9 @@ impl<'a> Relay<'a> {
                     Message::new(request::SET_FEATURES, &bits).write(self.back)?;
                     self.features_set = true;
                 }
-                self.forward(&message)
+                self.forward(message)
             }
-            _ => self.forward(&message),
+            _ => self.forward(message),
         }
     }
 
@@ -156,7 +186,6 @@ impl<'a> Relay<'a> {
                 | request::GET_QUEUE_NUM
                 | request::GET_VRING_BASE
                 | request::GET_CONFIG
-                | request::GET_MAX_MEM_SLOTS
         );
         if always || (self.offered && self.reply_ack && message.needs_reply()) {
             self.answer()?.write(self.front)?;
@@ -181,7 +210,7 @@ impl<'a> Relay<'a> {
 
     // === what a front end may not send ===
 
-    fn check(&self, message: &Message) -> Result<(), MessageError> {
+    fn check(message: &Message) -> Result<(), MessageError> {
         let request = message.request;
         let fds = message.fds.len();
         let wrong = |want| Err(MessageError::Descriptors { request, got: fds, want });
@@ -199,12 +228,9 @@ impl<'a> Relay<'a> {
                 let [fd] = &message.fds[..] else { return wrong("1") };
                 check_region(message, 8, fd.as_fd())?;
             }
-            request::REM_MEM_REG => {
-                // The specification lets a front end send the descriptor along; it is of no use.
-                if fds > 1 {
-                    return wrong("0 or 1");
-                }
-            }
+            // The specification lets a front end send the descriptor along; it is of no use.
+            request::REM_MEM_REG if fds > 1 => return wrong("0 or 1"),
+            request::REM_MEM_REG => {}
             request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR => {
                 let without = message.u64_at(0)? & 0x100 != 0;
                 if fds != usize::from(!without) {
@@ -258,7 +284,7 @@ fn check_region(message: &Message, at: usize, fd: BorrowedFd<'_>) -> Result<(), 
             return refuse(what, start, "address plus size within 64 bits");
         }
     }
-    if offset % PAGE != 0 {
+    if !offset.is_multiple_of(PAGE) {
         return refuse("region offset", offset, "a multiple of the page size");
     }
     let metadata = File::from(fd.try_clone_to_owned()?).metadata()?;

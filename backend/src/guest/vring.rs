@@ -121,7 +121,8 @@ pub(super) fn release(port: &GuestPort) {
 
 /// Replaces the port's memory by what the front end shared.
 pub(super) fn set_memory(port: &GuestPort, ram: &Ram) -> io::Result<()> {
-    let memory = Memory::new(ram.memory().into_inner())
+    let previous = lock(&port.memory).clone();
+    let memory = Memory::new(ram.memory().into_inner(), previous.as_deref())
         .ok_or_else(|| io::Error::other("too many memory regions in use"))?;
     restart_all(port, || *lock(&port.memory) = Some(Arc::new(memory)));
     Ok(())

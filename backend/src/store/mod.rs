@@ -3,6 +3,7 @@
 //! Every change is durable when its function returns. The file is locked for as long as it is open, so two switches cannot
 //! share a state directory. A file that cannot be read is a refusal at start; it is never repaired by forgetting.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -34,14 +35,27 @@ pub struct Saved {
 
 /// An open store, or none (`--state-dir none`).
 #[derive(Debug)]
-pub struct Store {
-    database: Option<Database>,
+pub struct Store(Backing);
+
+#[derive(Debug)]
+enum Backing {
+    None,
+    File(Database),
+    /// A full disk.
+    #[cfg(test)]
+    Failing,
 }
 
 impl Store {
     /// A store that keeps nothing.
     pub fn none() -> Self {
-        Self { database: None }
+        Self(Backing::None)
+    }
+
+    /// A store that refuses every change.
+    #[cfg(test)]
+    pub(crate) fn failing() -> Self {
+        Self(Backing::Failing)
     }
 
     /// Opens the store in `directory`, which is created if missing.
@@ -63,7 +77,7 @@ impl Store {
             e => Refusal::StateCorrupt { reason: e.to_string() }.of(object()),
         })?;
         let saved = load(&database).map_err(|why| why.of(object()))?;
-        Ok((Self { database: Some(database) }, saved))
+        Ok((Self(Backing::File(database)), saved))
     }
 
     /// Keeps the settings.
@@ -87,8 +101,14 @@ impl Store {
         key: &str,
         value: Option<&impl Serialize>,
     ) -> Result<(), Refusal> {
-        let Some(database) = &self.database else { return Ok(()) };
-        put(database, table, key, value).map_err(|reason| Refusal::StoreFailed { reason })
+        match &self.0 {
+            Backing::None => Ok(()),
+            Backing::File(database) => {
+                put(database, table, key, value).map_err(|reason| Refusal::StoreFailed { reason })
+            }
+            #[cfg(test)]
+            Backing::Failing => Err(Refusal::StoreFailed { reason: "no space left on device".into() }),
+        }
     }
 }
 
@@ -141,7 +161,7 @@ fn load(database: &Database) -> Result<Saved, Refusal> {
     }
     let settings =
         field("switch")?.map(|bytes| parse("switch", bytes.value())).transpose()?.unwrap_or_default();
-    let mut ports = Vec::new();
+    let mut ports: Vec<PortConfig> = Vec::new();
     match transaction.open_table(PORTS) {
         Ok(table) => {
             for row in table.iter().map_err(|e| corrupt(e.into()))? {
@@ -152,9 +172,119 @@ fn load(database: &Database) -> Result<Saved, Refusal> {
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(e) => return Err(corrupt(e.into())),
     }
+    let mut ids = HashSet::new();
+    for port in &ports {
+        port.judge().map_err(|reason| Refusal::StateCorrupt { reason })?;
+        if !ids.insert(port.id) {
+            let reason = format!("port '{}': number {} is given twice", port.name, port.id);
+            return Err(Refusal::StateCorrupt { reason });
+        }
+    }
     Ok(Saved { settings, ports })
 }
 
 fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(bytes).map_err(|e| Refusal::StateCorrupt { reason: format!("{what}: {e}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch::{Mac, PortId};
+
+    use super::*;
+    use crate::control::model::{Device, MacKind};
+    use crate::control::types::Policy;
+
+    fn port(name: &str, id: u16) -> PortConfig {
+        let socket = format!("/run/{name}.sock").into();
+        let device = Device::Guest {
+            socket,
+            client: false,
+            queues: 2,
+            mtu: 9000,
+            features: Some(vec!["csum".into()]),
+        };
+        let (mac, mac_kind) = (Mac([2, 0, 0, 0, 0, id as u8]), MacKind::Static);
+        PortConfig { id: PortId(id), name: name.into(), mac, mac_kind, device, policy: Policy::default() }
+    }
+
+    fn line(result: Result<(Store, Saved), Refused>) -> String {
+        result.map(|_| ()).expect_err("refused").to_string()
+    }
+
+    fn raw(directory: &Path, table: TableDefinition<&str, &[u8]>, key: &str, value: &impl Serialize) {
+        let database = Database::create(directory.join(FILE)).unwrap();
+        put(&database, table, key, Some(value)).unwrap();
+    }
+
+    #[test]
+    fn what_was_put_is_there_after_opening_again_and_what_was_removed_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings { rx_wait_us: 77, ..Settings::default() };
+        {
+            let (store, saved) = Store::open(directory.path()).unwrap();
+            assert_eq!((saved.settings, saved.ports), (Settings::default(), vec![]));
+            store.put_settings(&settings).unwrap();
+            store.put_port(&port("a", 1)).unwrap();
+            store.put_port(&port("b", 2)).unwrap();
+            store.remove_port("a").unwrap();
+        }
+        let (_, saved) = Store::open(directory.path()).unwrap();
+        assert_eq!((saved.settings, saved.ports), (settings, vec![port("b", 2)]));
+    }
+
+    #[test]
+    fn two_switches_cannot_share_a_state_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = Store::open(directory.path()).unwrap();
+        let line = line(Store::open(directory.path()));
+        assert!(
+            line.ends_with(
+                "another switch uses it; valid: stop it first, or give another directory with --state-dir"
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_store_is_refused_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        for garbage in [&b"not a database"[..], &[0; 8192], b"redb\x1a\x0a\xa9\x0d\x0a but no more"] {
+            std::fs::write(&path, garbage).unwrap();
+            let line = line(Store::open(directory.path()));
+            assert!(line.contains("the store is damaged") || line.contains("cannot be opened"), "{line}");
+            assert_eq!(std::fs::read(&path).unwrap(), garbage);
+        }
+    }
+
+    #[test]
+    fn a_store_of_another_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        raw(directory.path(), META, "format", &9);
+        let line = line(Store::open(directory.path()));
+        assert!(line.contains("the store has format 9, this version knows format 1"), "{line}");
+    }
+
+    #[test]
+    fn a_stored_port_that_breaks_the_rules_is_refused() {
+        let policy = serde_json::json!({"mac_spoofing": false, "link": "up", "dhcp_guard": true});
+        let mut with_policy = serde_json::to_value(port("a", 1)).unwrap();
+        with_policy["policy"] = policy;
+        let mut many_queues = serde_json::to_value(port("a", 1)).unwrap();
+        many_queues["device"]["queues"] = 9.into();
+        let mut no_number = serde_json::to_value(port("a", 1)).unwrap();
+        no_number["id"] = 0.into();
+        for (value, reason) in [
+            (with_policy, "unknown field `dhcp_guard`"),
+            (many_queues, "queues 9"),
+            (no_number, "number 0 is out of range"),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            Store::open(directory.path()).unwrap();
+            raw(directory.path(), PORTS, "a", &value);
+            let line = line(Store::open(directory.path()));
+            assert!(line.contains(reason), "{line}");
+        }
+    }
 }

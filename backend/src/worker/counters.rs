@@ -33,7 +33,7 @@ impl Counter {
 
 /// One port's counters on one worker.
 #[derive(Default)]
-pub struct PortCount {
+pub(super) struct PortCount {
     out_packets: Counter,
     out_bytes: Counter,
     in_packets: Counter,
@@ -130,7 +130,7 @@ impl Counters {
 }
 
 /// A port's counters over all workers.
-pub fn total<'a>(workers: impl Iterator<Item = &'a Counters> + Clone, id: PortId) -> PortCounters {
+pub fn total<'a>(workers: &(impl Iterator<Item = &'a Counters> + Clone), id: PortId) -> PortCounters {
     let sum = |field: fn(&PortCount) -> &Counter| workers.clone().map(|w| field(w.port(id)).get()).sum();
     let drops = |field: fn(&PortCount) -> &[Counter; DropReason::COUNT]| {
         let of = |reason: DropReason| workers.clone().map(|w| field(w.port(id))[reason as usize].get()).sum();

@@ -18,7 +18,8 @@ use super::{LinkPort, Port, Shared, View};
 use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Frame};
 use crate::guest::memory::Span;
-use crate::guest::ring::split::{Put, SplitRing};
+use crate::guest::ring::receive::Put;
+use crate::guest::ring::split::SplitRing;
 use crate::guest::ring::{Queue, RingError};
 use crate::link::{LinkError, MAX_PIECES, Piece, Sent};
 use vswitch::event::Event;
@@ -146,8 +147,8 @@ impl Delivery {
     /// Delivers the frames of `group` (bits are indices in the burst) to one port; returns which are finished.
     fn deliver(&mut self, context: &Context<'_>, to: PortId, group: u64, blocked: &mut Blocked) -> u64 {
         match context.view.port(to) {
-            Some(Port::Guest(port)) => self.to_guest(context, port, group, blocked),
-            Some(Port::Link(port)) => self.to_link(context, port, group, blocked),
+            Some(Port::Guest(port)) => self.deliver_to_guest(context, port, group, blocked),
+            Some(Port::Link(port)) => self.deliver_to_link(context, port, group, blocked),
             None => {
                 drop_all(context, to, group, DropReason::ReceiverNotRunning);
                 group
@@ -155,7 +156,7 @@ impl Delivery {
         }
     }
 
-    fn to_guest(
+    fn deliver_to_guest(
         &mut self,
         context: &Context<'_>,
         port: &GuestPort,
@@ -167,21 +168,21 @@ impl Delivery {
             drop_all(context, port.spec.id, group, DropReason::ReceiverNotRunning);
             return group;
         }
-        if running.count_ones() == 1 {
-            return self.to_queue(context, port, running.trailing_zeros() as usize, group, blocked);
+        if running.is_power_of_two() {
+            return self.deliver_to_queue(context, port, running.trailing_zeros() as usize, group, blocked);
         }
         let (mut left, mut finished) = (group, 0);
         while left != 0 {
             let pair_of = |i: usize| queue_pair(running, context.burst.frames[i].head());
             let pair = pair_of(left.trailing_zeros() as usize);
             let part = bits(left).filter(|&i| pair_of(i) == pair).fold(0, |mask, i| mask | 1 << i);
-            finished |= self.to_queue(context, port, pair, part, blocked);
+            finished |= self.deliver_to_queue(context, port, pair, part, blocked);
             left &= !part;
         }
         finished
     }
 
-    fn to_queue(
+    fn deliver_to_queue(
         &mut self,
         context: &Context<'_>,
         port: &GuestPort,
@@ -192,17 +193,23 @@ impl Delivery {
         let id = port.spec.id;
         let queue = &port.queues[2 * pair];
         let receives = port.receives();
-        let limit = mtu::longest_frame(port.mtu());
+        let limit = port.mtu();
         let mut finished = 0;
         let (mut packets, mut bytes) = (0, 0);
         let mut broken = None;
         {
             let mut ring = queue.lock();
+            if let Err(error) = ring.stage(group.count_ones() as usize) {
+                broken = Some(error);
+            }
             for index in bits(group) {
+                if broken.is_some() {
+                    break;
+                }
                 let frame = &context.burst.frames[index];
                 let cost = frame.offload.wire(frame.len);
-                if frame.offload.largest_packet(frame.len) > limit {
-                    context.counters.in_drop(id, DropReason::MtuExceeded, cost.0);
+                if let Err(reason) = mtu::check(limit, frame.head(), frame.len, &frame.offload) {
+                    context.counters.in_drop(id, reason, cost.0);
                     finished |= 1 << index;
                     continue;
                 }
@@ -234,7 +241,7 @@ impl Delivery {
                     }
                     Err(error) => {
                         broken = Some(error);
-                        break;
+                        continue;
                     }
                 }
                 finished |= 1 << index;
@@ -289,7 +296,13 @@ impl Delivery {
         }
     }
 
-    fn to_link(&mut self, context: &Context<'_>, port: &LinkPort, group: u64, blocked: &mut Blocked) -> u64 {
+    fn deliver_to_link(
+        &mut self,
+        context: &Context<'_>,
+        port: &LinkPort,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
         let id = port.id;
         let mut finished = 0;
         let (mut packets, mut bytes) = (0, 0);

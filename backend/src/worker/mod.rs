@@ -10,6 +10,8 @@ mod deliver;
 mod poll;
 mod sleep;
 mod steer;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

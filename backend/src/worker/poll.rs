@@ -25,6 +25,8 @@ use crate::link::{LinkBurst, LinkError};
 
 /// Time between two looks at what has no descriptor: ageing, links that went down.
 const HOUSEKEEPING: Nanos = 1_000_000_000;
+/// A busy worker looks at the descriptors of its resting sources this often, so that they are not forgotten.
+const GLANCE: Nanos = 20_000;
 
 /// A kick descriptor in the worker's epoll set.
 #[derive(Default)]
@@ -71,6 +73,7 @@ pub(super) struct Worker {
     sleeper: Sleeper,
     ready: Vec<u32>,
     next_housekeeping: Nanos,
+    next_glance: Nanos,
 }
 
 impl Worker {
@@ -89,6 +92,7 @@ impl Worker {
             sleeper,
             ready: Vec::new(),
             next_housekeeping: 0,
+            next_glance: 0,
         })
     }
 
@@ -118,6 +122,10 @@ impl Worker {
                 counters.idle_cycles.add(end - start);
             }
             start = end;
+            if now >= self.next_glance && self.active.len() < self.by_key.len() {
+                self.next_glance = now + GLANCE;
+                self.doze(0);
+            }
             if moved == 0 && self.shared.poll != PollMode::Busy {
                 self.settle(now);
                 if self.active.is_empty() {
@@ -425,16 +433,10 @@ impl Worker {
             .fold(self.next_housekeeping, Nanos::min);
         let left = deadline.saturating_sub(now()).div_ceil(1_000_000).min(1000) as i32;
         self.handle.counters.sleeps.add(1);
-        let mut ready = std::mem::take(&mut self.ready);
-        let woken = self.sleeper.sleep(left, &mut ready);
-        self.handle.sleeping.store(false, Ordering::SeqCst);
-        if woken {
+        if self.doze(left) {
             self.handle.counters.wakeups.add(1);
         }
-        for &token in &ready {
-            self.wake_source(token);
-        }
-        self.ready = ready;
+        self.handle.sleeping.store(false, Ordering::SeqCst);
         let late: Vec<usize> = {
             let now = now();
             let due = |s: &Source| s.blocked_since.is_some_and(|since| since + wait <= now);
@@ -445,6 +447,17 @@ impl Worker {
         }
     }
 
+    /// Waits for descriptors for so many milliseconds (0: only looks) and wakes their sources; returns whether any fired.
+    fn doze(&mut self, milliseconds: i32) -> bool {
+        let mut ready = std::mem::take(&mut self.ready);
+        let woken = self.sleeper.sleep(milliseconds, &mut ready);
+        for &token in &ready {
+            self.wake_source(token);
+        }
+        self.ready = ready;
+        woken
+    }
+
     fn wake_source(&mut self, token: u32) {
         let (slot, which) = ((token / 2) as usize, token % 2);
         let Some(source) = self.sources.get(slot).and_then(Option::as_ref) else { return };
@@ -452,7 +465,9 @@ impl Worker {
             && which == 0
         {
             // Buffers came: tell every worker that holds frames for this ring.
-            let waiters = port.queues[2 * pair].waiters.swap(0, Ordering::SeqCst);
+            let queue = &port.queues[2 * pair];
+            queue.lock().disarm();
+            let waiters = queue.waiters.swap(0, Ordering::SeqCst);
             for handle in self.shared.handles() {
                 if waiters >> (handle.id % 64) & 1 != 0 {
                     if handle.id == self.handle.id {

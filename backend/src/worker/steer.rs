@@ -17,7 +17,7 @@ fn ports(head: &[u8], at: usize) -> u64 {
 }
 
 /// A number that is equal for all frames of a flow and its answers.
-pub fn flow_hash(head: &[u8]) -> u64 {
+pub(super) fn flow_hash(head: &[u8]) -> u64 {
     let ethertype = |at: usize| head.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
     let mut network = 14;
     let mut kind = ethertype(12);
@@ -30,9 +30,13 @@ pub fn flow_hash(head: &[u8]) -> u64 {
             let addresses = word(head, network + 12) ^ word(head, network + 16);
             let protocol = head.get(network + 9).copied().unwrap_or(0);
             // A fragment has its ports elsewhere; all fragments of a flow go by address alone.
-            let whole = word(head, network + 6) >> 16 & 0x3fff == 0;
+            let fragment = (word(head, network + 6) >> 16) as u16 & 0x3fff;
             let header = usize::from(head.get(network).map_or(0, |b| b & 0xf)) * 4;
-            let l4 = if whole && matches!(protocol, TCP | UDP) { ports(head, network + header) } else { 0 };
+            let l4 = if fragment == 0 && matches!(protocol, TCP | UDP) {
+                ports(head, network + header)
+            } else {
+                0
+            };
             addresses << 16 ^ l4
         }
         ETHERTYPE_IPV6 => {
@@ -47,7 +51,7 @@ pub fn flow_hash(head: &[u8]) -> u64 {
 
 /// The `n`-th queue pair of those whose bit is set in `running`, chosen by the frame's flow. `running` must not be 0.
 #[inline]
-pub fn queue_pair(running: u64, head: &[u8]) -> usize {
+pub(super) fn queue_pair(running: u64, head: &[u8]) -> usize {
     let count = running.count_ones();
     if count <= 1 {
         return running.trailing_zeros() as usize;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use backend::guest::burst::{BURST, Burst};
 use backend::guest::memory::{GuestRam, Memory, Span};
 use backend::guest::ring::RingError;
-use backend::guest::ring::split::{Put, RingPlace, RingShape, SplitRing};
+use backend::guest::ring::receive::Put;
+use backend::guest::ring::split::{RingPlace, RingShape, SplitRing};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
@@ -50,7 +51,7 @@ impl State {
             regions.push(GuestRegionMmap::new(region, GuestAddress(guest)).expect("no overflow"));
         }
         let ram = GuestRam::from_regions(regions).expect("no overlap");
-        let memory = Arc::new(Memory::new(Arc::new(ram)).expect("room for the guards"));
+        let memory = Arc::new(Memory::new(Arc::new(ram), None).expect("room for the guards"));
         let linear = Vec::with_capacity(70_000);
         Self { memory, hosts, burst: Burst::default(), frame: vec![0x77; 70_000], linear }
     }

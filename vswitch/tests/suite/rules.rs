@@ -365,7 +365,7 @@ fn mtu_counts_neither_the_ethernet_header_nor_tags() {
     let receiver = guest(1);
     let plain = frame(mac_of(1), mac_of(2), None);
     let tagged = frame(mac_of(1), mac_of(2), Some(5));
-    let check = |head: &[u8], len, offload| mtu::check(&receiver, head, len, &offload);
+    let check = |head: &[u8], len, offload| mtu::check(receiver.mtu, head, len, &offload);
     assert_eq!(check(&plain, 1514, Offload::None), Ok(()));
     assert_eq!(check(&plain, 1515, Offload::None), Err(DropReason::MtuExceeded));
     assert_eq!(check(&tagged, 1518, Offload::None), Ok(()));

@@ -6,9 +6,11 @@
 //!
 //! Lock order: a sender's ring, then a receiver's ring. Nobody takes two receiver rings, or a sender's ring while holding a receiver's.
 
+pub mod receive;
 pub mod split;
 #[cfg(test)]
 mod tests;
+pub mod transmit;
 
 use std::fs::File;
 use std::io::Write;

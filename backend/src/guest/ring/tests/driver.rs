@@ -69,7 +69,7 @@ impl Ram {
         // SAFETY: the last page of the mapping.
         unsafe { all.add(at).write_bytes(CANARY, PAGE) };
         let ram = GuestRam::from_regions(regions).unwrap();
-        let memory = Arc::new(Memory::new(Arc::new(ram)).expect("room for the guards"));
+        let memory = Arc::new(Memory::new(Arc::new(ram), None).expect("room for the guards"));
         Self { all, len, hosts, memory }
     }
 

@@ -11,7 +11,8 @@ use super::driver::{AVAIL, BUFFERS, DESC, Driver, INDIRECT, NEXT, TABLES, USED, 
 use crate::guest::burst::Burst;
 use crate::guest::memory::{GuestRam, Memory, Span};
 use crate::guest::ring::RingError;
-use crate::guest::ring::split::{Put, RingPlace, RingShape, SplitRing};
+use crate::guest::ring::receive::Put;
+use crate::guest::ring::split::{RingPlace, RingShape, SplitRing};
 
 const SHAPE: RingShape = RingShape { event_idx: false, indirect: true, mergeable: true, header_len: 12 };
 const MALFORMED: Option<DropReason> = Some(DropReason::MalformedDescriptor);
@@ -184,7 +185,7 @@ fn h01_h03_a_ring_that_is_not_wholly_in_aligned_memory_does_not_start() {
 fn h03_a_ring_aligned_for_the_guest_but_not_for_us_does_not_start() {
     // The front end chooses where a region begins, so even addresses can be odd ones here.
     let ram = GuestRam::from_ranges(&[(GuestAddress(0x1_0001), 0x1_0000)]).unwrap();
-    let memory = Arc::new(Memory::new(Arc::new(ram)).unwrap());
+    let memory = Arc::new(Memory::new(Arc::new(ram), None).unwrap());
     let place = RingPlace { size: 8, desc: 0x1_1000, avail: 0x1_2000, used: 0x1_3000 };
     let started = SplitRing::default().start(memory, place, SHAPE);
     assert!(matches!(started, Err(RingError::BadRing(_, _))), "{started:?}");
@@ -204,7 +205,7 @@ fn h07_a_chain_of_more_pieces_than_a_burst_holds_is_refused_after_a_restart_too(
         ram.write_obj(BUFFERS, GuestAddress(DESC + 16 * index)).unwrap();
         ram.write_obj(word, GuestAddress(DESC + 16 * index + 8)).unwrap();
     }
-    let memory = Arc::new(Memory::new(Arc::new(ram.clone())).unwrap());
+    let memory = Arc::new(Memory::new(Arc::new(ram.clone()), None).unwrap());
     let place = RingPlace { size: 1024, desc: DESC, avail: AVAIL, used: USED };
     let mut ring = SplitRing::default();
     let mut burst = Burst::default();

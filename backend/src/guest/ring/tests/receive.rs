@@ -7,7 +7,8 @@ use vswitch::frame::offload::NetHeader;
 
 use super::driver::{AREA, Chain, Driver, POISON, cut, firsts, sizes};
 use crate::guest::memory::Span;
-use crate::guest::ring::split::{Put, RingShape};
+use crate::guest::ring::receive::Put;
+use crate::guest::ring::split::RingShape;
 
 #[derive(Clone, Debug)]
 enum Op {

@@ -1,0 +1,218 @@
+//! Putting frames into a receive ring: the guest gets.
+//!
+//! Nothing written is visible before `publish`, so `rewind` can take back what turned out not to fit.
+
+use vswitch::frame::offload::NetHeader;
+
+use super::RingError;
+use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch};
+use crate::guest::burst::NET_HEADER;
+use crate::guest::memory::Span;
+
+/// What became of a frame offered to a receive ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Written; the guest sees it after `publish`.
+    Done,
+    /// No buffers (or not enough of them) are there now.
+    Full,
+    /// The guest's buffers cannot hold the frame at all.
+    TooSmall,
+}
+
+/// A point to return to when only a part of something could be written.
+#[derive(Clone, Copy)]
+pub struct Mark {
+    next_avail: u16,
+    next_used: u16,
+}
+
+impl SplitRing {
+    /// Remembers where the ring is.
+    pub fn mark(&self) -> Mark {
+        Mark { next_avail: self.next_avail, next_used: self.next_used }
+    }
+
+    /// Takes back everything put since `mark`, which must be newer than the last `publish`.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.next_avail = mark.next_avail;
+        self.next_used = mark.next_used;
+    }
+
+    /// Available index as last read; it moves when the guest adds buffers.
+    pub fn avail_seen(&self) -> u16 {
+        self.avail_seen
+    }
+
+    /// Whether a frame's waiting time ran out on this ring and nothing came since.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled_at == Some(self.avail_seen)
+    }
+
+    /// Notes that a frame's waiting time ran out.
+    pub fn set_stalled(&mut self) {
+        self.stalled_at = Some(self.avail_seen);
+    }
+
+    /// Buffers that wait, reading the guest's index only when `wanted` are not known to be there.
+    #[inline]
+    fn available(&mut self, wanted: u16) -> Result<u16, RingError> {
+        let Some(live) = &self.live else { return Ok(0) };
+        let known = self.avail_seen.wrapping_sub(self.next_avail);
+        if known >= wanted {
+            return Ok(known);
+        }
+        let avail = live.avail_index();
+        let waiting = avail.wrapping_sub(self.next_avail);
+        if waiting > live.size {
+            // Not kept: who comes next must not take it for buffers that are known to be there.
+            return Err(RingError::AvailableJump(waiting, live.size));
+        }
+        self.avail_seen = avail;
+        Ok(waiting)
+    }
+
+    /// Reads up to `count` buffers ahead and asks the CPU for their memory, so that the puts that follow do not wait for it.
+    pub fn stage(&mut self, count: usize) -> Result<(), RingError> {
+        let waiting = self.available(count as u16)?;
+        let Some(live) = &self.live else { return Ok(()) };
+        self.staged.clear();
+        self.staged_at = self.next_avail;
+        for position in 0..waiting.min(count as u16) {
+            let id = live.head(self.next_avail.wrapping_add(position));
+            if id >= live.size {
+                return Err(RingError::BadIndex(id, live.size));
+            }
+            self.staged.push((id, Span::NONE));
+        }
+        for (id, span) in &mut self.staged {
+            let desc = Live::read_desc(live.desc, *id);
+            if desc.flags == DESC_F_WRITE
+                && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
+            {
+                prefetch(ptr);
+                prefetch(ptr.wrapping_add(64));
+                *span = Span { ptr, len: desc.len };
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`,
+    /// `len` frame bytes in all.
+    #[inline]
+    pub fn put(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        rest: &[Span],
+        len: u32,
+    ) -> Result<Put, RingError> {
+        let mut ahead = usize::from(self.next_avail.wrapping_sub(self.staged_at));
+        if ahead >= self.staged.len() {
+            self.stage(1)?;
+            ahead = 0;
+        }
+        let (Some(&(id, span)), Some(live)) = (self.staged.get(ahead), &self.live) else {
+            return Ok(Put::Full);
+        };
+        let header_len = usize::from(self.shape.header_len);
+        let total = header_len + len as usize;
+        if (span.len as usize) < total {
+            return self.put_scattered(header, head, rest, total);
+        }
+        let bytes = header.emit();
+        // SAFETY: the buffer was translated for `span.len >= header_len + len` bytes and its memory is kept by `live`; `head` and
+        // `rest` together are `len` bytes long and lie in other memory (the worker's, and another port's mapping).
+        unsafe {
+            // A copy of constant length is a few moves; one of variable length is a call.
+            if header_len == NET_HEADER {
+                span.ptr.cast::<[u8; NET_HEADER]>().write_unaligned(bytes);
+            } else {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.ptr, header_len);
+            }
+            let mut at = span.ptr.add(header_len);
+            std::ptr::copy_nonoverlapping(head.as_ptr(), at, head.len());
+            at = at.add(head.len());
+            for part in rest {
+                std::ptr::copy_nonoverlapping(part.ptr, at, part.len as usize);
+                at = at.add(part.len as usize);
+            }
+        }
+        live.write_used(self.next_used, id, total as u32);
+        self.next_avail = self.next_avail.wrapping_add(1);
+        self.next_used = self.next_used.wrapping_add(1);
+        Ok(Put::Done)
+    }
+
+    /// The general case: a chain, or several chains with mergeable buffers.
+    fn put_scattered(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        rest: &[Span],
+        total: usize,
+    ) -> Result<Put, RingError> {
+        let mark = self.mark();
+        self.scratch.clear();
+        let (mut room, mut buffers) = (0usize, 0u16);
+        while room < total {
+            if self.available(buffers + 1)? <= buffers {
+                self.rewind(mark);
+                let size = self.live.as_ref().map_or(0, |live| live.size);
+                // A frame that does not fit the whole ring never will.
+                return Ok(if buffers >= size { Put::TooSmall } else { Put::Full });
+            }
+            let Some(live) = &self.live else { return Ok(Put::Full) };
+            let id = live.head(mark.next_avail.wrapping_add(buffers));
+            if id >= live.size {
+                return Err(RingError::BadIndex(id, live.size));
+            }
+            let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX))
+                as usize;
+            live.write_used(mark.next_used.wrapping_add(buffers), id, got.min(total - room) as u32);
+            buffers += 1;
+            room += got;
+            if got == 0 || (room < total && !self.shape.mergeable) {
+                self.rewind(mark);
+                return Ok(Put::TooSmall);
+            }
+        }
+        let bytes = NetHeader { num_buffers: buffers, ..*header }.emit();
+        let mut sink = Sink { spans: &mut self.scratch, at: 0 };
+        sink.write(bytes.as_ptr(), usize::from(self.shape.header_len));
+        sink.write(head.as_ptr(), head.len());
+        for span in rest {
+            sink.write(span.ptr, span.len as usize);
+        }
+        self.next_avail = mark.next_avail.wrapping_add(buffers);
+        self.next_used = mark.next_used.wrapping_add(buffers);
+        Ok(Put::Done)
+    }
+}
+
+/// Writes a byte sequence over a list of spans.
+struct Sink<'a> {
+    spans: &'a mut [Span],
+    at: usize,
+}
+
+impl Sink<'_> {
+    fn write(&mut self, mut from: *const u8, mut len: usize) {
+        while len > 0 {
+            let Some(span) = self.spans.get_mut(self.at) else { return };
+            let take = len.min(span.len as usize);
+            // SAFETY: `take` is within the destination span (translated guest memory) and within the `len` bytes at `from`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from, span.ptr, take);
+                span.ptr = span.ptr.add(take);
+                from = from.add(take);
+            }
+            span.len -= take as u32;
+            len -= take;
+            if span.len == 0 {
+                self.at += 1;
+            }
+        }
+    }
+}

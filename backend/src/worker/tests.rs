@@ -1,0 +1,209 @@
+//! What a burst costs: two guests in this process's memory, driven by hand, and one worker's delivery between them.
+
+use std::sync::Arc;
+
+use vm_memory::{Bytes, GuestAddress};
+use vswitch::event::Event;
+use vswitch::port::{Policy, Port as SwitchPort, PortKind};
+use vswitch::snapshot::{Snapshot, SwitchConfig};
+use vswitch::{Mac, PortId};
+
+use super::deliver::{Blocked, Delivery, Patience};
+use super::{Counters, FLOWS, Port, Shared};
+use crate::dataplane::{EventSink, GuestSpec, PollMode};
+use crate::guest::burst::{BURST, Burst};
+use crate::guest::memory::{GuestRam, Memory};
+use crate::guest::ring::split::{RingPlace, RingShape};
+use crate::guest::{GuestPort, Owner, features, tsc};
+
+const RING: u16 = 256;
+const DESC: u64 = 0x1000;
+const AVAIL: u64 = 0x8000;
+const USED: u64 = 0x9000;
+const BUFFERS: u64 = 0x1_0000;
+const BUFFER: u64 = 2048;
+
+struct Silent;
+
+impl EventSink for Silent {
+    fn emit(&self, _: Event) {}
+}
+
+struct Nobody;
+
+impl Owner for Nobody {
+    fn id(&self) -> usize {
+        0
+    }
+    fn rescan(&self) {}
+    fn inject(&self, _: PortId, _: Vec<u8>) {}
+}
+
+/// A guest whose one driver-side ring is written by the test.
+struct Guest {
+    port: Arc<GuestPort>,
+    ram: Arc<GuestRam>,
+    avail: u16,
+}
+
+const fn mac(id: u16) -> Mac {
+    Mac([2, 0, 0, 0, 0, id as u8])
+}
+
+impl Guest {
+    /// `queue` 0: the guest receives into its ring; 1: it sends from it.
+    fn new(id: u16, queue: usize, frame: usize) -> Self {
+        let spec = GuestSpec {
+            id: PortId(id),
+            name: format!("g{id}"),
+            socket: "/nowhere".into(),
+            client: false,
+            mac: mac(id),
+            queue_pairs: 1,
+            mtu: 1500,
+            features: features::DEFAULT,
+        };
+        let port = Arc::new(GuestPort::new(spec, vec![Arc::new(Nobody)], Arc::new(Silent)));
+        let ram = Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap());
+        for index in 0..u64::from(RING) {
+            let at = BUFFERS + index * BUFFER;
+            let (len, flags) = if queue == 0 { (BUFFER as u32, 2u16) } else { (12 + frame as u32, 0) };
+            ram.write_obj(at, GuestAddress(DESC + 16 * index)).unwrap();
+            ram.write_obj(len, GuestAddress(DESC + 16 * index + 8)).unwrap();
+            ram.write_obj(flags, GuestAddress(DESC + 16 * index + 12)).unwrap();
+            ram.write_obj(index as u16, GuestAddress(AVAIL + 4 + 2 * index)).unwrap();
+            let mut bytes = vec![0u8; 12 + frame];
+            bytes[12..18].copy_from_slice(&mac(2).0);
+            bytes[18..24].copy_from_slice(&mac(1).0);
+            bytes[24] = 8;
+            ram.write_slice(&bytes, GuestAddress(at)).unwrap();
+        }
+        // No interrupts: the test looks for itself.
+        ram.write_obj(1u16, GuestAddress(AVAIL)).unwrap();
+        let memory = Arc::new(Memory::new(Arc::clone(&ram), None).unwrap());
+        let place = RingPlace { size: RING, desc: DESC, avail: AVAIL, used: USED };
+        let shape = RingShape { header_len: 12, mergeable: true, ..RingShape::default() };
+        port.queues[queue].lock().start(memory, place, shape).unwrap();
+        port.queues[queue].set_live(true);
+        port.queue_changed(queue);
+        Self { port, ram, avail: 0 }
+    }
+
+    /// Hands the device `count` more buffers.
+    fn post(&mut self, count: u16) {
+        self.avail = self.avail.wrapping_add(count);
+        self.ram.write_obj(self.avail, GuestAddress(AVAIL + 2)).unwrap();
+    }
+
+    fn used(&self) -> u16 {
+        self.ram.read_obj(GuestAddress(USED + 2)).unwrap()
+    }
+}
+
+struct Bench {
+    sender: Guest,
+    receiver: Guest,
+    shared: Shared,
+    counters: Counters,
+    delivery: Delivery,
+    burst: Burst,
+}
+
+impl Bench {
+    fn new(frame: usize) -> Self {
+        let (sender, receiver) = (Guest::new(1, 1, frame), Guest::new(2, 0, frame));
+        let port = |id| SwitchPort {
+            id: PortId(id),
+            kind: PortKind::Guest,
+            mac: mac(id),
+            mtu: 1500,
+            policy: Policy::default(),
+        };
+        let snapshot = Snapshot::new(1, SwitchConfig::default(), vec![port(1), port(2)]);
+        let shared = Shared::new(snapshot, PollMode::Busy, 1, Arc::new(Silent));
+        let ports = [&sender, &receiver].map(|g| Some(Port::Guest(Arc::clone(&g.port))));
+        shared.publish(None, |table| *table = [None].into_iter().chain(ports).collect());
+        let delivery = Delivery::new(1, FLOWS);
+        Self { sender, receiver, shared, counters: Counters::default(), delivery, burst: Burst::default() }
+    }
+
+    /// Sends and receives one burst; returns the frames that were finished.
+    fn turn(&mut self, count: u16) -> u32 {
+        self.sender.post(count);
+        self.receiver.post(count);
+        let view = self.shared.view();
+        let mut ring = self.sender.port.queues[1].lock();
+        self.burst.clear();
+        ring.take(&mut self.burst).unwrap();
+        let finished = self.delivery.forward(
+            &view,
+            &self.shared,
+            &self.counters,
+            0,
+            PortId(1),
+            &mut self.burst,
+            Patience::Wait,
+            &mut Blocked::default(),
+        );
+        ring.complete(&self.burst, finished);
+        ring.publish();
+        finished.count_ones()
+    }
+}
+
+#[test]
+fn a_burst_allocates_nothing() {
+    for frame in [60, 1514] {
+        let mut bench = Bench::new(frame);
+        assert_eq!(bench.turn(BURST as u16), BURST as u32, "warm-up delivers");
+        let info = allocation_counter::measure(|| {
+            for _ in 0..100 {
+                assert_eq!(bench.turn(BURST as u16), BURST as u32);
+            }
+        });
+        assert_eq!(info.count_total, 0, "allocations in 6400 frames of {frame} bytes");
+        assert_eq!((bench.sender.used(), bench.receiver.used()), (101 * 64, 101 * 64));
+    }
+}
+
+#[test]
+fn one_used_index_store_makes_a_whole_burst_visible_and_nothing_before() {
+    let mut bench = Bench::new(60);
+    bench.sender.post(3);
+    bench.receiver.post(3);
+    let view = bench.shared.view();
+    let mut ring = bench.sender.port.queues[1].lock();
+    ring.take(&mut bench.burst).unwrap();
+    assert_eq!((bench.sender.used(), bench.receiver.used()), (0, 0));
+    let finished = bench.delivery.forward(
+        &view,
+        &bench.shared,
+        &bench.counters,
+        0,
+        PortId(1),
+        &mut bench.burst,
+        Patience::Wait,
+        &mut Blocked::default(),
+    );
+    assert_eq!((bench.sender.used(), bench.receiver.used()), (0, 3), "delivered, not yet given back");
+    ring.complete(&bench.burst, finished);
+    ring.publish();
+    assert_eq!(bench.sender.used(), 3);
+}
+
+/// Prints TSC cycles a frame; a figure for people (`cargo test --release -- --nocapture cycles`), never a verdict.
+#[test]
+fn cycles_a_frame() {
+    for frame in [60, 1514] {
+        let mut bench = Bench::new(frame);
+        let mut best = u64::MAX;
+        for _ in 0..200 {
+            let start = tsc::cycles();
+            for _ in 0..10 {
+                assert_eq!(bench.turn(BURST as u16), BURST as u32);
+            }
+            best = best.min((tsc::cycles() - start) / (10 * BURST as u64));
+        }
+        println!("{frame} bytes: {best} cycles a frame at best");
+    }
+}
