@@ -14,7 +14,7 @@ use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 use virtio_queue::{Error as QueueError, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 
-use super::memory::{GuestRam, Memory};
+use super::memory::{GuestRam, MAX_REGIONS, Memory};
 use super::ring::split::{RingPlace, RingShape};
 use super::ring::{Queue, RingError, set_nonblocking};
 use super::{GuestPort, lock};
@@ -121,14 +121,11 @@ pub(super) fn release(port: &GuestPort) {
     *lock(&port.memory) = None;
 }
 
-/// Memory regions of one front end, as the library tells it (`GET_MAX_MEM_SLOTS`) but does not enforce.
-const MAX_MEM_SLOTS: usize = 509;
-
 /// Replaces the port's memory by what the front end shared.
 pub(super) fn set_memory(port: &GuestPort, ram: &Ram) -> io::Result<()> {
     let regions = ram.memory().num_regions();
-    if regions > MAX_MEM_SLOTS {
-        return Err(io::Error::other(format!("{regions} memory regions, at most {MAX_MEM_SLOTS}")));
+    if regions > MAX_REGIONS {
+        return Err(io::Error::other(format!("{regions} memory regions, at most {MAX_REGIONS}")));
     }
     let previous = lock(&port.memory).clone();
     let memory = Memory::new(ram.memory().into_inner(), previous.as_deref())

@@ -98,7 +98,8 @@ impl State {
         };
         let mut next = start(&mut ring, &self.memory);
         for step in steps.chunks_exact(3) {
-            next = next.wrapping_add(u16::from(step[0] % 40)).wrapping_add(u16::from(step[0] == 255) * 0x4000);
+            next =
+                next.wrapping_add(u16::from(step[0] % 40)).wrapping_add(u16::from(step[0] == 255) * 0x4000);
             // SAFETY: as above.
             unsafe { avail_index.write(next) };
             let before = read();
@@ -108,11 +109,13 @@ impl State {
                     assert_eq!(put == Put::Done, read() != before, "all of a frame or none");
                 })
             } else {
-                self.take(&mut ring, u64::from_ne_bytes([step[1]; 8]).rotate_left(step[2].into())).map(|given| {
-                    assert_eq!(read(), before, "nothing shows before it is published");
-                    ring.publish();
-                    assert_eq!(read(), before.wrapping_add(given), "each frame comes back once");
-                })
+                self.take(&mut ring, u64::from_ne_bytes([step[1]; 8]).rotate_left(step[2].into())).map(
+                    |given| {
+                        assert_eq!(read(), before, "nothing shows before it is published");
+                        ring.publish();
+                        assert_eq!(read(), before.wrapping_add(given), "each frame comes back once");
+                    },
+                )
             };
             if used.is_ok() {
                 ring.arm();

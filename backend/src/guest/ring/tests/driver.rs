@@ -281,10 +281,8 @@ impl Driver {
     /// Notifications since the last call.
     pub(super) fn notified(&self) -> u64 {
         let mut counter = [0; 8];
-        match (&*self.call).read(&mut counter) {
-            Ok(_) => u64::from_ne_bytes(counter),
-            Err(_) => 0,
-        }
+        // It fails when there was none.
+        (&*self.call).read_exact(&mut counter).map_or(0, |()| u64::from_ne_bytes(counter))
     }
 
     /// Asks for a kick and compares with what the driver must then see.

@@ -93,7 +93,7 @@ fn h07_h08_h09_h10_a_broken_chain_is_one_frame_with_a_fault() {
     let (b, t) = (BUFFERS, TABLES);
     let good = (b, 100, 0, 0);
     let whole = |desc: Desc| vec![desc];
-    let cases: Vec<(&str, Vec<Desc>, Vec<Desc>, Option<DropReason>)> = vec![
+    let cases = [
         ("loop of two", vec![(b, 10, NEXT, 1), (b, 10, NEXT, 0)], vec![], MALFORMED),
         ("loop of one, empty", whole((b, 0, NEXT, 0)), vec![], MALFORMED),
         ("next outside the table", whole((b, 10, NEXT, 8)), vec![], MALFORMED),

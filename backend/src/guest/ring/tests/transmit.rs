@@ -170,7 +170,8 @@ proptest! {
 fn indices_wrap_after_65536_frames() {
     let mut ops = Vec::new();
     for round in 0..1100u64 {
-        let send = |n: u32| Op::Send { len: 60 + n, cuts: vec![12], indirect: n % 2 == 0, fill: round };
+        let send =
+            |n: u32| Op::Send { len: 60 + n, cuts: vec![12], indirect: n.is_multiple_of(2), fill: round };
         ops.extend((0..64).map(send));
         ops.push(Op::Serve { finished: u64::MAX, wish: round as u16 });
     }
