@@ -101,7 +101,7 @@ def row_ping(contenders, seconds):
 
 
 # --- DPDK virtio-user pair -------------------------------------------------------------------------------------------------------
-def row_frames(size, extra):
+def row_frames(size):
     """Millions of frames per second received by a DPDK virtio-user pair (generator CPU 0, switch CPU 1)"""
     def setup(contenders, seconds):
         directory = host.work()
@@ -126,7 +126,7 @@ def row_frames(size, extra):
             generator = None
             try:
                 net.hugepages(2300 + 256)
-                generator = testpmd.Testpmd([testpmd.virtio_user(i, p, server=server, extra=extra) for i, p in enumerate(paths)])
+                generator = testpmd.Testpmd([testpmd.virtio_user(i, p, server=server, extra=VDEV) for i, p in enumerate(paths)])
                 generator.prompt()
                 generator.go(size)
                 time.sleep(1)
@@ -170,8 +170,8 @@ def row_idle(contenders, seconds):
 # name: (setup, unit, contenders; the first is ours, more is better, {peer: the least or most the ratio may be})
 ROWS = {
     "iperf": (row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], True, {BRIDGE: 1.1, OVS: 1.8}),
-    "64-split": (row_frames(64, ""), "Mpps", [TURNPIKE, OVS, VHOST], True, {OVS: 0.9}),
-    "1500-split": (row_frames(1500, ""), "Mpps", [TURNPIKE, OVS, VHOST], True, {OVS: 1.2}),
+    "64-split": (row_frames(64), "Mpps", [TURNPIKE, OVS, VHOST], True, {OVS: 0.9}),
+    "1500-split": (row_frames(1500), "Mpps", [TURNPIKE, OVS, VHOST], True, {OVS: 1.2}),
     "ping": (row_ping, "ms p99", [TURNPIKE, BRIDGE], False, {BRIDGE: 1.0}),
     "idle": (row_idle, "% of a CPU", [TURNPIKE], False, {None: 1.0}),
 }
@@ -241,13 +241,16 @@ def main():
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("SECONDS_EACH", 5)), help="length of one measurement ($SECONDS_EACH, default 5)")
     parser.add_argument("--only", action="append", metavar="CONTENDER", help=f"only these: {TURNPIKE}, {BRIDGE}, {OVS}, {VHOST} (may be repeated)")
     parser.add_argument("--qemu", type=int, help="major version of QEMU for the guests (default: 10 where it can be had)")
+    parser.add_argument("--vdev", default="", metavar="EXTRA", help="more properties of DPDK's virtio-user cards, such as in_order=0 "
+                        "(by default DPDK takes whatever the switch offers)")
     parser.add_argument("--out", default=str(ROOT / "target/compare.jsonl"), help="every single result, one JSON object per line, is added to this file")
     args = parser.parse_args()
     unknown = [r for r in args.row if r not in ROWS]
     if unknown:
         parser.error(f"no row named {unknown[0]}; there are {', '.join(ROWS)}")
     host.arm()
-    global QEMU
+    global QEMU, VDEV
+    VDEV = args.vdev
     try:
         QEMU = image.qemu(args.qemu or 10)
     except host.LabError:

@@ -20,7 +20,7 @@ trap 'finish; exit 130' INT TERM HUP
 
 title() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 pass() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "FAILED: $1"; }
+fail() { failed=$((failed + 1)); echo "FAILED: $1" | tee -a "$logs/failures"; }
 count() { grep -cE "$1" "$2" || true; }
 sum() { awk -v key="$1" '/^test result:|^counted:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" key) n += $(i - 1) } END { print n + 0 }' "$2"; }
 
@@ -46,8 +46,9 @@ suite() {
     if grep -q '^counted:' "$log"; then s=$(sum skipped "$log") p=$(sum passed "$log"); fi
     if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then
         f=1
-        echo "FAILED: $name ended with exit code $status"
+        echo "FAILED: $name ended with exit code $status" | tee -a "$logs/failures"
     fi
+    grep -E '^test .* \.\.\. FAILED' "$log" >>"$logs/failures"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
@@ -80,6 +81,7 @@ else
 fi
 
 title "done"
+[ -s "$logs/failures" ] && cat "$logs/failures"
 finish
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -157,6 +157,8 @@ class Guest:
                 data = self._chan.recv(65536)
             except TimeoutError:
                 continue
+            except ConnectionError:  # QEMU died in the middle of a word
+                data = b""
             if not data:
                 raise LabError(f"guest {self.name}: QEMU went away: {self.log()}")
             self._buffer += data
@@ -165,7 +167,10 @@ class Guest:
         """Run a shell command in the guest; with `check` a failure is a LabError. `on_line` sees the output as it comes."""
         with self._lock:
             ident = f"c{next(self._ids)}"
-            self._chan.sendall(f"{ident} {base64.b64encode(command.encode()).decode()}\n".encode())
+            try:
+                self._chan.sendall(f"{ident} {base64.b64encode(command.encode()).decode()}\n".encode())
+            except ConnectionError:
+                raise LabError(f"guest {self.name}: QEMU is gone, so `{command}` could not run: {self.log()}") from None
             result = self._until(ident, timeout, on_line)
         if check and result.rc:
             raise LabError(f"guest {self.name}: `{command}` failed ({result.rc}): {result.out.strip()[-600:]}")

@@ -17,8 +17,9 @@ for n in 1 2; do
     /lab/cloud-hypervisor --seccomp false --kernel /lab/vmlinuz --initramfs /lab/initramfs --cpus boot=1 --memory size=256M,shared=on \\
         --net vhost_user=true,socket=/run/t/p$n.sock,num_queues=2,mac=52:54:00:cc:00:0$n --console off --serial file=/run/t/console$n \\
         --cmdline "console=ttyS0 quiet panic=-1 net.ifnames=0 turnpike.ip=10.0.1.$n/24 turnpike.run=$run" >ch$n.log 2>&1 &
+    pid=$!
 done
-n=0; until grep -q '<<run:' console1 2>/dev/null; do n=$((n + 1)); [ $n -gt 240 ] && break; sleep 1; done
+n=0; until grep -q '<<run:' console1 2>/dev/null; do n=$((n + 1)); [ $n -gt 240 ] && break; kill -0 $pid 2>/dev/null || break; sleep 1; done
 cat console1 | tail -n 40; tail -n 5 ch1.log ch2.log turnpike.log
 """
 

@@ -34,6 +34,9 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(2);
 /// Memory of its own (KiB) that the switch may hold more after an attack than before (allocator caches, thread stacks).
 const MEMORY_SLACK_KIB: u64 = 16 * 1024;
 
+/// Ports (beside `n1`, `n2` and `evil`) that an arena has for guests who are to see what the attacker sends.
+pub const WITNESSES: [&str; 2] = ["witness", "witness2"];
+
 /// Two guests in conversation on a thread of their own.
 pub struct Neighbours {
     stop: Arc<AtomicBool>,
@@ -130,8 +133,7 @@ pub struct Arena {
     pub neighbours: Neighbours,
     /// Socket of the port to attack.
     pub socket: PathBuf,
-    descriptors: usize,
-    threads: usize,
+    holdings: Vec<String>,
     memory_kib: u64,
 }
 
@@ -142,11 +144,13 @@ impl Arena {
         let switch = Switch::start_with(SwitchOptions { workers: 1, ..SwitchOptions::default() });
         let neighbours = Neighbours::start(&switch);
         let socket = switch.socket_of("evil", 1);
-        let mut arena = Self { switch, neighbours, socket, descriptors: 0, threads: 0, memory_kib: 0 };
+        for name in WITNESSES {
+            switch.socket_of(name, 1);
+        }
+        let mut arena = Self { switch, neighbours, socket, holdings: Vec::new(), memory_kib: 0 };
         arena.serve_an_honest_guest();
         arena.neighbours.check();
-        arena.descriptors = arena.switch.descriptors();
-        arena.threads = arena.switch.threads();
+        arena.holdings = arena.switch.holdings();
         arena.memory_kib = arena.switch.private_memory_kib();
         arena
     }
@@ -238,7 +242,7 @@ impl Arena {
     #[track_caller]
     pub fn serve_an_honest_guest(&self) {
         let mut guest = self.guest(Options::default());
-        let mut other = Guest::attach(&self.switch, "witness", Options::default());
+        let mut other = Guest::attach(&self.switch, WITNESSES[0], Options::default());
         for round in 0..3 {
             let frame = Frame::of_len(&guest, &other, 500, round);
             guest.send(&frame);
@@ -249,7 +253,7 @@ impl Arena {
         }
         drop((guest, other));
         self.until_free();
-        self.switch.wait_state("witness", "waiting");
+        self.switch.wait_state(WITNESSES[0], "waiting");
     }
 
     /// Waits until no front end is on the attacked port.
@@ -264,16 +268,20 @@ impl Arena {
         assert!(self.switch.is_alive(), "the switch died");
         self.neighbours.check();
         self.serve_an_honest_guest();
-        let (mut fds, mut threads) = (0, 0);
+        let mut extra = Vec::new();
         let back = eventually(|| {
-            (fds, threads) = (self.switch.descriptors(), self.switch.threads());
-            fds <= self.descriptors && threads <= self.threads
+            let mut before = self.holdings.clone();
+            extra = self.switch.holdings();
+            extra.retain(|item| match before.iter().position(|known| known == item) {
+                Some(at) => {
+                    before.swap_remove(at);
+                    false
+                }
+                None => true,
+            });
+            extra.is_empty()
         });
-        let (fds_before, threads_before) = (self.descriptors, self.threads);
-        assert!(
-            back,
-            "{fds} descriptors (before: {fds_before}), {threads} threads (before: {threads_before})"
-        );
+        assert!(back, "left behind: {extra:?}");
         let memory = self.switch.private_memory_kib();
         let limit = self.memory_kib + MEMORY_SLACK_KIB;
         assert!(memory <= limit, "{memory} KiB of memory (before: {}, allowed: {limit})", self.memory_kib);

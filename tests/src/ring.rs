@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::memory::Memory;
 
@@ -123,7 +123,7 @@ impl Ring {
         event_idx: bool,
     ) -> Self {
         let entries = u64::from(size);
-        let eventfd = || EventFd::new(EFD_NONBLOCK).expect("eventfd");
+        let eventfd = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).expect("eventfd");
         let ring = Self {
             index,
             size,

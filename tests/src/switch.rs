@@ -240,13 +240,32 @@ impl Switch {
     /// Descriptors the process has open.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.proc_entries("fd")
+        self.proc_entries("fd").len()
     }
 
     /// Threads of the process.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.proc_entries("task")
+        self.proc_entries("task").len()
+    }
+
+    /// What the process holds: names of its threads and targets of its descriptors, sorted; for comparing.
+    #[must_use]
+    pub fn holdings(&self) -> Vec<String> {
+        let thread = |path: PathBuf| {
+            std::fs::read_to_string(path.join("comm")).ok().map(|name| name.trim().to_owned())
+        };
+        let threads =
+            self.proc_entries("task").into_iter().filter_map(thread).map(|name| format!("thread {name}"));
+        let target = |path: PathBuf| std::fs::read_link(path).ok()?.to_str().map(str::to_owned);
+        // "socket:[12345]": the number is no part of the kind.
+        let kind = |target: String| target.replace(|c: char| c.is_ascii_digit(), "");
+        let fds = self.proc_entries("fd").into_iter().filter_map(target).map(kind);
+        let mut all: Vec<_> = threads.chain(fds.map(|kind| format!("descriptor {kind}"))).collect();
+        // The pool that serves the API keeps a few threads for some seconds after they were needed.
+        all.retain(|item| item != "thread tokio-rt-worker");
+        all.sort();
+        all
     }
 
     /// Memory of its own (not shared with guests) that the process uses, in KiB.
@@ -266,8 +285,9 @@ impl Switch {
         fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
     }
 
-    fn proc_entries(&self, kind: &str) -> usize {
-        std::fs::read_dir(format!("/proc/{}/{kind}", self.pid())).map_or(0, Iterator::count)
+    fn proc_entries(&self, kind: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(format!("/proc/{}/{kind}", self.pid()));
+        entries.map_or(Vec::new(), |list| list.filter_map(Result::ok).map(|entry| entry.path()).collect())
     }
 }
 

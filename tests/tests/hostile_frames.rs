@@ -18,8 +18,8 @@ fn lies(options: &Options, most: usize, make: impl Fn(&Frame) -> Vec<(NetHdr, Ve
     Arena::run(|arena| {
         let mut liar = arena.guest(options.clone());
         let knowing = Options::plain().with(RECEIVE_OFFLOADS | MRG_RXBUF).ring_size(1024);
-        let mut knowing = Guest::attach(&arena.switch, "knowing", knowing);
-        let mut plain = Guest::attach(&arena.switch, "plain", Options::plain().ring_size(1024));
+        let mut knowing = Guest::attach(&arena.switch, "witness", knowing);
+        let mut plain = Guest::attach(&arena.switch, "witness2", Options::plain().ring_size(1024));
         for (witness, list) in [(&mut knowing, &mut seen.knowing), (&mut plain, &mut seen.plain)] {
             for (header, frame) in make(&Frame::between(&liar, witness)) {
                 liar.send_with(header, &frame);

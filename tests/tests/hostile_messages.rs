@@ -251,9 +251,16 @@ fn h25_features_that_were_not_offered_are_refused() {
             assert_eq!(offered & bit, 0, "bit {bit:#x} is offered after all");
             arena.refused(&channel, &[Message::u64(message::SET_FEATURES, offered | bit)]);
         }
-        for bit in [protocol::LOG_SHMFD, protocol::INFLIGHT_SHMFD, 1 << 63] {
+        // Unoffered protocol features are refused, or at least switch nothing on.
+        for (bit, request) in [
+            (protocol::LOG_SHMFD, message::SET_LOG_BASE),
+            (protocol::INFLIGHT_SHMFD, message::GET_INFLIGHT_FD),
+            (protocol::INFLIGHT_SHMFD, message::SET_INFLIGHT_FD),
+        ] {
             let channel = arena.negotiated();
-            arena.refused(&channel, &[Message::u64(message::SET_PROTOCOL_FEATURES, protocol::ALL | bit)]);
+            channel.say(&Message::u64(message::SET_PROTOCOL_FEATURES, protocol::ALL | bit));
+            let body = Message::new(request).words64(&[0x1000, 0]).fd(memfd("log", 0x1000));
+            arena.refused(&channel, &[body]);
         }
     });
 }

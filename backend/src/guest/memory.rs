@@ -11,6 +11,9 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::fault::{self, Guarded};
 
+/// Memory regions of one front end, at most. The control protocol's library would take 509, but the kernel gives a process 65,530
+/// mappings for all its ports.
+pub const MAX_REGIONS: usize = 64;
 /// Regions up to which looking at each is quicker than searching.
 const FEW: usize = 8;
 const SMALL_PAGE: usize = 4096;

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use vswitch::Mac;
 use vswitch::event::Event;
 
+use super::memory::MAX_REGIONS;
 use super::message::{Message, MessageError, request};
 use super::ring::{MAX_RING_SIZE, is_eventfd};
 use super::{GuestPort, features};
@@ -32,8 +33,6 @@ const OWN_PROTOCOL_FEATURES: u64 = PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_S
 /// Bytes of one region in a memory message: guest address, size, user address, mmap offset.
 const REGION: usize = 32;
 const PAGE: u64 = 4096;
-/// Memory regions that a front end may share one by one. The library would take 509; a process has 65,530 mappings for all its ports.
-const MAX_SLOTS: usize = 64;
 
 /// The relay of one connection.
 pub(super) struct Relay<'a> {
@@ -46,14 +45,12 @@ pub(super) struct Relay<'a> {
     offered: bool,
     reply_ack: bool,
     status: u64,
-    /// Memory regions shared now.
-    slots: usize,
 }
 
 impl<'a> Relay<'a> {
     /// A relay between the front end and the library's end of a private socket pair.
     pub(super) fn new(port: &'a Arc<GuestPort>, front: &'a UnixStream, back: &'a UnixStream) -> Self {
-        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0, slots: 0 }
+        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0 }
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
@@ -133,28 +130,7 @@ impl<'a> Relay<'a> {
             request::GET_MAX_MEM_SLOTS => {
                 message.write(self.back)?;
                 self.answer()?;
-                message.reply(MAX_SLOTS as u64).write(self.front)
-            }
-            request::SET_MEM_TABLE => {
-                self.slots = message.fds.len();
-                self.forward(message)
-            }
-            request::ADD_MEM_REG => {
-                self.slots += 1;
-                if self.slots > MAX_SLOTS {
-                    let value = self.slots as u64;
-                    return Err(MessageError::Value {
-                        request: message.request,
-                        what: "memory slot",
-                        value,
-                        valid: "1 to 64",
-                    });
-                }
-                self.forward(message)
-            }
-            request::REM_MEM_REG => {
-                self.slots = self.slots.saturating_sub(1);
-                self.forward(message)
+                message.reply(MAX_REGIONS as u64).write(self.front)
             }
             request::SET_FEATURES => {
                 self.features_set = true;

@@ -12,9 +12,9 @@ use std::sync::{Arc, MutexGuard};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 use virtio_queue::{Error as QueueError, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 
-use super::memory::{GuestRam, Memory};
+use super::memory::{GuestRam, MAX_REGIONS, Memory};
 use super::ring::split::{RingPlace, RingShape};
 use super::ring::{Queue, RingError, set_nonblocking};
 use super::{GuestPort, lock};
@@ -115,12 +115,18 @@ pub(super) fn release(port: &GuestPort) {
         vring.stop();
         vring.queue.set_kick(None);
         vring.queue.lock().set_call(None);
+        // The owner may have looked between the two: without this it would wait on the old kick until something else happens.
+        port.queue_changed(usize::from(vring.queue.index));
     }
     *lock(&port.memory) = None;
 }
 
 /// Replaces the port's memory by what the front end shared.
 pub(super) fn set_memory(port: &GuestPort, ram: &Ram) -> io::Result<()> {
+    let regions = ram.memory().num_regions();
+    if regions > MAX_REGIONS {
+        return Err(io::Error::other(format!("{regions} memory regions, at most {MAX_REGIONS}")));
+    }
     let previous = lock(&port.memory).clone();
     let memory = Memory::new(ram.memory().into_inner(), previous.as_deref())
         .ok_or_else(|| io::Error::other("too many memory regions in use"))?;
