@@ -58,7 +58,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 missing=()
-for package in gcc libc6-dev python3 iproute2 iputils-ping iperf3 procps; do
+for package in g++ gcc libc6-dev python3 iproute2 iputils-ping iperf3 procps; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -74,6 +74,7 @@ title "build"
 if cargo build --workspace --quiet; then
     export TURNPIKE_BIN="$CARGO_TARGET_DIR/debug/turnpike"
     suite "unit and scripted tests" cargo test --workspace --no-fail-fast
+    check "fuzz, briefly" tests/fuzz.sh
     suite "networks" python3 tests/networks.py
     suite "real guests" python3 tests/real_guests.py
 else
