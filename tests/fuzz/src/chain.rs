@@ -2,7 +2,7 @@
 //! lie around every region), must give back what it finished, and must say the truth about lengths.
 //!
 //! Input: ring size (1 byte), features (1), number of steps (1), per step: how far the available index moves (1), and
-//! which frames finish, or how long the frame is that is put (2). The rest is the beginning of guest memory: descriptors, rings, anything.
+//! which frames finish, or how long the frame is that is put and how many buffers are read ahead (2). The rest is the beginning of guest memory: descriptors, rings, anything.
 #![no_main]
 
 use std::cell::RefCell;
@@ -104,7 +104,7 @@ impl State {
             unsafe { avail_index.write(next) };
             let before = read();
             let used = if bit(4) {
-                self.put(&mut ring, usize::from(step[1]) * 270).map(|put| {
+                self.put(&mut ring, usize::from(step[1]) * 270, usize::from(step[2] % 65)).map(|put| {
                     ring.publish();
                     assert_eq!(put == Put::Done, read() != before, "all of a frame or none");
                 })
@@ -130,7 +130,11 @@ impl State {
         Some(())
     }
 
-    fn put(&self, ring: &mut SplitRing, len: usize) -> Result<Put, RingError> {
+    /// Puts a frame, after reading so many buffers ahead.
+    fn put(&self, ring: &mut SplitRing, len: usize, ahead: usize) -> Result<Put, RingError> {
+        if ahead > 0 {
+            ring.stage(ahead)?;
+        }
         let (head, rest) = self.frame[..len].split_at(len.min(HEAD_LEN));
         let rest = Span { ptr: rest.as_ptr().cast_mut(), len: rest.len() as u32 };
         ring.put(&NetHeader::default(), head, &[rest], len as u32)

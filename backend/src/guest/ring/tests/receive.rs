@@ -15,7 +15,9 @@ enum Op {
     /// The guest offers a buffer of so many bytes, cut at these places.
     Offer { len: u32, cuts: Vec<u32>, indirect: bool },
     /// Frames of these lengths are put, their head so long; then all of them stay, or all of them go.
-    Put { lens: Vec<u32>, head: usize, fill: u64, rewind: bool, wish: u16 },
+    Put { lens: Vec<u32>, ahead: usize, head: usize, fill: u64, rewind: bool, wish: u16 },
+    /// Buffers are read ahead and nothing is put.
+    Stage(usize),
     /// The ring stops and starts again.
     Restart,
     /// The device waits for buffers.
@@ -27,10 +29,13 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let offer = (len, prop::collection::vec(any::<u32>(), 0..5), any::<bool>())
         .prop_map(|(len, cuts, indirect)| Op::Offer { len, cuts, indirect });
     let len = prop_oneof![3 => 14u32..1515, 1 => 14u32..9000];
-    let put = (prop::collection::vec(len, 1..6), 0usize..200, any::<u64>(), any::<bool>(), any::<u16>())
-        .prop_map(|(lens, head, fill, rewind, wish)| Op::Put { lens, head, fill, rewind, wish });
+    let lens = prop::collection::vec(len, 1..6);
+    let put = (lens, 0usize..8, 0usize..200, any::<u64>(), any::<bool>(), any::<u16>()).prop_map(
+        |(lens, ahead, head, fill, rewind, wish)| Op::Put { lens, ahead, head, fill, rewind, wish },
+    );
+    let stage = (0usize..70).prop_map(Op::Stage);
     prop::collection::vec(
-        prop_oneof![10 => offer, 4 => put, 1 => Just(Op::Restart), 1 => Just(Op::Arm)],
+        prop_oneof![10 => offer, 4 => put, 1 => Just(Op::Restart), 1 => Just(Op::Arm), 1 => stage],
         1..150,
     )
 }
@@ -62,19 +67,22 @@ fn run(size: u16, shape: RingShape, first: u16, ops: Vec<Op>) {
                 poison(&driver, &chain);
                 offered.push_back(chain);
             }
-            Op::Put { lens, head, fill, rewind, wish } => {
+            Op::Put { lens, ahead, head, fill, rewind, wish } => {
                 driver.wish(wish);
+                if ahead > 0 {
+                    driver.ring.stage(ahead).unwrap();
+                }
                 let (mark, old) = (driver.ring.mark(), driver.used_index());
                 let mut written = Vec::new();
-                let mut ahead = offered.clone();
+                let mut left = offered.clone();
                 for len in lens {
                     let frame: Vec<u8> =
                         (0..u64::from(len)).map(|i| (fill.wrapping_mul(i | 1) >> 56) as u8).collect();
                     let header = NetHeader { csum_start: len as u16, num_buffers: 1, ..NetHeader::default() };
                     let total = frame.len() + driver.ring.header_len();
-                    let (expected, taken) = expect(&ahead, size, shape.mergeable, total);
+                    let (expected, taken) = expect(&left, size, shape.mergeable, total);
                     assert_eq!(put(&mut driver, &header, &frame, head), expected);
-                    let chains: Vec<Chain> = ahead.drain(..taken).collect();
+                    let chains: Vec<Chain> = left.drain(..taken).collect();
                     if expected == Put::Done {
                         let header = NetHeader { num_buffers: taken as u16, ..header };
                         let mut bytes = header.emit()[..driver.ring.header_len()].to_vec();
@@ -107,6 +115,7 @@ fn run(size: u16, shape: RingShape, first: u16, ops: Vec<Op>) {
                 driver.start();
             }
             Op::Arm => driver.check_arm(base),
+            Op::Stage(count) => driver.ring.stage(count).unwrap(),
         }
     }
     driver.ram.check_canaries();
