@@ -66,6 +66,13 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to watch for something that must not happen.
 pub const SILENCE: Duration = Duration::from_millis(150);
 
+/// Lets this process and the switches it starts open as many descriptors as the system allows: a guest needs about a dozen.
+pub fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
 /// Says on stderr, past the capture of passing tests, that a test cannot run on this machine and why.
 pub fn skipped(why: &str) {
     use std::io::Write;

@@ -243,6 +243,7 @@ fn sigterm_under_traffic_ends_with_exit_code_0() {
 
 #[test]
 fn a_hundred_ports_idle_below_one_percent() {
+    turnpike_tests::raise_descriptor_limit();
     let switch = Switch::start();
     let guests: Vec<_> = (0..100)
         .map(|n| Guest::attach(&switch, &format!("p{n}"), Options::default().ring_size(64)))
