@@ -115,6 +115,11 @@ impl<'a> Relay<'a> {
             }
             request::SET_PROTOCOL_FEATURES => {
                 let value = message.u64_at(0)?;
+                if value & !(OWN_PROTOCOL_FEATURES | features::protocol().bits()) != 0 {
+                    let (request, what, valid) =
+                        (message.request, "protocol features", "only what was offered");
+                    return Err(MessageError::Value { request, what, value, valid });
+                }
                 let mut passed =
                     Message::new(message.request, &(value & !OWN_PROTOCOL_FEATURES).to_ne_bytes());
                 // The library negotiates acknowledgements only with a front end that asked first; some set without asking.

@@ -4,7 +4,7 @@
 //! which), so one that must wait does not hold up those behind it; the window moves on when its first frame is finished.
 
 use vswitch::HEAD_LEN;
-use vswitch::frame::offload::NetHeader;
+use vswitch::frame::offload::{NetHeader, Offload};
 use vswitch::trace::DropReason;
 
 use super::RingError;
@@ -56,8 +56,8 @@ impl SplitRing {
         for (index, &(slot, head)) in heads[..count].iter().enumerate() {
             let room = burst.span_room();
             let frame = &mut burst.frames[index];
-            (frame.slot, frame.id, frame.fault, frame.rest) =
-                (slot, head, None, (burst.spans.len() as u16, 0));
+            (frame.slot, frame.id, frame.fault, frame.head_len) = (slot, head, None, 0);
+            (frame.rest, frame.offload) = ((burst.spans.len() as u16, 0), Offload::None);
             let desc = Live::read_desc(live.desc, head);
             if desc.flags == 0
                 && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
