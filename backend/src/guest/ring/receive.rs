@@ -5,7 +5,7 @@
 use vswitch::frame::offload::NetHeader;
 
 use super::RingError;
-use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch};
+use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch_write};
 use crate::guest::burst::NET_HEADER;
 use crate::guest::memory::Span;
 
@@ -85,13 +85,14 @@ impl SplitRing {
             }
             self.staged.push((id, Span::NONE));
         }
+        live.prefetch_used(self.next_used, self.staged.len() as u16);
         for (id, span) in &mut self.staged {
             let desc = Live::read_desc(live.desc, *id);
             if desc.flags == DESC_F_WRITE
                 && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
             {
-                prefetch(ptr);
-                prefetch(ptr.wrapping_add(64));
+                prefetch_write(ptr);
+                prefetch_write(ptr.wrapping_add(64));
                 *span = Span { ptr, len: desc.len };
             }
         }
