@@ -4,187 +4,21 @@
 //! called from any thread; calls that change something are serialised by the caller.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use vswitch::PortId;
 use vswitch::event::Event;
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
-use vswitch::trace::DropReason;
-use vswitch::{Mac, PortId};
 
 use crate::guest::connection::Server;
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::{Link, Packet, Tap};
+use crate::spec::{
+    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, TapSpec, UplinkSpec,
+    WorkerOptions, WorkerStats,
+};
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
-
-/// Where the data path reports what happened. Must not block.
-pub trait EventSink: Send + Sync {
-    /// Records one event.
-    fn emit(&self, event: Event);
-}
-
-/// How long a worker polls after its last frame before it sleeps (`--poll-us`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PollMode {
-    /// Never sleep.
-    Busy,
-    /// Poll for this many microseconds after the last work, then sleep; 0 (`off`) sleeps at once.
-    Micros(u32),
-}
-
-/// How the workers are run.
-#[derive(Clone, Debug)]
-pub struct WorkerOptions {
-    /// Number of workers, 1 to 64.
-    pub workers: usize,
-    /// CPU of each worker, in order; `None` leaves placement to the kernel.
-    pub cpus: Option<Vec<usize>>,
-    /// When a worker goes to sleep.
-    pub poll: PollMode,
-}
-
-/// A guest port to be served over vhost-user.
-#[derive(Clone, Debug)]
-pub struct GuestSpec {
-    /// The port's number in the snapshot.
-    pub id: PortId,
-    /// The port's name, for thread names, logs and events.
-    pub name: String,
-    /// The vhost-user socket.
-    pub socket: PathBuf,
-    /// Connect to the socket (with retries) instead of listening on it.
-    pub client: bool,
-    /// The guest's MAC address, offered in the device's configuration space.
-    pub mac: Mac,
-    /// Queue pairs, 1 to 8.
-    pub queue_pairs: u8,
-    /// MTU offered to the guest, 68 to 9000.
-    pub mtu: u16,
-    /// virtio feature bits this port may offer (see `guest::features`).
-    pub features: u64,
-}
-
-/// A TAP device of the host.
-#[derive(Clone, Debug)]
-pub struct TapSpec {
-    /// The port's number in the snapshot.
-    pub id: PortId,
-    /// The port's name.
-    pub name: String,
-    /// The interface, created if missing.
-    pub interface: String,
-    /// The MAC address the interface gets.
-    pub mac: Mac,
-}
-
-/// The physical side of an external switch.
-#[derive(Clone, Debug)]
-pub struct UplinkSpec {
-    /// The port's number in the snapshot.
-    pub id: PortId,
-    /// The port's name.
-    pub name: String,
-    /// The interface; must exist.
-    pub interface: String,
-}
-
-/// Where a port is in its life (`state` in JSON).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PortState {
-    /// No front end is attached.
-    Waiting,
-    /// A front end is attached, its rings do not run.
-    Connected,
-    /// At least one ring pair runs; for a link: the interface is up.
-    Running,
-    /// Stopped for good because of an error of its device.
-    Stopped,
-}
-
-/// What a port is doing now.
-#[derive(Clone, Debug)]
-pub struct PortStatus {
-    /// Life-cycle state.
-    pub state: PortState,
-    /// virtio feature bits the front end accepted (0 for links).
-    pub features: u64,
-    /// Worker of each queue, in queue-pair order.
-    pub workers: Vec<usize>,
-    /// MTU in force (a front end may have lowered it).
-    pub mtu: u16,
-}
-
-/// Frames and bytes of one port since it was added. Directions are the guest's: out = the guest sends.
-#[derive(Clone, Debug, Default)]
-pub struct PortCounters {
-    /// Frames the port sent; a TSO frame counts as the packets it becomes on a wire.
-    pub out_packets: u64,
-    /// Bytes of those packets, without FCS.
-    pub out_bytes: u64,
-    /// Frames delivered to the port.
-    pub in_packets: u64,
-    /// Bytes of those packets.
-    pub in_bytes: u64,
-    /// Frames the port sent that went nowhere, by reason (only non-zero ones).
-    pub out_drops: Vec<(DropReason, u64)>,
-    /// Frames meant for the port that it did not get, by reason (only non-zero ones).
-    pub in_drops: Vec<(DropReason, u64)>,
-}
-
-/// One worker's load (`turnpike worker list`).
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct WorkerStats {
-    /// Number, from 0.
-    pub id: usize,
-    /// CPU it is pinned to.
-    pub cpu: Option<usize>,
-    /// Queues and links it serves.
-    pub queues: usize,
-    /// Frames received from ports.
-    pub frames: u64,
-    /// Bursts that moved something.
-    pub bursts: u64,
-    /// TSC cycles in bursts that moved something.
-    pub busy_cycles: u64,
-    /// TSC cycles in empty polls.
-    pub idle_cycles: u64,
-    /// Times it went to sleep.
-    pub sleeps: u64,
-    /// Times it was woken by a descriptor (not by a timeout).
-    pub wakeups: u64,
-}
-
-/// Why the data path could not do what the control plane asked. Maps onto a refusal with the same text.
-#[derive(Debug, thiserror::Error)]
-pub enum DataplaneError {
-    /// The socket path cannot be used.
-    #[error("socket '{path}': {reason}")]
-    Socket {
-        /// The path as given.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The network interface cannot be used.
-    #[error("interface '{interface}': {reason}")]
-    Interface {
-        /// The interface as given.
-        interface: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A thread or descriptor could not be had.
-    #[error("{what}: {source}")]
-    System {
-        /// What was attempted.
-        what: &'static str,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-}
 
 /// A port's resources beside those that workers share.
 struct Served {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use vswitch::PortId;
 use vswitch::event::Event;
 
-use crate::dataplane::EventSink;
+use crate::spec::EventSink;
 
 /// Events kept for readers.
 pub const CAPACITY: usize = 4096;

@@ -7,5 +7,6 @@ pub mod dataplane;
 pub mod events;
 pub mod guest;
 pub mod link;
+pub mod spec;
 pub mod store;
 pub mod worker;

@@ -17,8 +17,9 @@ use super::{Failure, NoJson, Outcome};
 use crate::api::{self, Callers, Shared};
 use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
-use crate::dataplane::{Dataplane, PollMode, WorkerOptions};
+use crate::dataplane::Dataplane;
 use crate::events::EventLog;
+use crate::spec::{PollMode, WorkerOptions};
 use crate::store::{Saved, Store};
 
 /// Most workers a switch has.

@@ -30,8 +30,8 @@ use self::admit::changed;
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
 use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
-use crate::dataplane::{DataplaneError, EventSink, PortState};
 use crate::events::EventLog;
+use crate::spec::{DataplaneError, EventSink, PortState};
 use crate::store::{Saved, Store};
 
 /// MTU of a port that is given none, in bytes.

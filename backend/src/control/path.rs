@@ -5,9 +5,8 @@ use vswitch::fdb::Entry;
 use vswitch::snapshot::Snapshot;
 
 use super::model::{Device, PortConfig};
-use crate::dataplane::{
-    Dataplane, DataplaneError, GuestSpec, PortCounters, PortStatus, TapSpec, UplinkSpec, WorkerStats,
-};
+use crate::dataplane::Dataplane;
+use crate::spec::{DataplaneError, GuestSpec, PortCounters, PortStatus, TapSpec, UplinkSpec, WorkerStats};
 
 /// See [`Dataplane`], whose methods these are.
 pub trait DataPath: Send {

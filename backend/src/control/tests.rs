@@ -11,7 +11,7 @@ use vswitch::{Mac, PortId};
 use super::model::{MAX_PORTS, MacKind};
 use super::types::{Policy, PolicyChange};
 use super::*;
-use crate::dataplane::{PortCounters, PortState, PortStatus, WorkerStats};
+use crate::spec::{PortCounters, PortState, PortStatus, WorkerStats};
 
 /// What the data path was told, in order.
 #[derive(Debug, PartialEq, Eq)]

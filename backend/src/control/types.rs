@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use vswitch::snapshot::SwitchKind;
 
-use crate::dataplane::WorkerStats;
+use crate::spec::WorkerStats;
 
 /// `Some(None)` = the key is there with `null`, which restores the default; `None` = the key is not there.
 type Change<T> = Option<Option<T>>;

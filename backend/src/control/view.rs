@@ -12,8 +12,8 @@ use vswitch::trace::DropReason;
 use super::model::{Device, MacKind};
 use super::types::{Counters, FdbView, PortView, SwitchView, WorkerView};
 use super::{Entry, Switch};
-use crate::dataplane::PortState;
 use crate::guest::features;
+use crate::spec::PortState;
 
 /// The word for a kind of switch.
 pub(super) fn switch_kind(kind: SwitchKind) -> String {

@@ -19,7 +19,7 @@ use super::device::NetDevice;
 use super::memory::GuestRam;
 use super::relay::Relay;
 use super::{GuestPort, lock, vring};
-use crate::dataplane::DataplaneError;
+use crate::spec::DataplaneError;
 
 /// Time between two attempts to connect to a socket on which nobody listens yet.
 const RETRY: Duration = Duration::from_millis(100);

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vswitch::event::Event;
 use vswitch::frame::offload::GuestOffloads;
 
-use crate::dataplane::{EventSink, GuestSpec, PortState};
+use crate::spec::{EventSink, GuestSpec, PortState};
 use memory::Memory;
 use ring::{Queue, RingError};
 use vring::PortVring;

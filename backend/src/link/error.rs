@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vswitch::Mac;
 
-use crate::dataplane::DataplaneError;
+use crate::spec::DataplaneError;
 
 /// An error of a link; every variant names the interface.
 #[derive(Debug, thiserror::Error)]

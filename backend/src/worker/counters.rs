@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vswitch::PortId;
 use vswitch::trace::DropReason;
 
-use crate::dataplane::{PortCounters, WorkerStats};
+use crate::spec::{PortCounters, WorkerStats};
 
 /// Ports that can exist at the same time; their numbers are 1 to this.
 pub const MAX_PORTS: usize = 1024;

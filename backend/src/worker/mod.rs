@@ -9,6 +9,7 @@ mod counters;
 mod deliver;
 mod poll;
 mod sleep;
+mod source;
 mod steer;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,9 @@ use vswitch::frame::offload::GuestOffloads;
 use vswitch::snapshot::Snapshot;
 use vswitch::{Nanos, PortId};
 
-use crate::dataplane::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStats};
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::Link;
+use crate::spec::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStats};
 
 pub use counters::{Counters, MAX_PORTS, total};
 

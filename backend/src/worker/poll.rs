@@ -5,60 +5,25 @@
 //! sources, however many ports wait.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vswitch::frame::offload::NetHeader;
-use vswitch::{HEAD_LEN, Nanos, PortId};
+use vswitch::{Nanos, PortId};
 
-use super::deliver::{Blocked, Delivery, Patience, fill, own_frame, report};
+use super::deliver::{Blocked, Delivery, Patience, own_frame, report};
 use super::sleep::Sleeper;
-use super::{FLOWS, Handle, LinkPort, Port, Shared, View, now};
-use crate::dataplane::{DataplaneError, PollMode};
+use super::source::{Kind, Source, has_more, load, receive, token};
+use super::{FLOWS, Handle, Port, Shared, View, now};
 use crate::guest::burst::Burst;
-use crate::guest::memory::Span;
 use crate::guest::ring::{Queue, RingError};
-use crate::guest::{GuestPort, tsc};
-use crate::link::{LinkBurst, LinkError};
+use crate::guest::tsc;
+use crate::spec::{DataplaneError, PollMode};
 
 /// Time between two looks at what has no descriptor: ageing, links that went down.
 const HOUSEKEEPING: Nanos = 1_000_000_000;
 /// A busy worker looks at the descriptors of its resting sources this often, so that they are not forgotten.
 const GLANCE: Nanos = 20_000;
-
-/// A kick descriptor in the worker's epoll set.
-#[derive(Default)]
-struct Watch {
-    generation: u32,
-    file: Option<Arc<File>>,
-}
-
-enum Kind {
-    Guest { port: Arc<GuestPort>, pair: usize, kicks: [Watch; 2] },
-    Link { port: Arc<LinkPort>, received: Box<LinkBurst>, pending: u64, was_up: bool },
-}
-
-/// Something the worker takes frames from.
-struct Source {
-    id: PortId,
-    kind: Kind,
-    active: bool,
-    last_work: Nanos,
-    /// When the oldest frame that waits began to wait.
-    blocked_since: Option<Nanos>,
-    blocked: Blocked,
-}
-
-impl Source {
-    fn tx(&self) -> Option<&Arc<Queue>> {
-        match &self.kind {
-            Kind::Guest { port, pair, .. } => port.queues.get(2 * pair + 1),
-            Kind::Link { .. } => None,
-        }
-    }
-}
 
 /// One worker.
 pub(super) struct Worker {
@@ -501,53 +466,5 @@ impl Worker {
                 *was_up = up;
             }
         }
-    }
-}
-
-const fn token(slot: usize, which: usize) -> u32 {
-    (slot * 2 + which) as u32
-}
-
-/// Whether any ring that a source waits for got buffers since.
-fn has_more(blocked: &Blocked) -> bool {
-    blocked.link || blocked.queues.iter().any(|(_, queue)| queue.lock().has_more())
-}
-
-/// Receives a burst from a link; returns a bit for each frame.
-fn receive(port: &LinkPort, received: &mut LinkBurst, shared: &Shared) -> u64 {
-    if !port.is_running() {
-        return 0;
-    }
-    match port.link.receive(received) {
-        Ok(count) => (1u64 << count) - 1,
-        Err(LinkError::Gone { .. }) => {
-            port.stop(shared);
-            0
-        }
-        Err(error) => {
-            log::debug!("{error}");
-            0
-        }
-    }
-}
-
-/// Loads the frames of a link's burst that are not finished yet; a frame's slot is its place in the link's burst.
-fn load(burst: &mut Burst, received: &LinkBurst, pending: u64) {
-    burst.clear();
-    for (index, frame) in received.frames().iter().enumerate() {
-        if pending >> index & 1 == 0 {
-            continue;
-        }
-        let bytes = received.bytes(frame);
-        let spans = burst.spans.len() as u16;
-        let target = &mut burst.frames[burst.count];
-        fill(target, bytes, index as u8);
-        target.header = NetHeader::parse(&frame.header);
-        if bytes.len() > HEAD_LEN {
-            let rest = &bytes[HEAD_LEN..];
-            target.rest = (spans, 1);
-            burst.spans.push(Span { ptr: rest.as_ptr().cast_mut(), len: rest.len() as u32 });
-        }
-        burst.count += 1;
     }
 }

@@ -10,7 +10,7 @@ use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
 
-use crate::dataplane::DataplaneError;
+use crate::spec::DataplaneError;
 
 /// Token of the wake-up descriptor.
 const WAKE: u32 = u32::MAX;

@@ -10,11 +10,11 @@ use vswitch::{Mac, PortId};
 
 use super::deliver::{Blocked, Delivery, Patience};
 use super::{Counters, FLOWS, Port, Shared};
-use crate::dataplane::{EventSink, GuestSpec, PollMode};
 use crate::guest::burst::{BURST, Burst};
 use crate::guest::memory::{GuestRam, Memory};
 use crate::guest::ring::split::{RingPlace, RingShape};
 use crate::guest::{GuestPort, Owner, features, tsc};
+use crate::spec::{EventSink, GuestSpec, PollMode};
 
 const RING: u16 = 256;
 const DESC: u64 = 0x1000;

@@ -3,9 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use backend::dataplane::DataplaneError;
 use backend::link::packet::MAX_UNICAST;
 use backend::link::{LINK_HEADER, Link, LinkBurst, LinkError, MAX_FRAME, MAX_PIECES, Packet, Piece, Sent};
+use backend::spec::DataplaneError;
 use vswitch::Mac;
 
 use crate::lab::{

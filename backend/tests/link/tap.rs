@@ -4,8 +4,8 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backend::dataplane::DataplaneError;
 use backend::link::{Link, LinkBurst, LinkError, LinkOffloads, Packet, Piece, Sent, Tap, interface_exists};
+use backend::spec::DataplaneError;
 use vswitch::Mac;
 
 use crate::lab::{

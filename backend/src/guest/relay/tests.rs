@@ -9,8 +9,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vswitch::PortId;
 
 use super::*;
-use crate::dataplane::{EventSink, GuestSpec};
 use crate::guest::Owner;
+use crate::spec::{EventSink, GuestSpec};
 
 const NEED_REPLY: u32 = 8;
 

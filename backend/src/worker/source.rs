@@ -1,0 +1,97 @@
+//! What a worker takes frames from: the transmit ring of a queue pair, or a link.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vswitch::frame::offload::NetHeader;
+use vswitch::{HEAD_LEN, Nanos, PortId};
+
+use super::deliver::{Blocked, fill};
+use super::{LinkPort, Shared};
+use crate::guest::GuestPort;
+use crate::guest::burst::Burst;
+use crate::guest::memory::Span;
+use crate::guest::ring::Queue;
+use crate::link::{LinkBurst, LinkError};
+
+/// A kick descriptor in the worker's epoll set.
+#[derive(Default)]
+pub(super) struct Watch {
+    pub(super) generation: u32,
+    pub(super) file: Option<Arc<File>>,
+}
+
+pub(super) enum Kind {
+    Guest { port: Arc<GuestPort>, pair: usize, kicks: [Watch; 2] },
+    Link { port: Arc<LinkPort>, received: Box<LinkBurst>, pending: u64, was_up: bool },
+}
+
+/// Something the worker takes frames from.
+pub(super) struct Source {
+    pub(super) id: PortId,
+    pub(super) kind: Kind,
+    pub(super) active: bool,
+    pub(super) last_work: Nanos,
+    /// When the oldest frame that waits began to wait.
+    pub(super) blocked_since: Option<Nanos>,
+    pub(super) blocked: Blocked,
+}
+
+impl Source {
+    /// The transmit ring, if it has one.
+    pub(super) fn tx(&self) -> Option<&Arc<Queue>> {
+        match &self.kind {
+            Kind::Guest { port, pair, .. } => port.queues.get(2 * pair + 1),
+            Kind::Link { .. } => None,
+        }
+    }
+}
+
+/// What the sleeper calls descriptor `which` of the source in `slot`.
+pub(super) const fn token(slot: usize, which: usize) -> u32 {
+    (slot * 2 + which) as u32
+}
+
+/// Whether any ring that a source waits for got buffers since.
+pub(super) fn has_more(blocked: &Blocked) -> bool {
+    blocked.link || blocked.queues.iter().any(|(_, queue)| queue.lock().has_more())
+}
+
+/// Receives a burst from a link; returns a bit for each frame.
+pub(super) fn receive(port: &LinkPort, received: &mut LinkBurst, shared: &Shared) -> u64 {
+    if !port.is_running() {
+        return 0;
+    }
+    match port.link.receive(received) {
+        Ok(count) => (1u64 << count) - 1,
+        Err(LinkError::Gone { .. }) => {
+            port.stop(shared);
+            0
+        }
+        Err(error) => {
+            log::debug!("{error}");
+            0
+        }
+    }
+}
+
+/// Loads the frames of a link's burst that are not finished yet; a frame's slot is its place in the link's burst.
+pub(super) fn load(burst: &mut Burst, received: &LinkBurst, pending: u64) {
+    burst.clear();
+    for (index, frame) in received.frames().iter().enumerate() {
+        if pending >> index & 1 == 0 {
+            continue;
+        }
+        let bytes = received.bytes(frame);
+        let spans = burst.spans.len() as u16;
+        let target = &mut burst.frames[burst.count];
+        fill(target, bytes, index as u8);
+        target.header = NetHeader::parse(&frame.header);
+        if bytes.len() > HEAD_LEN {
+            let rest = &bytes[HEAD_LEN..];
+            target.rest = (spans, 1);
+            burst.spans.push(Span { ptr: rest.as_ptr().cast_mut(), len: rest.len() as u32 });
+        }
+        burst.count += 1;
+    }
+}
