@@ -8,10 +8,10 @@
 //! | unknown, external switch | uplink only | ports with MAC spoofing, else dropped |
 //! | unknown, internal or private switch | ports with MAC spoofing, else dropped | - |
 
-use crate::pipeline::{Frame, Verdict};
 use crate::port::{Port, PortKind, link};
 use crate::snapshot::{FloodSet, SwitchKind};
 use crate::trace::DropReason;
+use crate::verdict::{Frame, Verdict};
 
 /// The last step: always ends in a verdict.
 pub(crate) fn destination(frame: &mut Frame<'_>) -> Verdict {

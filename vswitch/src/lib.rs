@@ -16,6 +16,7 @@ pub mod port;
 pub mod refusal;
 pub mod snapshot;
 pub mod trace;
+pub mod verdict;
 
 use std::fmt;
 use std::str::FromStr;

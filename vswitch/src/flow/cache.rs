@@ -2,8 +2,8 @@
 
 use crate::flow::Key;
 use crate::hash;
-use crate::pipeline::Verdict;
 use crate::trace::DropReason;
+use crate::verdict::Verdict;
 
 /// One remembered verdict: 32 bytes.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,9 @@
 
 use crate::event::Event;
 use crate::fdb::Learned;
-use crate::pipeline::{Frame, Step, Verdict};
 use crate::port::PortKind;
 use crate::trace::DropReason;
+use crate::verdict::{Frame, Step, Verdict};
 
 /// Learns the source, or notes that it moved.
 pub(crate) fn learn(frame: &mut Frame<'_>) -> Step {

@@ -1,8 +1,8 @@
 //! Administrative link state: a port whose link is down neither sends nor receives.
 
-use crate::pipeline::{Frame, Step, Verdict};
 use crate::port::Port;
 use crate::trace::DropReason;
+use crate::verdict::{Frame, Step, Verdict};
 
 /// Drops what comes from a port whose link is down.
 pub(crate) fn sender(frame: &mut Frame<'_>) -> Step {

@@ -3,8 +3,8 @@
 //! does a frame to the null address go anywhere.
 
 use crate::Mac;
-use crate::pipeline::{Frame, Step, Verdict};
 use crate::trace::DropReason;
+use crate::verdict::{Frame, Step, Verdict};
 
 /// Whether the address is one of the sixteen link-local protocol addresses.
 pub fn is_reserved(mac: Mac) -> bool {

@@ -6,9 +6,9 @@
 //! - Otherwise the uplink may send with any address, a port with MAC spoofing too, every other port only with its own.
 
 use crate::event::Event;
-use crate::pipeline::{Frame, Step, Verdict};
 use crate::port::PortKind;
 use crate::trace::DropReason;
+use crate::verdict::{Frame, Step, Verdict};
 
 /// Drops frames whose source is no station's address.
 pub(crate) fn valid(frame: &mut Frame<'_>) -> Step {
