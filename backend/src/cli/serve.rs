@@ -118,6 +118,7 @@ impl FromStr for Poll {
 impl Serve {
     pub(super) fn run(self, api: &Path) -> Outcome {
         start_log(self.log_format);
+        raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure(format!("the runtime cannot start: {e}")))?;
         runtime.block_on(self.serve(api)).map_err(Failure::from)
@@ -291,6 +292,16 @@ fn allowed_cpus() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
     list.trim().parse().map_or_else(|_: String| (0..4096).collect(), |CpuList(cpus)| cpus)
+}
+
+/// A port needs a few descriptors (socket, kicks, calls, memory) and there may be a thousand: takes all that this process may have.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        log::warn!("the limit of open descriptors stays at {:?}: {error}", limit.current);
+    }
 }
 
 fn start_log(format: LogFormat) {
