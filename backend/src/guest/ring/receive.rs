@@ -83,6 +83,7 @@ impl SplitRing {
             if id >= live.size {
                 return Err(RingError::BadIndex(id, live.size));
             }
+            live.prefetch_desc(id);
             self.staged.push((id, Span::NONE));
         }
         live.prefetch_used(self.next_used, self.staged.len() as u16);

@@ -117,6 +117,13 @@ impl Live {
         }
     }
 
+    /// Asks for descriptor `index`, which is below `size`. A pass that only asks keeps many transfers between cores under way, where a
+    /// pass that reads would wait for each few.
+    #[inline]
+    pub(super) fn prefetch_desc(&self, index: u16) {
+        prefetch(self.desc.wrapping_add(usize::from(index) * DESC_SIZE as usize));
+    }
+
     /// Asks for the used elements of `count` buffers from `position` on, eight to a line.
     #[inline]
     pub(super) fn prefetch_used(&self, position: u16, count: u16) {

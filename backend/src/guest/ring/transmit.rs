@@ -43,6 +43,7 @@ impl SplitRing {
                 if head >= live.size {
                     return Err(RingError::BadIndex(head, live.size));
                 }
+                live.prefetch_desc(head);
                 self.heads[place] = head;
                 self.heads_end = position.wrapping_add(1);
             }
