@@ -5,7 +5,7 @@
 use vswitch::frame::offload::NetHeader;
 
 use super::RingError;
-use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch_write};
+use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch, prefetch_write};
 use crate::guest::burst::NET_HEADER;
 use crate::guest::memory::Span;
 
@@ -76,6 +76,7 @@ impl SplitRing {
     pub fn stage(&mut self, count: usize) -> Result<(), RingError> {
         let waiting = self.available(count as u16)?;
         let Some(live) = &self.live else { return Ok(()) };
+        let header_len = usize::from(self.shape.header_len);
         self.staged.clear();
         self.staged_at = self.next_avail;
         for position in 0..waiting.min(count as u16) {
@@ -86,14 +87,15 @@ impl SplitRing {
             live.prefetch_desc(id);
             self.staged.push((id, Span::NONE));
         }
-        live.prefetch_used(self.next_used, self.staged.len() as u16);
         for (id, span) in &mut self.staged {
             let desc = Live::read_desc(live.desc, *id);
             if desc.flags == DESC_F_WRITE
                 && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
             {
-                prefetch_write(ptr);
-                prefetch_write(ptr.wrapping_add(64));
+                // The header's line is only looked at if it holds nothing else.
+                prefetch(ptr);
+                prefetch_write(ptr.wrapping_add(header_len));
+                prefetch_write(ptr.wrapping_add(header_len + 64));
                 *span = Span { ptr, len: desc.len };
             }
         }
@@ -127,9 +129,13 @@ impl SplitRing {
         // SAFETY: the buffer was translated for `span.len >= header_len + len` bytes and its memory is kept by `live`; `head` and
         // `rest` together are `len` bytes long and lie in other memory (the worker's, and another port's mapping).
         unsafe {
-            // A copy of constant length is a few moves; one of variable length is a call.
+            // A copy of constant length is a few moves; one of variable length is a call. Mostly the buffer holds this very header
+            // from its last use: then its line stays in both caches instead of travelling between them.
             if header_len == NET_HEADER {
-                span.ptr.cast::<[u8; NET_HEADER]>().write_unaligned(bytes);
+                let place = span.ptr.cast::<[u8; NET_HEADER]>();
+                if place.read_unaligned() != bytes {
+                    place.write_unaligned(bytes);
+                }
             } else {
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.ptr, header_len);
             }

@@ -113,7 +113,13 @@ impl Live {
         let slot = usize::from(position & (self.size - 1));
         // SAFETY: the element lies inside the used ring (checked when the ring started).
         unsafe {
-            self.used.add(4 + 8 * slot).cast::<u64>().write_unaligned(u64::from(id) | u64::from(len) << 32);
+            let place = self.used.add(4 + 8 * slot).cast::<u64>();
+            let element = u64::from(id) | u64::from(len) << 32;
+            // A driver that posts its buffers in the same order each time round finds the same element there again: then its line stays in
+            // both caches.
+            if place.read_unaligned() != element {
+                place.write_unaligned(element);
+            }
         }
     }
 
@@ -122,17 +128,6 @@ impl Live {
     #[inline]
     pub(super) fn prefetch_desc(&self, index: u16) {
         prefetch(self.desc.wrapping_add(usize::from(index) * DESC_SIZE as usize));
-    }
-
-    /// Asks for the used elements of `count` buffers from `position` on, eight to a line.
-    #[inline]
-    pub(super) fn prefetch_used(&self, position: u16, count: u16) {
-        let mut at = 0;
-        while at < count + 8 {
-            let slot = usize::from(position.wrapping_add(at) & (self.size - 1));
-            prefetch_write(self.used.wrapping_add(4 + 8 * slot));
-            at += 8;
-        }
     }
 
     /// Walks the chain that starts at `head` and pushes its buffers to `spans`. Every buffer must be device-writable exactly if

@@ -53,7 +53,6 @@ impl SplitRing {
             }
         }
 
-        live.prefetch_used(self.next_used, count as u16);
         let mut whole = [Span::NONE; BURST];
         for (index, &(slot, head)) in heads[..count].iter().enumerate() {
             let room = burst.span_room();
