@@ -39,7 +39,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/turnpike")]
     state_dir: PathBuf,
 
-    /// Threads that move frames, 1 to 64 [default: one per CPU, at most 4].
+    /// Threads that move frames, 1 to 64 [default: one per two CPUs, 1 to 4; guests need the others].
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
 
@@ -201,7 +201,7 @@ impl Serve {
 
     fn worker_options(&self) -> Result<WorkerOptions, Refused> {
         let cpus = self.cpus.as_ref().map(|list| list.0.clone());
-        let default = || std::thread::available_parallelism().map_or(1, usize::from).min(4);
+        let default = || (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4);
         let workers = self.workers.or(cpus.as_ref().map(Vec::len)).unwrap_or_else(default);
         let option = Object::Option("--workers");
         check::range("workers", workers as u64, 1, MAX_WORKERS as u64, "").map_err(|why| why.of(option))?;
