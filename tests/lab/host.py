@@ -153,6 +153,19 @@ def release():
     return ""
 
 
+def mirror():
+    """The Debian mirror that this machine's own sources name."""
+    for attempt in range(2):
+        if attempt:
+            _apt("update")  # apt lists only what it has fetched
+        listed = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"],
+                                capture_output=True, text=True).stdout.split()
+        for uri in listed:
+            if uri.rstrip("/").endswith("/debian"):
+                return uri.rstrip("/")
+    raise LabError("apt's sources name no Debian mirror (a URI that ends in /debian)")
+
+
 def private_apt(suite):
     """apt options that see only `suite` of Debian, kept in the cache: the machine's own sources stay as they are."""
     base = LAB / "apt" / suite
@@ -163,7 +176,7 @@ def private_apt(suite):
         for d in ("lists/partial", "cache/archives/partial"):
             (base / d).mkdir(parents=True, exist_ok=True)
         key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
-        sources.write_text(f"deb {key} http://deb.debian.org/debian {suite} main\n")
+        sources.write_text(f"deb {key} {mirror()} {suite} main\n")
         _apt(*options, "update")
         (base / "updated").touch()
     return options
