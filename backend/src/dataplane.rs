@@ -51,14 +51,14 @@ impl Dataplane {
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
     pub fn publish(&self, snapshot: Snapshot) {
-        self.shared.fdb.set_limit(snapshot.config().fdb_size);
+        self.shared.state.fdb.set_limit(snapshot.config().fdb_size);
         self.shared.publish(Some(snapshot), |_| ());
         self.refresh_link_addresses();
     }
 
     /// The learned addresses.
     pub fn fdb(&self) -> Vec<vswitch::fdb::Entry> {
-        self.shared.fdb.entries(tsc::nanos(tsc::cycles()))
+        self.shared.state.fdb.entries(tsc::nanos(tsc::cycles()))
     }
 
     /// Starts to serve a guest port; its policy must already be in the published snapshot.
@@ -132,7 +132,7 @@ impl Dataplane {
         });
         drop(served.server);
         self.give_back(&served.port);
-        self.shared.fdb.remove_port(id);
+        self.shared.state.fdb.remove_port(id);
     }
 
     /// What a port is doing; `None` for an unknown one.

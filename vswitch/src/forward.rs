@@ -31,7 +31,7 @@ fn known<'a>(frame: &Frame<'a>) -> Option<&'a Port> {
     if let Some(owner) = frame.snap.owner(frame.dst) {
         return frame.snap.port(owner);
     }
-    let learned = frame.fdb.lookup(frame.dst, frame.vlan)?;
+    let learned = frame.state.fdb.lookup(frame.dst, frame.vlan)?;
     frame.snap.port(learned).filter(|p| p.learns())
 }
 

@@ -14,7 +14,9 @@ mod hash;
 pub mod pipeline;
 pub mod port;
 pub mod refusal;
+pub mod session;
 pub mod snapshot;
+pub mod state;
 pub mod trace;
 pub mod verdict;
 
@@ -46,6 +48,56 @@ impl fmt::Display for PortId {
         self.0.fmt(f)
     }
 }
+
+/// Which way a frame goes, seen from the guest behind the port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// The guest sends (Hyper-V: Outbound). Its own address is the source.
+    Out,
+    /// The guest receives (Hyper-V: Inbound). Its own address is the destination.
+    In,
+}
+
+impl Direction {
+    /// The other way.
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::Out => Self::In,
+            Self::In => Self::Out,
+        }
+    }
+
+    /// `out` or `in`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Where packets and bytes of one ACL entry or rule are counted: a slot in the counters of each worker, given out by the
+/// control plane. The switch only says which slot a frame belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tally(pub u32);
+
+impl Tally {
+    /// Nothing is counted.
+    pub const NONE: Self = Self(0);
+}
+
+/// The layer-2 network a frame is in: 0 = untagged, 1 to 4094 = that VLAN, 4096 and more = that virtual subnet (VSID).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Segment(pub u32);
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,10 +6,10 @@
 //!
 //! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else.
 
-use crate::fdb::Fdb;
 use crate::frame::ethernet;
 use crate::port::{learning, link, reserved, source};
 use crate::snapshot::Snapshot;
+use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Rule, Step};
 use crate::{Nanos, PortId, forward};
@@ -27,12 +27,12 @@ pub const STEPS: [(&str, Rule); 5] = [
 
 /// Decides one frame: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its whole length `len`
 /// in bytes. Learns its source. Judges exactly as [`crate::flow::Forwarder::judge`] does, without a cache.
-pub fn run(snap: &Snapshot, fdb: &Fdb, now: Nanos, from: PortId, head: &[u8], len: u32) -> Verdict {
-    decide(snap, fdb, now, from, head, len).verdict
+pub fn run(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8], len: u32) -> Verdict {
+    decide(snap, state, now, from, head, len).verdict
 }
 
 /// As [`run`], with what else is to be known about the decision.
-pub fn decide(snap: &Snapshot, fdb: &Fdb, now: Nanos, from: PortId, head: &[u8], len: u32) -> Decision {
+pub fn decide(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8], len: u32) -> Decision {
     let ether = match ethernet::check(head, len) {
         Ok(ether) => ether,
         Err(reason) => return Decision::drop(reason),
@@ -41,7 +41,7 @@ pub fn decide(snap: &Snapshot, fdb: &Fdb, now: Nanos, from: PortId, head: &[u8],
         return Decision::drop(DropReason::NoSuchPort);
     };
     let ethernet::Outer { dst, src, vlan } = ether;
-    let mut frame = Frame::new(snap, fdb, now, port, (dst, src, vlan));
+    let mut frame = Frame::new(snap, state, now, port, (head, len), (dst, src, vlan));
     for (_, rule) in &STEPS {
         if let Step::Break(verdict) = rule(&mut frame) {
             return frame.end(verdict);

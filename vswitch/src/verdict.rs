@@ -1,11 +1,13 @@
 //! What is decided about a frame, and the frame as the steps of the pipeline see it.
 
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 use crate::event::Event;
-use crate::fdb::Fdb;
+use crate::frame::headers::Headers;
 use crate::port::Port;
 use crate::snapshot::{FloodSet, Snapshot};
+use crate::state::State;
 use crate::trace::DropReason;
 use crate::{Mac, Nanos, PortId};
 
@@ -49,29 +51,59 @@ pub type Rule = fn(&mut Frame<'_>) -> Step;
 #[derive(Debug)]
 pub struct Frame<'a> {
     pub(crate) snap: &'a Snapshot,
-    pub(crate) fdb: &'a Fdb,
+    pub(crate) state: &'a State,
     pub(crate) now: Nanos,
     /// The port it came from.
     pub(crate) port: &'a Port,
+    /// Its first bytes: all of it, or at least [`crate::HEAD_LEN`].
+    pub(crate) head: &'a [u8],
+    /// Its whole length in bytes.
+    pub(crate) len: u32,
     pub(crate) dst: Mac,
     pub(crate) src: Mac,
     /// VLAN it belongs to; 0 = untagged.
     pub(crate) vlan: u16,
     pub(crate) revisit: bool,
+    /// Nothing is to be remembered of it: somebody only asks what would happen.
+    pub(crate) dry: bool,
+    headers: OnceCell<Result<Headers, DropReason>>,
     event: Option<Event>,
 }
 
 impl<'a> Frame<'a> {
+    /// The headers beyond Ethernet, parsed when first asked for; an error is the reason to drop the frame if policy has
+    /// to look at them.
+    pub(crate) fn headers(&self) -> Result<&Headers, DropReason> {
+        let parse = || Headers::parse(self.head, self.len);
+        self.headers.get_or_init(parse).as_ref().map_err(|&reason| reason)
+    }
+
     /// A frame at the beginning of its way; `outer` is its destination, source and VLAN.
     pub(crate) fn new(
         snap: &'a Snapshot,
-        fdb: &'a Fdb,
+        state: &'a State,
         now: Nanos,
         port: &'a Port,
+        (head, len): (&'a [u8], u32),
         outer: (Mac, Mac, u16),
     ) -> Self {
         let (dst, src, vlan) = outer;
-        Self { snap, fdb, now, port, dst, src, vlan, revisit: false, event: None }
+        let headers = OnceCell::new();
+        Self {
+            snap,
+            state,
+            now,
+            port,
+            head,
+            len,
+            dst,
+            src,
+            vlan,
+            revisit: false,
+            dry: false,
+            headers,
+            event: None,
+        }
     }
 
     /// Notes what an operator may want to know. No frame has more than one such thing to report.

@@ -361,6 +361,7 @@ fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> 
         kind: config.device.kind(),
         mac: config.mac,
         mtu: *mtu,
+        vm: None,
         policy: config.policy.compiled(),
     };
     Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect())

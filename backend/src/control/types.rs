@@ -159,7 +159,11 @@ impl Default for Policy {
 impl Policy {
     /// The policy as the data path follows it.
     pub fn compiled(&self) -> vswitch::port::Policy {
-        vswitch::port::Policy { mac_spoofing: self.mac_spoofing, link_up: self.link == LinkState::Up }
+        vswitch::port::Policy {
+            mac_spoofing: self.mac_spoofing,
+            link_up: self.link == LinkState::Up,
+            ..vswitch::port::Policy::default()
+        }
     }
 }
 

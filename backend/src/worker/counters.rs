@@ -32,7 +32,6 @@ impl Counter {
 }
 
 /// One port's counters on one worker.
-#[derive(Default)]
 pub(super) struct PortCount {
     out_packets: Counter,
     out_bytes: Counter,
@@ -40,6 +39,20 @@ pub(super) struct PortCount {
     in_bytes: Counter,
     out_drops: [Counter; DropReason::COUNT],
     in_drops: [Counter; DropReason::COUNT],
+}
+
+impl Default for PortCount {
+    fn default() -> Self {
+        let zeros = || std::array::from_fn(|_| Counter::default());
+        Self {
+            out_packets: Counter::default(),
+            out_bytes: Counter::default(),
+            in_packets: Counter::default(),
+            in_bytes: Counter::default(),
+            out_drops: zeros(),
+            in_drops: zeros(),
+        }
+    }
 }
 
 /// All counters of one worker.

@@ -97,7 +97,7 @@ impl Delivery {
         blocked: &mut Blocked,
     ) -> u64 {
         let sends = view.sends(from);
-        self.forwarder.begin(&view.snapshot, &shared.fdb, now);
+        self.forwarder.begin(&view.snapshot, &shared.state, now);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         for (frame, verdict) in burst.frames[..burst.count].iter_mut().zip(&mut verdicts) {
             *verdict = match frame.fault {
@@ -105,7 +105,7 @@ impl Delivery {
                 None => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {
                         frame.offload = offload;
-                        self.forwarder.judge(&view.snapshot, &shared.fdb, now, from, frame.head(), frame.len)
+                        self.forwarder.judge(&view.snapshot, &shared.state, now, from, frame.head(), frame.len)
                     }
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },

@@ -23,9 +23,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use vmm_sys_util::eventfd::EventFd;
 use vswitch::event::Event;
-use vswitch::fdb::Fdb;
 use vswitch::frame::offload::GuestOffloads;
 use vswitch::snapshot::Snapshot;
+use vswitch::state::State;
 use vswitch::{Nanos, PortId};
 
 use crate::guest::{GuestPort, Owner, tsc};
@@ -115,8 +115,8 @@ impl View {
 /// What all workers share.
 pub struct Shared {
     view: ArcSwap<View>,
-    /// Learned addresses.
-    pub fdb: Fdb,
+    /// What the switch remembers from frame to frame.
+    pub state: State,
     /// Where events go.
     pub events: Arc<dyn EventSink>,
     poll: PollMode,
@@ -127,10 +127,10 @@ pub struct Shared {
 impl Shared {
     /// Shared state that begins with `snapshot` and no ports.
     pub fn new(snapshot: Snapshot, poll: PollMode, seed: u64, events: Arc<dyn EventSink>) -> Self {
-        let fdb = Fdb::new(snapshot.config().fdb_size, seed);
+        let state = State::new(snapshot.config().fdb_size, seed);
         let view =
             ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
-        Self { view, fdb, events, poll, handles: OnceLock::new(), publishing: Mutex::new(()) }
+        Self { view, state, events, poll, handles: OnceLock::new(), publishing: Mutex::new(()) }
     }
 
     /// The state in force.
@@ -161,7 +161,7 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(20));
             }
         }
-        self.fdb.reconcile(&self.view.load().snapshot);
+        self.state.fdb.reconcile(&self.view.load().snapshot);
     }
 }
 

@@ -12,9 +12,9 @@ pub use cache::FlowCache;
 pub use key::Key;
 
 use crate::event::Event;
-use crate::fdb::Fdb;
 use crate::pipeline::{self, Verdict};
 use crate::snapshot::Snapshot;
+use crate::state::State;
 use crate::{Nanos, PortId};
 use notices::Notices;
 
@@ -66,9 +66,9 @@ impl Forwarder {
 
     /// Begins a burst at `now`: from here on verdicts follow this state of policy and forwarding database.
     #[inline]
-    pub fn begin(&mut self, snap: &Snapshot, fdb: &Fdb, now: Nanos) {
+    pub fn begin(&mut self, snap: &Snapshot, state: &State, now: Nanos) {
         self.tick = tick(now);
-        self.epoch = epoch(snap, fdb);
+        self.epoch = epoch(snap, state);
     }
 
     /// Judges one frame that `from` sent: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its
@@ -77,7 +77,7 @@ impl Forwarder {
     pub fn judge(
         &mut self,
         snap: &Snapshot,
-        fdb: &Fdb,
+        state: &State,
         now: Nanos,
         from: PortId,
         head: &[u8],
@@ -89,9 +89,9 @@ impl Forwarder {
                     self.hits += 1;
                     return verdict;
                 }
-                self.miss(snap, fdb, now, from, head, len, Some(key))
+                self.miss(snap, state, now, from, head, len, Some(key))
             }
-            None => self.miss(snap, fdb, now, from, head, len, None),
+            None => self.miss(snap, state, now, from, head, len, None),
         }
     }
 
@@ -101,7 +101,7 @@ impl Forwarder {
     fn miss(
         &mut self,
         snap: &Snapshot,
-        fdb: &Fdb,
+        state: &State,
         now: Nanos,
         from: PortId,
         head: &[u8],
@@ -109,13 +109,13 @@ impl Forwarder {
         key: Option<Key>,
     ) -> Verdict {
         self.misses += 1;
-        let before = epoch(snap, fdb);
-        let decision = pipeline::decide(snap, fdb, now, from, head, len);
+        let before = epoch(snap, state);
+        let decision = pipeline::decide(snap, state, now, from, head, len);
         if let Some(event) = decision.event {
             self.notices.add(now, event);
         }
         if let Some(key) = key {
-            self.remember(key, before, epoch(snap, fdb), decision.verdict, decision.revisit);
+            self.remember(key, before, epoch(snap, state), decision.verdict, decision.revisit);
         }
         decision.verdict
     }
@@ -151,8 +151,8 @@ impl Forwarder {
 
 /// One more than the sum, because empty cache slots have epoch 0.
 #[inline]
-fn epoch(snap: &Snapshot, fdb: &Fdb) -> u64 {
-    snap.epoch().wrapping_add(fdb.generation()).wrapping_add(1)
+fn epoch(snap: &Snapshot, state: &State) -> u64 {
+    snap.epoch().wrapping_add(state.fdb.generation()).wrapping_add(1)
 }
 
 #[cfg(test)]

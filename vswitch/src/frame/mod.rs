@@ -4,6 +4,7 @@
 
 pub mod checksum;
 pub mod ethernet;
+pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
 pub mod offload;
@@ -14,6 +15,8 @@ pub mod tcp;
 pub mod protocol {
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.

@@ -16,7 +16,7 @@ use crate::verdict::{Frame, Step, Verdict};
 pub(crate) fn learn(frame: &mut Frame<'_>) -> Step {
     let (mac, port) = (frame.src, frame.port);
     if port.kind == PortKind::Uplink {
-        if let Some(from) = frame.fdb.forget(mac, frame.vlan) {
+        if let Some(from) = frame.state.fdb.forget(mac, frame.vlan) {
             frame.notice(Event::MacMoved { mac, from, to: port.id });
         }
         return Step::Continue(());
@@ -25,10 +25,10 @@ pub(crate) fn learn(frame: &mut Frame<'_>) -> Step {
         return Step::Continue(());
     }
     frame.revisit = true; // to keep the entry from ageing while frames hit the flow cache
-    match frame.fdb.learn(frame.now, port.id, mac, frame.vlan, frame.snap) {
+    match frame.state.fdb.learn(frame.now, port.id, mac, frame.vlan, frame.snap) {
         Learned::New | Learned::Refreshed | Learned::Held => {}
         Learned::Moved { from } => frame.notice(Event::MacMoved { mac, from, to: port.id }),
-        Learned::Full => frame.notice(Event::FdbFull { port: port.id, limit: frame.fdb.share() }),
+        Learned::Full => frame.notice(Event::FdbFull { port: port.id, limit: frame.state.fdb.share() }),
         Learned::Pinned { owner } => {
             frame.notice(Event::MacPinned { mac, port: port.id, owner });
             return Step::Break(Verdict::Drop(DropReason::MacPinned));

@@ -1,11 +1,17 @@
 //! A port and its policy, one file per rule.
 
+pub mod acl;
 pub mod learning;
 pub mod link;
 pub mod mtu;
 pub mod reserved;
+pub mod rule;
 pub mod source;
+pub mod vlan;
 
+use std::sync::Arc;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{Mac, PortId};
@@ -22,18 +28,71 @@ pub enum PortKind {
     Uplink,
 }
 
-/// The settings of one port that decide what happens to its frames. The default is that of a new port.
+/// Whether frames of a port are copied to monitors, or the port is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mirror {
+    /// Neither.
+    #[default]
+    None,
+    /// Every frame it sends or receives is copied to every destination.
+    Source,
+    /// It gets the copies.
+    Destination,
+}
+
+/// The settings of one port that decide what happens to its frames. The default is that of a new port: nothing is guarded
+/// but its source MAC address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// VLAN mode.
+    pub vlan: vlan::Vlan,
+    /// Virtual subnet, 4096 to 16777214; excludes a VLAN mode.
+    pub vsid: Option<u32>,
     /// Whether the port may send with source addresses other than its own (MAC spoofing; default off).
     pub mac_spoofing: bool,
+    /// Whether it may use the address of another port of the same virtual machine that has this on too (guest teaming).
+    pub teaming: bool,
+    /// Drop what a DHCP server would send.
+    pub dhcp_guard: bool,
+    /// Drop router advertisements and redirects.
+    pub router_guard: bool,
+    /// The IP addresses it owns; `None` = any.
+    pub addresses: Option<Arc<[IpNet]>>,
+    /// Most IP addresses it may use beside those it owns; 0 = no limit.
+    pub address_limit: u32,
+    /// Most broadcast, multicast and unknown unicast frames it may send in a second; 0 = no limit.
+    pub storm_limit: u32,
+    /// Mirroring.
+    pub mirror: Mirror,
+    /// Keep the 802.1p priority that the port sends; it is reset to 0 otherwise.
+    pub priority_tag: bool,
     /// Administrative link state (default up); a port whose link is down neither sends nor receives.
     pub link_up: bool,
+    /// Port ACL.
+    pub acl: Arc<acl::Table>,
+    /// Extended rules.
+    pub rules: Arc<rule::Table>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { mac_spoofing: false, link_up: true }
+        Self {
+            vlan: vlan::Vlan::None,
+            vsid: None,
+            mac_spoofing: false,
+            teaming: false,
+            dhcp_guard: false,
+            router_guard: false,
+            addresses: None,
+            address_limit: 0,
+            storm_limit: 0,
+            mirror: Mirror::None,
+            priority_tag: false,
+            link_up: true,
+            acl: Arc::default(),
+            rules: Arc::default(),
+        }
     }
 }
 
@@ -48,6 +107,8 @@ pub struct Port {
     pub mac: Mac,
     /// Largest L3 packet it takes, in bytes.
     pub mtu: u16,
+    /// The virtual machine it belongs to; ports of one machine have the same number. `None` = not known.
+    pub vm: Option<u64>,
     /// Its policy.
     pub policy: Policy,
 }

@@ -54,6 +54,40 @@ drop_reasons! {
         "The source address is configured for another port.";
     ReservedMulticast = "reserved-multicast",
         "The destination is a link-local protocol address (01-80-C2-00-00-00 to 0F), which no switch forwards.";
+    VlanNotAllowed = "vlan-not-allowed",
+        "The frame has a VLAN tag that the port it came from may not send: any tag unless the port is a trunk, and there only the listed ones.";
+    TagInHeader = "tag-in-header",
+        "Behind a priority tag (VLAN 0) there is another VLAN tag, which would become the outer one.";
+    UntaggedNotAllowed = "untagged-not-allowed",
+        "The frame has no VLAN tag and the port's isolation admits only tagged ones.";
+    VlanFiltered = "vlan-filtered",
+        "The port that has the destination address is not in the frame's VLAN.";
+    PrivateVlan = "private-vlan",
+        "The port that has the destination address is in the same primary VLAN, but private VLAN rules keep the two apart.";
+    VsidMismatch = "vsid-mismatch",
+        "The port that has the destination address is in another virtual subnet.";
+    MalformedPacket = "malformed-packet",
+        "A header that policy has to look at is cut off, contradicts itself, or is not within the first 192 bytes.";
+    BadFragment = "bad-fragment",
+        "The fragment is one that no sender makes in good faith: its first part is too short for the next header, or it overlaps one.";
+    DhcpGuard = "dhcp-guard",
+        "The port sent a message of a DHCP server and DHCP guard is on.";
+    RouterGuard = "router-guard",
+        "The port sent a router advertisement or a redirect and router guard is on.";
+    AddressNotOwned = "address-not-owned",
+        "The source address of the IP packet is not one of the port's `addresses`.";
+    NeighbourSpoofed = "neighbour-spoofed",
+        "An ARP or neighbour-discovery message claims an IP or MAC address that is not the port's.";
+    AddressLimit = "address-limit",
+        "The port uses as many IP addresses as its `address-limit` allows, and this is another one.";
+    StormLimit = "storm-limit",
+        "The port sent more broadcast, multicast and unknown unicast in this second than its `storm-limit` allows.";
+    AclDenied = "acl-denied",
+        "A port ACL denies the address.";
+    RuleDenied = "rule-denied",
+        "An extended rule denies the packet.";
+    SessionLimit = "session-limit",
+        "A stateful rule allows the packet, but the port has as many sessions as it may have.";
     UnknownUnicast = "unknown-unicast",
         "No port has or has learned the destination address, and there is no uplink to try.";
     SameSegmentReturn = "same-segment-return",

@@ -14,7 +14,7 @@ use crate::support::{Random, SECOND, Switch, bridging, dropped, frame, guest, ma
 
 fn judge(forwarder: &mut Forwarder, switch: &Switch, from: u16, dst: Mac, src: Mac) -> Verdict {
     let frame = frame(dst, src, None);
-    let (snap, fdb, now) = (&switch.snap, &switch.fdb, switch.now);
+    let (snap, fdb, now) = (&switch.snap, &switch.state, switch.now);
     forwarder.begin(snap, fdb, now);
     forwarder.judge(snap, fdb, now, PortId(from), &frame, frame.len() as u32)
 }
@@ -52,7 +52,7 @@ fn a_new_policy_voids_what_was_remembered() {
 #[test]
 fn what_was_learned_within_a_burst_counts_in_that_burst() {
     let (mut forwarder, switch) = (Forwarder::new(1, 1024), switch());
-    let (snap, fdb, now) = (&switch.snap, &switch.fdb, switch.now);
+    let (snap, fdb, now) = (&switch.snap, &switch.state, switch.now);
     let there = frame(stranger(1), mac_of(1), None);
     let back = frame(mac_of(1), stranger(1), None);
     forwarder.begin(snap, fdb, now);
@@ -76,7 +76,7 @@ fn s3_4_a_flow_that_hits_the_cache_keeps_its_learned_source_alive() {
     let frames = 4000;
     for _ in 0..frames {
         judge(&mut forwarder, &switch, 5, mac_of(1), stranger(1));
-        assert_eq!(switch.fdb.age(switch.now), 0);
+        assert_eq!(switch.state.fdb.age(switch.now), 0);
         switch.now += IDLE / 1000;
     }
     // 1200 seconds: looked at about once in each of them, and a hit in between.

@@ -28,7 +28,7 @@ fn external_with(more: Vec<vswitch::port::Port>) -> Switch {
 /// The event, if any, that a frame causes.
 fn event(switch: &Switch, from: u16, dst: Mac, src: Mac) -> Option<Event> {
     let frame = frame(dst, src, None);
-    pipeline::decide(&switch.snap, &switch.fdb, switch.now, PortId(from), &frame, frame.len() as u32).event
+    pipeline::decide(&switch.snap, &switch.state.fdb, switch.now, PortId(from), &frame, frame.len() as u32).event
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn s0_the_first_step_that_objects_gives_the_reason() {
 #[test]
 fn s0_a_frame_ends_after_its_header_and_its_tag() {
     let switch = external();
-    let judge = |head: &[u8], len: u32| pipeline::run(&switch.snap, &switch.fdb, 0, PortId(1), head, len);
+    let judge = |head: &[u8], len: u32| pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(1), head, len);
     let plain = frame(mac_of(2), mac_of(1), None);
     assert_eq!(judge(&plain[..13], 13), dropped(DropReason::FrameTooShort));
     assert_eq!(judge(&[], 0), dropped(DropReason::FrameTooShort));
@@ -138,7 +138,7 @@ fn s3_3_without_spoofing_the_source_is_the_ports_own() {
     assert_eq!(switch.send(3, mac_of(2), stranger(1)), dropped(DropReason::SourceNotAllowed));
     let spoofed = Event::MacSpoofed { mac: stranger(1), port: PortId(1) };
     assert_eq!(event(&switch, 1, mac_of(2), stranger(1)), Some(spoofed));
-    assert!(switch.fdb.is_empty());
+    assert!(switch.state.fdb.is_empty());
 }
 
 #[test]
@@ -268,9 +268,9 @@ fn s3_4_only_sources_that_may_vary_are_learned() {
     switch.own(3, mac_of(2));
     switch.own(5, mac_of(2));
     switch.send(9, mac_of(2), stranger(1));
-    assert!(switch.fdb.is_empty());
+    assert!(switch.state.fdb.is_empty());
     switch.send(5, mac_of(2), stranger(1));
-    assert_eq!(switch.fdb.lookup(stranger(1), 0), Some(PortId(5)));
+    assert_eq!(switch.state.fdb.lookup(stranger(1), 0), Some(PortId(5)));
 }
 
 #[test]
@@ -278,11 +278,11 @@ fn s3_4_learning_is_per_address_and_vlan() {
     let switch = external_with(vec![bridging(5), bridging(6)]);
     for (from, vlan) in [(5, 10), (6, 20)] {
         let f = frame(mac_of(1), stranger(1), Some(vlan));
-        assert_eq!(pipeline::run(&switch.snap, &switch.fdb, 0, PortId(from), &f, 64), to(1));
+        assert_eq!(pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(from), &f, 64), to(1));
     }
     for (receiver, vlan) in [(5, 10), (6, 20), (9, 30)] {
         let f = frame(stranger(1), mac_of(1), Some(vlan));
-        assert_eq!(pipeline::run(&switch.snap, &switch.fdb, 0, PortId(1), &f, 64), to(receiver));
+        assert_eq!(pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(1), &f, 64), to(receiver));
     }
 }
 
@@ -301,7 +301,7 @@ fn s3_4_an_address_that_turns_up_on_the_uplink_is_learned_elsewhere_no_more() {
     switch.send(5, mac_of(1), stranger(1));
     let moved = Event::MacMoved { mac: stranger(1), from: PortId(5), to: PortId(9) };
     assert_eq!(event(&switch, 9, mac_of(1), stranger(1)), Some(moved));
-    assert!(switch.fdb.is_empty());
+    assert!(switch.state.fdb.is_empty());
     assert_eq!(switch.own(1, stranger(1)), to(9));
     assert_eq!(event(&switch, 9, mac_of(1), stranger(1)), None, "reported once");
 }
@@ -312,7 +312,7 @@ fn s3_4_a_pinned_address_is_not_learned_behind_another_port() {
     assert_eq!(switch.send(5, mac_of(1), mac_of(2)), dropped(DropReason::MacPinned));
     let pinned = Event::MacPinned { mac: mac_of(2), port: PortId(5), owner: PortId(2) };
     assert_eq!(event(&switch, 5, mac_of(1), mac_of(2)), Some(pinned));
-    assert!(switch.fdb.is_empty());
+    assert!(switch.state.fdb.is_empty());
 }
 
 #[test]

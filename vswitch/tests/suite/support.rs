@@ -1,6 +1,6 @@
 //! What the tests share: a repeatable random source, a small switch, frames, and a checksum written the slow way.
 
-use vswitch::fdb::Fdb;
+use vswitch::state::State;
 use vswitch::frame::ethernet::ethertype;
 use vswitch::pipeline::{self, Verdict};
 use vswitch::port::{Policy, Port, PortKind};
@@ -48,7 +48,7 @@ pub(crate) fn stranger(n: u16) -> Mac {
 }
 
 pub(crate) fn port(n: u16, kind: PortKind) -> Port {
-    Port { id: PortId(n), kind, mac: mac_of(n), mtu: 1500, policy: Policy::default() }
+    Port { id: PortId(n), kind, mac: mac_of(n), mtu: 1500, vm: None, policy: Policy::default() }
 }
 
 pub(crate) fn guest(n: u16) -> Port {
@@ -71,19 +71,19 @@ pub(crate) fn unplugged(mut port: Port) -> Port {
 /// A switch to send single frames through.
 pub(crate) struct Switch {
     pub(crate) snap: Snapshot,
-    pub(crate) fdb: Fdb,
+    pub(crate) state: State,
     pub(crate) now: u64,
 }
 
 impl Switch {
     pub(crate) fn new(kind: SwitchKind, ports: Vec<Port>) -> Self {
         let config = SwitchConfig { kind, ..SwitchConfig::default() };
-        Self { snap: Snapshot::new(1, config, ports), fdb: Fdb::new(1024, 7), now: SECOND }
+        Self { snap: Snapshot::new(1, config, ports), state: State::new(1024, 7), now: SECOND }
     }
 
     pub(crate) fn send(&self, from: u16, dst: Mac, src: Mac) -> Verdict {
         let frame = frame(dst, src, None);
-        pipeline::run(&self.snap, &self.fdb, self.now, PortId(from), &frame, frame.len() as u32)
+        pipeline::run(&self.snap, &self.state, self.now, PortId(from), &frame, frame.len() as u32)
     }
 
     /// Sends from the port's own address.

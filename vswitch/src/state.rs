@@ -1,0 +1,20 @@
+//! What the switch remembers from frame to frame, shared by all workers: learned addresses, sessions, counts of the current second.
+//!
+//! Everything in here is bounded, has a share per port, and may be used from any thread. Policy is not in here; it is the
+//! [`Snapshot`](crate::snapshot::Snapshot), and a new snapshot keeps the state.
+
+use crate::fdb::Fdb;
+
+/// The state of one switch.
+#[derive(Debug)]
+pub struct State {
+    /// Learned MAC addresses.
+    pub fdb: Fdb,
+}
+
+impl State {
+    /// An empty state with room for `fdb_size` learned addresses. `seed` must be secret and random: guests choose the keys.
+    pub fn new(fdb_size: u32, seed: u64) -> Self {
+        Self { fdb: Fdb::new(fdb_size, seed) }
+    }
+}
