@@ -113,6 +113,7 @@ impl Bench {
     fn new(frame: usize) -> Self {
         let (sender, receiver) = (Guest::new(1, 1, frame), Guest::new(2, 0, frame));
         let port = |id| SwitchPort {
+            vm: None,
             id: PortId(id),
             kind: PortKind::Guest,
             mac: mac(id),
