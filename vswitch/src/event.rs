@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Mac, PortId};
+use crate::{Direction, Mac, PortId};
 
 /// Something an operator may want to know, with the objects it happened to. `kind` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +105,24 @@ pub enum Event {
         mac: Mac,
         /// The port that sent it.
         port: PortId,
+    },
+    /// A port ACL denied a frame.
+    AclDenied {
+        /// The port whose ACL it is.
+        port: PortId,
+        /// Which way the frame went.
+        direction: Direction,
+        /// The entry, as it is written.
+        entry: String,
+    },
+    /// An extended rule denied a packet.
+    RuleDenied {
+        /// The port whose rule it is.
+        port: PortId,
+        /// Which way the packet went.
+        direction: Direction,
+        /// The rule's weight.
+        weight: u32,
     },
     /// A port reached its share of the forwarding table; nothing more is learned behind it.
     FdbFull {

@@ -3,12 +3,15 @@
 //! Views look at the first bytes of a frame only and never assume that more is there than they have checked.
 
 pub mod checksum;
+pub mod claims;
+pub mod singular;
 pub mod ethernet;
 pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
 pub mod offload;
 pub mod segment;
+pub mod tag;
 pub mod tcp;
 
 /// Numbers of IP protocols that the switch tells apart.
