@@ -44,6 +44,11 @@ impl Decision {
 /// What a step says: go on, or this is the verdict.
 pub type Step = ControlFlow<Verdict>;
 
+/// The frame goes nowhere.
+pub(crate) const fn stop(reason: DropReason) -> Step {
+    ControlFlow::Break(Verdict::Drop(reason))
+}
+
 /// One rule.
 pub type Rule = fn(&mut Frame<'_>) -> Step;
 
@@ -76,6 +81,13 @@ impl<'a> Frame<'a> {
     pub(crate) fn headers(&self) -> Result<&Headers, DropReason> {
         let parse = || Headers::parse(self.head, self.len);
         self.headers.get_or_init(parse).as_ref().map_err(|&reason| reason)
+    }
+
+    /// As [`Frame::headers`], for rules that a packet must not get around: one that is hidden in layers that are not looked
+    /// into is refused too.
+    pub(crate) fn visible(&self) -> Result<Headers, DropReason> {
+        let headers = *self.headers()?;
+        if headers.hidden(self.head) { Err(DropReason::MalformedPacket) } else { Ok(headers) }
     }
 
     /// A frame at the beginning of its way; `outer` is its destination, source and VLAN.

@@ -1,10 +1,12 @@
 //! A port and its policy, one file per rule.
 
 pub mod acl;
+pub mod dhcp_guard;
 pub mod learning;
 pub mod link;
 pub mod mtu;
 pub mod reserved;
+pub mod router_guard;
 pub mod rule;
 pub mod source;
 pub mod vlan;
