@@ -96,6 +96,11 @@ impl Decision {
 /// What a step says: go on, or this is the verdict.
 pub type Step = ControlFlow<Verdict>;
 
+/// The frame goes nowhere.
+pub(crate) const fn stop(reason: DropReason) -> Step {
+    ControlFlow::Break(Verdict::Drop(reason))
+}
+
 /// One rule about a frame and the port it came from.
 pub type Rule = fn(&mut Frame<'_>) -> Step;
 
@@ -173,6 +178,13 @@ impl<'a> Frame<'a> {
     pub(crate) fn headers(&self) -> Result<&Headers, DropReason> {
         let parse = || Headers::parse(self.head, self.len);
         self.headers.get_or_init(parse).as_ref().map_err(|&reason| reason)
+    }
+
+    /// As [`Frame::headers`], for rules that a packet must not get around: one that is hidden in layers that are not looked
+    /// into is refused too.
+    pub(crate) fn visible(&self) -> Result<Headers, DropReason> {
+        let headers = *self.headers()?;
+        if headers.hidden(self.head) { Err(DropReason::MalformedPacket) } else { Ok(headers) }
     }
 
     /// Notes what an operator may want to know. No frame has more than one such thing to report.

@@ -5,7 +5,6 @@
 //! if the guest could still answer for others.
 
 use crate::event::Event;
-use crate::frame::claims;
 use crate::port::Port;
 use crate::port::acl::{Entry, Packet};
 use crate::trace::DropReason;
@@ -35,7 +34,7 @@ fn check(frame: &mut Frame<'_>, port: &Port, direction: Direction) -> Result<(),
         Direction::Out => (frame.src, frame.dst),
         Direction::In => (frame.dst, frame.src),
     };
-    let ip = match frame.headers() {
+    let ip = match frame.visible() {
         Ok(headers) => headers.ip.map(|ip| match direction {
             Direction::Out => (ip.src, ip.dst),
             Direction::In => (ip.dst, ip.src),

@@ -33,7 +33,7 @@ fn check(frame: &mut Frame<'_>, port: &Port, direction: Direction) -> Result<(),
         return Ok(());
     }
     frame.looked = true;
-    let Some(ip) = frame.headers()?.ip else { return Ok(()) };
+    let Some(ip) = frame.visible()?.ip else { return Ok(()) };
     let tuple = tuple(frame, &ip, direction);
     let flags = (ip.protocol == protocol::TCP).then_some(ip.tcp_flags);
     let key = session_key(port, &tuple).filter(|_| rules.has_stateful());
