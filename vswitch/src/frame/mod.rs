@@ -4,6 +4,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod claims;
 pub mod dhcp;
 pub mod ethernet;
 pub mod headers;

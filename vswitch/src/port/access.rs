@@ -5,6 +5,7 @@
 //! if the guest could still answer for others.
 
 use crate::event::Event;
+use crate::frame::claims;
 use crate::port::Port;
 use crate::port::acl::{Entry, Packet};
 use crate::trace::DropReason;

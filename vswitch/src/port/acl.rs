@@ -13,6 +13,7 @@
 //!
 //! A [`Table`] answers by binary search whatever the entries are ([`Intervals`]); it is immutable and may be used from any thread.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -71,6 +72,39 @@ pub struct Entry {
     pub tally: Tally,
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Meter => "meter",
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::AnyMac => f.write_str("any-mac"),
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Ip(net) if net.prefix_len() == net.max_prefix_len() => net.addr().fmt(f),
+            Self::Ip(net) => net.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    /// As an operator writes it: `deny out remote 10.0.0.0/8`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let applies = match self.applies {
+            Applies::Local => "local",
+            Applies::Remote => "remote",
+        };
+        write!(f, "{} {} {applies} {}", self.action, self.direction, self.address)
+    }
+}
+
 /// The addresses of a frame, seen from the port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
@@ -100,6 +134,7 @@ pub struct Table {
     out: Ends,
     inward: Ends,
     looks_at_ip: bool,
+    judges_ip: bool,
     looks_at_mac: bool,
 }
 
@@ -128,6 +163,7 @@ impl Table {
             out: ends(Direction::Out),
             inward: ends(Direction::In),
             looks_at_ip: entries.iter().any(|entry| !is_mac(entry)),
+            judges_ip: entries.iter().any(|entry| !is_mac(entry) && entry.action != Action::Meter),
             looks_at_mac: entries.iter().any(is_mac),
             entries: entries.to_vec(),
         }
@@ -143,14 +179,9 @@ impl Table {
         &self.entries
     }
 
-    /// Whether any entry is about IP addresses.
-    pub fn looks_at_ip(&self) -> bool {
-        self.looks_at_ip
-    }
-
-    /// Whether any entry is about MAC addresses.
-    pub fn looks_at_mac(&self) -> bool {
-        self.looks_at_mac
+    /// Whether any entry allows or denies IP addresses, so that a packet must not hide its own.
+    pub fn judges_ip(&self) -> bool {
+        self.judges_ip
     }
 
     /// What the entries of a direction say about a frame.

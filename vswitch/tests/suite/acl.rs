@@ -278,16 +278,16 @@ fn s6_3_what_a_local_white_list_says_of_an_address_alone() {
 }
 
 #[test]
-fn s7_what_the_table_looks_at() {
+fn s7_only_allowing_and_denying_judges_packets() {
     let of = |entries: &[(Applies, &str, Action)]| {
         let table = table(entries);
-        (table.is_empty(), table.looks_at_ip(), table.looks_at_mac())
+        (table.is_empty(), table.judges_ip())
     };
-    assert_eq!(of(&[]), (true, false, false));
-    assert_eq!(of(&[(Remote, "any", Meter)]), (false, true, false));
-    assert_eq!(of(&[(Local, "::/0", Allow)]), (false, true, false));
-    assert_eq!(of(&[(Local, "any-mac", Meter)]), (false, false, true));
-    assert_eq!(of(&[(Local, ME, Deny), (Local, "02:00:00:00:00:01", Deny)]), (false, true, true));
+    assert_eq!(of(&[]), (true, false));
+    assert_eq!(of(&[(Remote, "any", Meter)]), (false, false));
+    assert_eq!(of(&[(Local, "::/0", Allow)]), (false, true));
+    assert_eq!(of(&[(Local, "any-mac", Deny)]), (false, false));
+    assert_eq!(of(&[(Local, ME, Deny), (Local, "02:00:00:00:00:01", Deny)]), (false, true));
 }
 
 #[test]

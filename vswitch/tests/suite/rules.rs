@@ -10,7 +10,7 @@ use vswitch::trace::DropReason;
 use vswitch::state::State;
 use vswitch::{Mac, PortId, Segment};
 
-use crate::support::{Switch, bridging, dropped, frame, guest, mac_of, port, stranger, to, unplugged};
+use crate::support::{Switch, bridging, dropped, frame, guest, in_vlan, mac_of, port, stranger, to, unplugged};
 
 const MULTICAST: Mac = Mac([0x01, 0x00, 0x5e, 0, 0, 1]);
 
