@@ -7,7 +7,9 @@
 //! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else.
 
 use crate::frame::ethernet;
-use crate::port::{dhcp_guard, learning, link, reserved, router_guard, source};
+use crate::port::{
+    address_limit, addresses, dhcp_guard, learning, link, reserved, router_guard, source, storm,
+};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
@@ -17,13 +19,16 @@ use crate::{Nanos, PortId, forward};
 pub use crate::verdict::{Decision, Verdict};
 
 /// The steps between parsing and forwarding, in order. Names are shown in traces.
-pub const STEPS: [(&str, Rule); 7] = [
+pub const STEPS: [(&str, Rule); 10] = [
     ("sender-link", link::sender),
     ("valid-source", source::valid),
     ("allowed-source", source::allowed),
     ("reserved-destination", reserved::destination),
-    ("dhcp-guard", dhcp_guard::check),
-    ("router-guard", router_guard::check),
+    ("dhcp-guard", dhcp_guard::guard),
+    ("router-guard", router_guard::guard),
+    ("owned-addresses", addresses::owned),
+    ("address-limit", address_limit::limit),
+    ("storm-limit", storm::limit),
     ("learning", learning::learn),
 ];
 

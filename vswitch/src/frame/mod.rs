@@ -4,6 +4,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod claims;
 pub mod dhcp;
 pub mod ethernet;
 pub mod headers;
@@ -12,6 +13,7 @@ pub mod ipv6;
 pub mod neighbour;
 pub mod offload;
 pub mod segment;
+pub mod singular;
 pub mod tcp;
 
 /// Numbers of IP protocols that the switch tells apart.

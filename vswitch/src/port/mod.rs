@@ -1,6 +1,8 @@
 //! A port and its policy, one file per rule.
 
 pub mod acl;
+pub mod address_limit;
+pub mod addresses;
 pub mod dhcp_guard;
 pub mod learning;
 pub mod link;
@@ -9,6 +11,7 @@ pub mod reserved;
 pub mod router_guard;
 pub mod rule;
 pub mod source;
+pub mod storm;
 pub mod vlan;
 
 use std::sync::Arc;
@@ -17,6 +20,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{Mac, PortId};
+
+/// Ports a switch has at most; their numbers are 1 to this.
+pub const MAX_PORTS: usize = 1024;
 
 /// What is behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
