@@ -1,5 +1,7 @@
 //! What happened: the one list of events an operator can follow (`turnpike events`).
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Direction, Mac, PortId};
@@ -123,6 +125,32 @@ pub enum Event {
         direction: Direction,
         /// The rule's weight.
         weight: u32,
+    },
+    /// A port used an IP address that it does not own, as the source of a packet or in ARP or neighbour discovery; or said
+    /// there that an address is at a MAC address other than its own.
+    AddressSpoofed {
+        /// The port that sent it.
+        port: PortId,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A port uses nearly as many IP addresses as it may.
+    AddressLimitNear {
+        /// The port.
+        port: PortId,
+        /// Addresses it uses beside those it owns.
+        count: u32,
+        /// How many it may use.
+        limit: u32,
+    },
+    /// A port uses as many IP addresses as it may; what it sends from others is dropped.
+    AddressLimitReached {
+        /// The port.
+        port: PortId,
+        /// The address that was one too many.
+        address: IpAddr,
+        /// How many it may use.
+        limit: u32,
     },
     /// A port reached its share of the forwarding table; nothing more is learned behind it.
     FdbFull {

@@ -9,12 +9,9 @@ use crate::fdb::Fdb;
 use crate::port::address_limit::Addresses;
 use crate::port::rule::{Action, Table, Tuple};
 use crate::port::storm::Storms;
-use crate::session::{Grant, Key, Sessions};
+use crate::session::{self, Grant, Key, Sessions};
 use crate::snapshot::Snapshot;
 use crate::{Nanos, PortId, hash};
-
-/// Sessions of all ports together, at most.
-pub const SESSIONS: u32 = 65_536;
 
 /// The state of one switch.
 #[derive(Debug)]
@@ -34,7 +31,7 @@ impl State {
     pub fn new(fdb_size: u32, seed: u64) -> Self {
         Self {
             fdb: Fdb::new(fdb_size, seed),
-            sessions: Sessions::new(SESSIONS, hash::expand(seed, 3)),
+            sessions: Sessions::new(session::DEFAULT_LIMIT, hash::expand(seed, 3)),
             storms: Storms::new(),
             addresses: Addresses::new(hash::expand(seed, 4)),
         }
@@ -52,6 +49,7 @@ impl State {
         self.fdb.remove_port(id);
         self.sessions.remove_port(id);
         self.addresses.remove_port(id);
+        self.storms.remove_port(id);
     }
 
     /// Removes what policy `new` no longer allows. To be called when every worker has passed the change from `old`, and before

@@ -182,7 +182,7 @@ impl<'a> Frame<'a> {
 
     /// As [`Frame::headers`], for rules that a packet must not get around: one that is hidden in layers that are not looked
     /// into is refused too.
-    pub(crate) fn visible(&self) -> Result<Headers, DropReason> {
+    pub(crate) fn visible(&mut self) -> Result<Headers, DropReason> {
         let headers = *self.headers()?;
         if headers.hidden(self.head) { Err(DropReason::MalformedPacket) } else { Ok(headers) }
     }

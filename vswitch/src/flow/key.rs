@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::PortId;
 use crate::frame::ethernet::{self, MAX_LEN, TAG_LEN, ethertype};
 use crate::frame::headers::{Fragment, Headers};
-use crate::frame::{dhcp, ipv4, ipv6, protocol, tcp};
+use crate::frame::{ipv4, ipv6, protocol, singular, tcp};
 
 /// Source port, destination, source and tag of a frame: 125 of 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn quick(head: &[u8], len: u32) -> Option<[u64; 5]> {
         _ => return None,
     }
     let ports = u32::from_be_bytes(*segment.first_chunk()?);
-    if protocol == protocol::UDP && (dhcp::is_port((ports >> 16) as u16) || dhcp::is_port(ports as u16)) {
+    if protocol == protocol::UDP && singular::udp((ports >> 16) as u16, ports as u16) {
         return None;
     }
     if len < (at + upper + 8) as u32 {
@@ -137,7 +137,7 @@ fn quick(head: &[u8], len: u32) -> Option<[u64; 5]> {
 /// The same for every other frame that can have a key.
 fn slow(head: &[u8], len: u32) -> Option<[u64; 5]> {
     let headers = Headers::parse(head, len).ok()?;
-    if headers.singular() {
+    if singular::frame(&headers) {
         return None;
     }
     // The inner tag is what is left of the header when there are two.

@@ -17,12 +17,17 @@ pub mod op {
     pub const REVERSE_REQUEST: u16 = 3;
 }
 
-/// Hardware type 1 (Ethernet), protocol type IPv4, address lengths 6 and 4.
-const KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+/// Protocol type IPv4, address lengths 6 and 4.
+const KIND: [u8; 4] = [8, 0, 6, 4];
+
+/// Hardware type Ethernet.
+pub const ETHERNET: u16 = 1;
 
 /// One message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arp {
+    /// Hardware type; anything but [`ETHERNET`] is odd, but some receivers take it.
+    pub hardware: u16,
     /// Operation, see [`op`].
     pub op: u16,
     /// Sender's Ethernet address.
@@ -32,16 +37,15 @@ pub struct Arp {
 }
 
 impl Arp {
-    /// Looks at the payload of an ARP or RARP frame; `None` if it is cut off or about anything but IPv4 over Ethernet.
-    /// What follows the message is padding.
+    /// Looks at the payload of an ARP or RARP frame; `None` if it is cut off or about anything but IPv4 over addresses of six
+    /// bytes. What follows the message is padding.
     pub fn parse(payload: &[u8]) -> Option<Self> {
-        let message: &[u8; LEN] = payload.first_chunk()?;
-        let (kind, rest) = message.split_first_chunk::<6>()?;
-        let (op, rest) = rest.split_first_chunk::<2>()?;
+        let &[h0, h1, k0, k1, k2, k3, o0, o1, ref rest @ ..] = payload.first_chunk::<LEN>()?;
         let (mac, rest) = rest.split_first_chunk::<6>()?;
         let ip = *rest.first_chunk::<4>()?;
-        (*kind == KIND).then(|| Self {
-            op: u16::from_be_bytes(*op),
+        (KIND == [k0, k1, k2, k3]).then(|| Self {
+            hardware: u16::from_be_bytes([h0, h1]),
+            op: u16::from_be_bytes([o0, o1]),
             sender_mac: Mac(*mac),
             sender: ip.into(),
         })

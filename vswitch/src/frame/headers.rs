@@ -23,14 +23,14 @@ use crate::HEAD_LEN;
 use crate::frame::ethernet::{self, Ethernet, ethertype};
 use crate::frame::ipv4::Ipv4;
 use crate::frame::ipv6::{self, Ipv6};
-use crate::frame::{dhcp, neighbour, protocol, tcp};
+use crate::frame::{protocol, tcp};
 use crate::trace::DropReason;
 
 /// Bytes of the transport header that the first fragment must hold, and that no other may begin in.
 const UPPER_MIN: usize = 8;
 
 /// Smallest ethertype; what is smaller in its place is a length, and LLC follows (IEEE 802.3).
-const MIN_ETHERTYPE: u16 = 0x600;
+pub const MIN_ETHERTYPE: u16 = 0x600;
 
 /// Which part of an IP packet a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,22 +111,6 @@ impl Headers {
         let inner = u16::from_be_bytes([t0, t1]);
         ethernet::is_tag([t0, t1])
             || matches!(inner, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP | ethertype::RARP)
-    }
-
-    /// Whether each frame is to be judged on its own, because its verdict may depend on more than addresses, protocol,
-    /// ports (or ICMP type and code) and what kind of fragment it is: ARP and RARP, neighbour discovery, DHCP, LLC, and
-    /// the beginning and the end of a TCP connection.
-    pub fn singular(&self) -> bool {
-        let Some(ip) = &self.ip else {
-            return matches!(self.ethertype, ethertype::ARP | ethertype::RARP)
-                || self.ethertype < MIN_ETHERTYPE;
-        };
-        match (ip.protocol, ip.ports, ip.icmp) {
-            (protocol::TCP, ..) => ip.tcp_flags & (tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST) != 0,
-            (protocol::UDP, Some((src, dst)), _) => dhcp::is_port(src) || dhcp::is_port(dst),
-            (protocol::ICMPV6, _, Some((kind, _))) => neighbour::kind::is_discovery(kind),
-            _ => false,
-        }
     }
 }
 

@@ -32,14 +32,18 @@ const TARGET: usize = 8;
 /// Link-layer address options: source and target.
 const LINK_LAYER: std::ops::RangeInclusive<u8> = 1..=2;
 
-/// A message that is all there: not fragmented, not cut off, and within the first bytes of its frame.
+/// A message that is not fragmented and whose fields can be seen, though perhaps not all of its options.
 #[derive(Clone, Copy, Debug)]
 pub struct Neighbour<'a> {
+    /// What can be seen of it.
     message: &'a [u8],
     kind: u8,
+    /// Whether that is all.
+    complete: bool,
 }
 
-/// A message that cannot be judged: fragmented (which RFC 6980 forbids), cut off, or with broken options.
+/// A message that cannot be judged: fragmented (which RFC 6980 forbids), cut off, or with options that are broken or
+/// beyond the frame's first bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unreadable;
 
@@ -57,7 +61,8 @@ impl<'a> Neighbour<'a> {
             return Err(Unreadable);
         }
         let end = headers.payload + ipv6::HEADER_LEN + usize::from(packet.payload_len());
-        let this = Self { message: head.get(ip.upper..end).ok_or(Unreadable)?, kind };
+        let visible = head.get(ip.upper..end.min(head.len())).ok_or(Unreadable)?;
+        let this = Self { message: visible, kind, complete: end <= head.len() };
         if this.message.len() < this.options_at() {
             return Err(Unreadable);
         }
@@ -78,7 +83,7 @@ impl<'a> Neighbour<'a> {
         Some(Ipv6Addr::from(target).into())
     }
 
-    /// Whether every link-layer address option says `mac`.
+    /// Whether every link-layer address option says `mac`. An error if there may be options that cannot be seen.
     pub fn link_layer_is(&self, mac: Mac) -> Result<bool, Unreadable> {
         let mut rest = self.message.get(self.options_at()..).ok_or(Unreadable)?;
         while let Some(&[kind, units]) = rest.first_chunk() {
@@ -93,7 +98,7 @@ impl<'a> Neighbour<'a> {
             }
             rest = next;
         }
-        if rest.is_empty() { Ok(true) } else { Err(Unreadable) }
+        if rest.is_empty() && self.complete { Ok(true) } else { Err(Unreadable) }
     }
 
     /// Where the options begin.

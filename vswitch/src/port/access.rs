@@ -49,11 +49,9 @@ fn check(frame: &mut Frame<'_>, port: &Port, direction: Direction) -> Result<(),
         return Err(deny(frame, port, direction, entry));
     }
     if direction == Direction::Out && acl.judges_ip() {
-        let claimed = claims::of(frame.headers().ok(), frame.head);
-        for address in claimed.into_iter().flatten() {
-            if let Some(entry) = acl.denies_local(direction, address) {
-                return Err(deny(frame, port, direction, entry));
-            }
+        let claimed = claims::of(&frame.visible()?, frame.head)?;
+        if let Some(entry) = claimed.and_then(|address| acl.denies_local(direction, address)) {
+            return Err(deny(frame, port, direction, entry));
         }
     }
     let account = frame.actions.account(direction);

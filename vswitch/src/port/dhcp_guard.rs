@@ -22,7 +22,7 @@ use crate::verdict::{Frame, Step, stop};
 const UDP_LEN: usize = 8;
 
 /// Drops what a DHCP server would send.
-pub(crate) fn check(frame: &mut Frame<'_>) -> Step {
+pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     if !frame.port.policy.dhcp_guard {
         return Step::Continue(());
     }

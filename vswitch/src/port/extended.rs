@@ -7,7 +7,7 @@
 use crate::Direction;
 use crate::event::Event;
 use crate::frame::headers::{Fragment, Ip};
-use crate::frame::protocol;
+use crate::frame::{protocol, tcp};
 use crate::port::Port;
 use crate::port::rule::{Action, Tuple};
 use crate::session::{Grant, Key};
@@ -45,7 +45,7 @@ fn check(frame: &mut Frame<'_>, port: &Port, direction: Direction) -> Result<(),
         let account = frame.actions.account(direction);
         account.tallies[2] = found.grant.tally;
         account.session = found.handle;
-        frame.single |= !found.is_steady();
+        frame.single |= !found.is_steady(direction, flags.is_some());
         frame.note(|| format!("passes in a session that rule {} opened", found.grant.weight));
         return Ok(());
     }
@@ -64,7 +64,8 @@ fn check(frame: &mut Frame<'_>, port: &Port, direction: Direction) -> Result<(),
     }
     frame.note(|| format!("allowed by rule {}", rule.weight));
     if let (Some(idle), Some(key)) = (rule.stateful, key) {
-        if flags.is_some_and(|flags| !Grant::may_open(flags)) {
+        // What ends a connection does not begin one.
+        if flags.is_some_and(|flags| flags & tcp::flag::RST != 0) {
             return Ok(());
         }
         // The next packet belongs to the session and is not judged by this rule any more.

@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Mac, PortId};
 
+/// Ports a switch has at most; their numbers are 1 to this.
+pub const MAX_PORTS: usize = 1024;
+
 /// What is behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -18,7 +18,7 @@ const REDIRECT: u8 = 5;
 const ADVERTISEMENT: u8 = 9;
 
 /// Drops what a router would tell its neighbours.
-pub(crate) fn check(frame: &mut Frame<'_>) -> Step {
+pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     if !frame.port.policy.router_guard {
         return Step::Continue(());
     }
