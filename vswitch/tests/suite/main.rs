@@ -7,4 +7,5 @@ mod hostile_bytes;
 mod offload_header;
 mod rules;
 mod segmentation;
+mod sessions;
 mod support;
