@@ -60,7 +60,7 @@ impl State {
         for port in old.ports() {
             let now_ruled = rules(new, port.id).unwrap_or_default();
             if !Arc::ptr_eq(&port.policy.rules, &now_ruled) && port.policy.rules.has_stateful() {
-                self.sessions.reconcile(now, port.id, |key, grant| granted(&now_ruled, key, grant));
+                self.sessions.reconcile(now, Some(port.id), |key, grant| granted(&now_ruled, key, grant));
             }
         }
     }

@@ -37,6 +37,10 @@ fn check(frame: &mut Frame<'_>, port: &Port, direction: Direction) -> Result<(),
     let tuple = tuple(frame, &ip, direction);
     let flags = (ip.protocol == protocol::TCP).then_some(ip.tcp_flags);
     let key = session_key(port, &tuple).filter(|_| rules.has_stateful());
+    if let Some(key) = &key {
+        // What follows may be remembered for as long as there is no session.
+        frame.actions.account(direction).session = frame.state.sessions.absence(key);
+    }
     if let Some(key) = key
         && let Some(found) = frame.state.sessions.find(frame.now, &key)
         && found.admits(direction, flags)
