@@ -483,14 +483,15 @@ fn figures_of_port_acls() {
                 Packet { local_mac: macs[0], remote_mac: macs[1], ip: Some(ip) }
             })
             .collect();
-        let rounds = 200;
-        let start = Instant::now();
-        for _ in 0..rounds {
+        // Short runs, the best of which nothing else disturbed.
+        let mut each = u128::MAX;
+        for _ in 0..100 {
+            let start = Instant::now();
             for packet in &packets {
                 black_box(table.look(Out, black_box(packet)));
             }
+            each = each.min(start.elapsed().as_nanos() / packets.len() as u128);
         }
-        let each = start.elapsed().as_nanos() as usize / (rounds * packets.len());
         println!("port ACL of {many}: {each} ns a look-up, built in {built:?}");
     }
 }
