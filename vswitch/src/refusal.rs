@@ -210,6 +210,8 @@ pub enum Refusal {
     StateCorrupt { reason: String },
     #[error("the store has format {found}, this version knows format {known}")]
     StateVersion { found: u32, known: u32 },
+    #[error("the counters are damaged: {reason}")]
+    CountersDamaged { reason: String },
     #[error("{reason}")]
     StateUnusable { reason: String },
     #[error("the change could not be stored: {reason}")]
@@ -280,6 +282,7 @@ impl Refusal {
             Self::StateInUse => ("state-in-use", Conflict),
             Self::StateCorrupt { .. } => ("state-corrupt", Unavailable),
             Self::StateVersion { .. } => ("state-version", Conflict),
+            Self::CountersDamaged { .. } => ("counters-damaged", Unavailable),
             Self::StateUnusable { .. } => ("state-unusable", Unavailable),
             Self::StoreFailed { .. } => ("store-failed", Unavailable),
             Self::System { .. } => ("system", Unavailable),
@@ -358,6 +361,9 @@ impl Refusal {
                 "a store written by turnpike; move this file away to start with no ports".into()
             }
             Self::StateVersion { .. } => "the version of turnpike that wrote it, or a newer one".into(),
+            Self::CountersDamaged { .. } => {
+                "counters written by turnpike; move this file away to start with all at zero".into()
+            }
             Self::StateUnusable { .. } => {
                 "a directory the switch may write to (--state-dir), or --state-dir none".into()
             }

@@ -221,6 +221,7 @@ impl Switch {
         self.epoch += 1;
         data.publish(compile(self.epoch, &self.settings, &self.ports));
         let config = &self.ports[&name].config;
+        data.clear_counters(id);
         let served = serve(&**data, config).map_err(|e| system(&e));
         let stored = served.and_then(|()| self.store.put_port(config).inspect_err(|_| data.remove(id)));
         if let Err(why) = stored {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vswitch::fdb::{self, EntryKind};
 
 use vswitch::snapshot::SwitchKind;
-use vswitch::{Mac, PortId};
+use vswitch::{Mac, PortId, Tally};
 
 use super::model::{MAX_PORTS, MacKind};
 use super::types::{Policy, PolicyChange};
@@ -19,6 +19,8 @@ enum Told {
     /// A snapshot with these ports, each with its MAC spoofing.
     Publish(Vec<(u16, bool)>),
     Add(u16),
+    /// Counters to zero.
+    Clear(u16),
     Remove(u16),
 }
 
@@ -35,6 +37,7 @@ struct Notes {
     /// Of port 1, as last published.
     published_mtu: u16,
     link_up: bool,
+    tallies: std::collections::HashMap<u32, (u64, u64)>,
 }
 
 #[derive(Clone, Default)]
@@ -81,8 +84,24 @@ impl DataPath for Fake {
         Some(PortStatus { state, features: 1, workers: vec![0], mtu: notes.mtu })
     }
 
-    fn counters(&self, _: PortId) -> Option<PortCounters> {
-        Some(PortCounters::default())
+    fn counters(&self, _: PortId) -> PortCounters {
+        PortCounters::default()
+    }
+
+    fn clear_counters(&self, id: PortId) {
+        self.notes().told.push(Told::Clear(id.0));
+    }
+
+    fn tally(&self, tally: Tally) -> (u64, u64) {
+        self.notes().tallies.get(&tally.0).copied().unwrap_or_default()
+    }
+
+    fn clear_tally(&self, tally: Tally) -> (u64, u64) {
+        self.notes().tallies.remove(&tally.0).unwrap_or_default()
+    }
+
+    fn ensure_tally(&self, _: Tally) -> std::io::Result<()> {
+        Ok(())
     }
 
     fn fdb(&self) -> Vec<fdb::Entry> {
@@ -152,7 +171,7 @@ fn refused<T: std::fmt::Debug>(
 fn a_ports_policy_is_published_before_its_rings_run() {
     let (mut switch, fake, dir) = fresh();
     switch.add_port(&NewPort { policy: spoofing(true), ..guest(&dir, "a") }).unwrap();
-    assert_eq!(fake.take(), [Told::Publish(vec![(1, true)]), Told::Add(1)]);
+    assert_eq!(fake.take(), [Told::Publish(vec![(1, true)]), Told::Clear(1), Told::Add(1)]);
 }
 
 #[test]
@@ -186,7 +205,10 @@ fn a_port_the_data_path_refuses_leaves_everything_as_it_was() {
         "port 'b': socket '/x': address already in use; valid: a path at which the switch may create a socket"
     );
     let one = || Told::Publish(vec![(1, false)]);
-    assert_eq!(fake.take(), [Told::Publish(vec![(1, false), (2, false)]), Told::Add(2), one()]);
+    assert_eq!(
+        fake.take(),
+        [Told::Publish(vec![(1, false), (2, false)]), Told::Clear(2), Told::Add(2), one()]
+    );
     fake.notes().refuse = None;
     switch.add_port(&guest(&dir, "b")).unwrap();
 }
@@ -204,7 +226,7 @@ fn a_change_that_cannot_be_stored_is_undone() {
          state directory"
     );
     let publish = Told::Publish(vec![(1, false)]);
-    assert_eq!(fake.take(), [publish, Told::Add(1), Told::Remove(1), Told::Publish(vec![])]);
+    assert_eq!(fake.take(), [publish, Told::Clear(1), Told::Add(1), Told::Remove(1), Told::Publish(vec![])]);
     refused(&mut switch, |s| s.set_switch(&kind(SwitchKind::Private)));
     assert_eq!(fake.take(), []);
 }
