@@ -105,7 +105,14 @@ impl Delivery {
                 None => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {
                         frame.offload = offload;
-                        self.forwarder.judge(&view.snapshot, &shared.state, now, from, frame.head(), frame.len)
+                        self.forwarder.judge(
+                            &view.snapshot,
+                            &shared.state,
+                            now,
+                            from,
+                            frame.head(),
+                            frame.len,
+                        )
                     }
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },
