@@ -142,7 +142,7 @@ fn tap(name: &str) -> NewPort {
 }
 
 fn spoofing(on: bool) -> PolicyChange {
-    PolicyChange { mac_spoofing: Some(Some(on)), link: None }
+    PolicyChange { mac_spoofing: Some(Some(on)), ..PolicyChange::default() }
 }
 
 fn kind(kind: SwitchKind) -> SwitchChange {
@@ -359,6 +359,8 @@ fn stored_uplink() -> PortConfig {
         mac_kind: MacKind::Interface,
         device: Device::Uplink { interface: "eth8".into() },
         policy: Policy::default(),
+        acl: Arc::default(),
+        rules: Arc::default(),
     }
 }
 
@@ -412,7 +414,7 @@ fn mac_spoofing_cannot_be_set_on_host_ports_and_uplinks() {
     switch.add_port(&tap("h")).unwrap();
     assert_eq!(
         refused(&mut switch, |s| s.set_port("h", &PortChange { policy: spoofing(true) })),
-        "port 'h': mac-spoofing cannot be set on a host port; valid: only guest ports have it"
+        "port 'h': mac-spoofing cannot be set on a host port (reason 5); valid: only guest ports have it"
     );
 }
 
@@ -429,7 +431,7 @@ fn null_restores_the_default_of_a_policy() {
     let changes: Vec<_> = switch.events.since(1).iter().map(|e| e.text()).collect();
     assert_eq!(
         changes,
-        ["port-changed port=a changes=mac_spoofing=true,link=down", "port-changed port=a changes=link=up"]
+        ["port-changed port=a changes=link=down,mac_spoofing=true", "port-changed port=a changes=link=up"]
     );
 }
 
