@@ -103,12 +103,14 @@ pub fn explain(
     }
     if mirror {
         for &monitor in snap.monitors() {
-            let gets_it = |d: &Destination| d.port == monitor && (d.refused.is_none() || verdict_floods(verdict));
+            let gets_it =
+                |d: &Destination| d.port == monitor && (d.refused.is_none() || verdict_floods(verdict));
             if monitor == from || destinations.iter().any(gets_it) {
                 continue;
             }
             if let Some(tagging) = pipeline::mirrored(snap, from, monitor, head, len) {
-                let copy = Destination { port: monitor, tagging, refused: None, copy: true, steps: Vec::new() };
+                let copy =
+                    Destination { port: monitor, tagging, refused: None, copy: true, steps: Vec::new() };
                 destinations.push(copy);
             }
         }
@@ -131,7 +133,8 @@ fn flooded(
 ) -> Vec<Destination> {
     let one = |to| {
         let mut steps = Vec::new();
-        let (verdict, tagging) = pipeline::copy_dry(snap, state, now, (from, to), (head, len), |told| steps.push(told))?;
+        let (verdict, tagging) =
+            pipeline::copy_dry(snap, state, now, (from, to), (head, len), |told| steps.push(told))?;
         let refused = reason(Some(verdict));
         Some(Destination { port: to, tagging, refused, copy: false, steps })
     };

@@ -11,9 +11,9 @@
 //! Within the frame's network only. An address that is configured for a port of another network is unknown in this one; between
 //! the two halves of a private VLAN, and in a virtual subnet, that is the end of it, because the frame must not find a way around.
 
+use crate::port::vlan::Receives;
 use crate::port::{Port, PortKind, admission, storm};
 use crate::snapshot::{FloodSet, SwitchKind};
-use crate::port::vlan::Receives;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Verdict};
 

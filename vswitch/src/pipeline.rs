@@ -11,11 +11,11 @@
 use crate::explain::Told;
 use crate::frame::ethernet;
 use crate::frame::tag::Tagging;
-use crate::port::{
-    Port, access, address_limit, addresses, admission, dhcp_guard, extended, learning, link, mirror, reserved,
-    router_guard, source, storm,
-};
 use crate::port::vlan::Receives;
+use crate::port::{
+    Port, access, address_limit, addresses, admission, dhcp_guard, extended, learning, link, mirror,
+    reserved, router_guard, source, storm,
+};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
@@ -56,14 +56,7 @@ pub fn run(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8]
 }
 
 /// As [`run`], with what else is to be known about the decision.
-pub fn decide(
-    snap: &Snapshot,
-    state: &State,
-    now: Nanos,
-    from: PortId,
-    head: &[u8],
-    len: u32,
-) -> Decision {
+pub fn decide(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8], len: u32) -> Decision {
     match parse(snap, state, now, from, head, len) {
         Ok(mut frame) => {
             let verdict = walk(&mut frame, |_, _, _| ());
@@ -98,7 +91,8 @@ pub(crate) fn copy_dry(
 ) -> Option<(Verdict, Tagging)> {
     let mut frame = parse(snap, state, now, from, head, len).ok()?;
     frame.dry = true;
-    let verdict = one_of_flood(&mut frame, to, &mut |step, frame, verdict| tell(Told::new(step, frame, verdict)))?;
+    let verdict =
+        one_of_flood(&mut frame, to, &mut |step, frame, verdict| tell(Told::new(step, frame, verdict)))?;
     Some((verdict, frame.actions.tagging))
 }
 
@@ -181,7 +175,8 @@ fn settle(frame: &mut Frame<'_>, verdict: Verdict) {
             if !judged(reason) {
                 frame.actions.out = Account::default();
             }
-            frame.actions = Actions { out: frame.actions.out, storm: frame.actions.storm, ..Actions::default() };
+            frame.actions =
+                Actions { out: frame.actions.out, storm: frame.actions.storm, ..Actions::default() };
         }
         Verdict::Refuse(reason, _) if !judged(reason) => frame.actions.inward = Account::default(),
         _ => {}
@@ -210,9 +205,10 @@ fn open(frame: &mut Frame<'_>) -> bool {
     if frame.dry {
         return true;
     }
-    opens.into_iter().flatten().all(|(key, grant, flags)| {
-        frame.state.sessions.open(frame.now, key, grant, flags).is_ok()
-    })
+    opens
+        .into_iter()
+        .flatten()
+        .all(|(key, grant, flags)| frame.state.sessions.open(frame.now, key, grant, flags).is_ok())
 }
 
 /// Whether the sender's storm limit has room for a frame that the flow cache knows.

@@ -129,7 +129,7 @@ impl Switch {
         let Entry { config, mtu, fault } = entry;
         let data = self.data.as_ref();
         let status = data.and_then(|d| d.status(config.id));
-        let counters = data.and_then(|d| d.counters(config.id)).unwrap_or_default();
+        let counters = data.map(|d| d.counters(config.id)).unwrap_or_default();
         let state = status.as_ref().map_or(PortState::Stopped, |s| s.state);
         let guest = match &config.device {
             Device::Guest { socket, client, queues, .. } => {

@@ -11,8 +11,8 @@ use vswitch::frame::segment::Segmenter;
 use vswitch::frame::tag::Tagging;
 use vswitch::pipeline::{Actions, Verdict};
 use vswitch::port::mtu;
-use vswitch::trace::DropReason;
 use vswitch::snapshot::FloodSet;
+use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId, Tally};
 
 use super::counters::Counters;
@@ -214,7 +214,8 @@ impl Delivery {
             return;
         }
         self.charge(context, burst, planned, Direction::Out);
-        let mirrored = bits(planned).filter(|&i| self.plans[i].actions.mirror).fold(0, |mask, i| mask | 1 << i);
+        let mirrored =
+            bits(planned).filter(|&i| self.plans[i].actions.mirror).fold(0, |mask, i| mask | 1 << i);
         if mirrored != 0 {
             let gets_it = |id| Some(id) == to;
             self.mirror(context, burst, mirrored, gets_it);
@@ -357,7 +358,14 @@ impl Delivery {
             return group;
         }
         if running.is_power_of_two() {
-            return self.deliver_to_queue(context, burst, port, running.trailing_zeros() as usize, group, blocked);
+            return self.deliver_to_queue(
+                context,
+                burst,
+                port,
+                running.trailing_zeros() as usize,
+                group,
+                blocked,
+            );
         }
         let (mut left, mut finished) = (group, 0);
         while left != 0 {

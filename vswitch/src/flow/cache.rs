@@ -32,12 +32,7 @@ impl FlowCache {
     /// A table for `entries` flows, rounded up to a power of two, at least 4 and at most 2^24.
     pub fn new(seed: u64, entries: usize) -> Self {
         let sets = entries.clamp(4, 1 << 24).div_ceil(2).next_power_of_two();
-        let empty = Entry {
-            key: Key { a: 0, b: 0 },
-            epoch: 0,
-            verdict: None,
-            revisit: u32::MAX,
-        };
+        let empty = Entry { key: Key { a: 0, b: 0 }, epoch: 0, verdict: None, revisit: u32::MAX };
         Self {
             sets: vec![Set([empty; 2]); sets].into_boxed_slice(),
             shift: u64::BITS - sets.trailing_zeros(),

@@ -151,7 +151,8 @@ impl Forwarder {
             && let Some(known) = self.deep.at(place)
         {
             let (verdict, actions) = (known.verdict, &known.actions);
-            let live = |session| session == crate::session::Handle::NONE || state.sessions.touch(now, session);
+            let live =
+                |session| session == crate::session::Handle::NONE || state.sessions.touch(now, session);
             if live(actions.out.session) && live(actions.inward.session) {
                 self.hits += 1;
                 plan.flow = place as u32 + 1;

@@ -13,8 +13,8 @@ pub mod ipv6;
 pub mod neighbour;
 pub mod offload;
 pub mod segment;
-pub mod tag;
 pub mod singular;
+pub mod tag;
 pub mod tcp;
 
 /// Numbers of IP protocols that the switch tells apart.

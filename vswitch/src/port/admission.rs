@@ -20,7 +20,11 @@ impl Port {
     pub fn segment(&self, tag: Option<u16>) -> Result<Segment, DropReason> {
         let id = tag.unwrap_or(0);
         if self.kind == PortKind::Uplink {
-            return if id <= vlan::MAX { Ok(Segment(u32::from(id))) } else { Err(DropReason::VlanNotAllowed) };
+            return if id <= vlan::MAX {
+                Ok(Segment(u32::from(id)))
+            } else {
+                Err(DropReason::VlanNotAllowed)
+            };
         }
         match self.policy.vsid {
             Some(_) if id != 0 => Err(DropReason::VlanNotAllowed),

@@ -29,7 +29,11 @@ fn s3_4_new_refreshed_moved_pinned() {
     assert_eq!(fdb.lookup(mac, Segment(0)), Some(two));
     assert_eq!(fdb.learn(0, one, mac_of(21), Segment(0), &snap), Learned::Pinned { owner: PortId(21) });
     assert_eq!(fdb.lookup(mac_of(21), Segment(0)), None);
-    assert_eq!(fdb.learn(0, one, mac_of(1), Segment(0), &snap), Learned::Refreshed, "its own needs no learning");
+    assert_eq!(
+        fdb.learn(0, one, mac_of(1), Segment(0), &snap),
+        Learned::Refreshed,
+        "its own needs no learning"
+    );
     assert_eq!(fdb.counters(), Counters { learned: 1, moved: 1, ..Counters::default() });
     assert_eq!(fdb.len(), 1);
 }
@@ -59,7 +63,10 @@ fn s3_4_an_entry_goes_after_five_idle_minutes() {
     fdb.learn(SECOND, PortId(1), stranger(2), Segment(0), &snap);
     assert_eq!(fdb.age(IDLE - 1), 0);
     assert_eq!(fdb.age(IDLE), 1);
-    assert_eq!((fdb.lookup(stranger(1), Segment(0)), fdb.lookup(stranger(2), Segment(0))), (None, Some(PortId(1))));
+    assert_eq!(
+        (fdb.lookup(stranger(1), Segment(0)), fdb.lookup(stranger(2), Segment(0))),
+        (None, Some(PortId(1)))
+    );
     assert_eq!(fdb.age(IDLE + SECOND), 1);
     assert_eq!(fdb.counters().purged, 2);
 }
@@ -140,7 +147,11 @@ fn h29_when_the_table_is_full_the_largest_holder_makes_room() {
     for port in 1..=16 {
         assert_eq!(held_by(&fdb, port), 32, "port {port}");
     }
-    assert_eq!(fdb.learn(2000, PortId(16), stranger(1), Segment(0), &snap), Learned::Full, "nobody has more than it");
+    assert_eq!(
+        fdb.learn(2000, PortId(16), stranger(1), Segment(0), &snap),
+        Learned::Full,
+        "nobody has more than it"
+    );
 }
 
 #[test]

@@ -31,8 +31,21 @@ fn pick<T: Clone>(random: &mut Random, of: &[T]) -> T {
 
 fn vlan(random: &mut Random) -> &'static str {
     const MODES: [&str; 15] = [
-        "none", "none", "none", "none", "none", "none", "access:2", "access:4", "trunk:2-5", "trunk:2,4/5", "isolated:2/4", "isolated:2/5",
-        "community:2/5", "promiscuous:2/4-5", "promiscuous:2/5",
+        "none",
+        "none",
+        "none",
+        "none",
+        "none",
+        "none",
+        "access:2",
+        "access:4",
+        "trunk:2-5",
+        "trunk:2,4/5",
+        "isolated:2/4",
+        "isolated:2/5",
+        "community:2/5",
+        "promiscuous:2/4-5",
+        "promiscuous:2/5",
     ];
     pick(random, &MODES)
 }
@@ -44,8 +57,16 @@ fn address(random: &mut Random) -> &'static str {
 }
 
 fn prefix(random: &mut Random) -> &'static str {
-    const PREFIXES: [&str; 8] =
-        ["10.0.0.1/32", "10.0.0.0/30", "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/64", "2001:db8::1/128", "::/0", "10.0.0.2/31"];
+    const PREFIXES: [&str; 8] = [
+        "10.0.0.1/32",
+        "10.0.0.0/30",
+        "10.0.0.0/8",
+        "0.0.0.0/0",
+        "2001:db8::/64",
+        "2001:db8::1/128",
+        "::/0",
+        "10.0.0.2/31",
+    ];
     pick(random, &PREFIXES)
 }
 
@@ -67,7 +88,10 @@ fn random_acl(random: &mut Random, tally: &mut u32) -> acl::Table {
             direction: direction(random),
             applies: if random.once_in(2) { Applies::Local } else { Applies::Remote },
             address,
-            action: pick(random, &[acl::Action::Allow, acl::Action::Deny, acl::Action::Meter, acl::Action::Meter]),
+            action: pick(
+                random,
+                &[acl::Action::Allow, acl::Action::Deny, acl::Action::Meter, acl::Action::Meter],
+            ),
             tally: Tally(*tally),
         }
     };
@@ -83,7 +107,8 @@ fn random_rules(random: &mut Random, tally: &mut u32) -> rule::Table {
         let some = |random: &mut Random| random.once_in(3);
         let protocol = (!some(random)).then(|| pick(random, &[6, 6, 17, 17, 1, 58]));
         let with_ports = matches!(protocol, Some(6 | 17));
-        let ports = |random: &mut Random| (with_ports && some(random)).then(|| 1..=2 + random.below(3) as u16);
+        let ports =
+            |random: &mut Random| (with_ports && some(random)).then(|| 1..=2 + random.below(3) as u16);
         rules.push(Rule {
             direction: direction(random),
             weight,
@@ -125,7 +150,8 @@ fn random_port(random: &mut Random, n: u16, tally: &mut u32) -> Port {
     policy.dhcp_guard = rare(random);
     policy.router_guard = rare(random);
     if random.once_in(8) {
-        policy.addresses = Some([prefix(random), prefix(random)].map(|p| p.parse().expect("a prefix")).into());
+        policy.addresses =
+            Some([prefix(random), prefix(random)].map(|p| p.parse().expect("a prefix")).into());
     }
     if random.once_in(8) {
         policy.address_limit = 1 + random.below(3) as u32;
@@ -133,7 +159,8 @@ fn random_port(random: &mut Random, n: u16, tally: &mut u32) -> Port {
     if random.once_in(8) {
         policy.storm_limit = 1 + random.below(20) as u32;
     }
-    policy.mirror = pick(random, &[Mirror::None, Mirror::None, Mirror::None, Mirror::Source, Mirror::Destination]);
+    policy.mirror =
+        pick(random, &[Mirror::None, Mirror::None, Mirror::None, Mirror::Source, Mirror::Destination]);
     policy.priority_tag = rare(random);
     if random.once_in(2) {
         policy.acl = Arc::new(random_acl(random, tally));

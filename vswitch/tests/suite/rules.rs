@@ -6,11 +6,13 @@ use vswitch::frame::offload::{IpVersion, Offload};
 use vswitch::pipeline::{self, STEPS, TOWARDS, Verdict};
 use vswitch::port::{PortKind, mtu};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
-use vswitch::trace::DropReason;
 use vswitch::state::State;
+use vswitch::trace::DropReason;
 use vswitch::{Mac, PortId, Segment};
 
-use crate::support::{Switch, bridging, dropped, frame, guest, in_vlan, mac_of, port, stranger, to, unplugged};
+use crate::support::{
+    Switch, bridging, dropped, frame, guest, in_vlan, mac_of, port, stranger, to, unplugged,
+};
 
 const MULTICAST: Mac = Mac([0x01, 0x00, 0x5e, 0, 0, 1]);
 
@@ -35,8 +37,12 @@ fn event(switch: &Switch, from: u16, dst: Mac, src: Mac) -> Option<Event> {
 #[test]
 fn s0_the_steps_come_in_this_order() {
     let names = STEPS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
-    let policy = "network acl-out rules-out dhcp-guard router-guard owned-addresses address-limit storm-limit";
-    assert_eq!(names, format!("sender-link valid-source allowed-source reserved-destination {policy} learning"));
+    let policy =
+        "network acl-out rules-out dhcp-guard router-guard owned-addresses address-limit storm-limit";
+    assert_eq!(
+        names,
+        format!("sender-link valid-source allowed-source reserved-destination {policy} learning")
+    );
     let names = TOWARDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
     assert_eq!(names, "receiver-link member acl-in rules-in");
 }
