@@ -3,8 +3,10 @@
 mod checksums;
 mod fdb;
 mod flow_cache;
+mod headers;
 mod hostile_bytes;
 mod offload_header;
+mod packets;
 mod rules;
 mod segmentation;
 mod support;

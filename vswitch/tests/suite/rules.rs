@@ -28,8 +28,7 @@ fn external_with(more: Vec<vswitch::port::Port>) -> Switch {
 /// The event, if any, that a frame causes.
 fn event(switch: &Switch, from: u16, dst: Mac, src: Mac) -> Option<Event> {
     let frame = frame(dst, src, None);
-    pipeline::decide(&switch.snap, &switch.state.fdb, switch.now, PortId(from), &frame, frame.len() as u32)
-        .event
+    pipeline::decide(&switch.snap, &switch.state.fdb, switch.now, PortId(from), &frame, frame.len() as u32).event
 }
 
 #[test]
@@ -53,8 +52,7 @@ fn s0_the_first_step_that_objects_gives_the_reason() {
 #[test]
 fn s0_a_frame_ends_after_its_header_and_its_tag() {
     let switch = external();
-    let judge =
-        |head: &[u8], len: u32| pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(1), head, len);
+    let judge = |head: &[u8], len: u32| pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(1), head, len);
     let plain = frame(mac_of(2), mac_of(1), None);
     assert_eq!(judge(&plain[..13], 13), dropped(DropReason::FrameTooShort));
     assert_eq!(judge(&[], 0), dropped(DropReason::FrameTooShort));

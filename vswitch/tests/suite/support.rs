@@ -1,10 +1,10 @@
 //! What the tests share: a repeatable random source, a small switch, frames, and a checksum written the slow way.
 
+use vswitch::state::State;
 use vswitch::frame::ethernet::ethertype;
 use vswitch::pipeline::{self, Verdict};
 use vswitch::port::{Policy, Port, PortKind};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
-use vswitch::state::State;
 use vswitch::trace::DropReason;
 use vswitch::{Mac, PortId};
 
