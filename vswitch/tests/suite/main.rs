@@ -3,8 +3,10 @@
 mod checksums;
 mod fdb;
 mod flow_cache;
+mod guards;
 mod headers;
 mod hostile_bytes;
+mod limits;
 mod offload_header;
 mod packets;
 mod rules;
