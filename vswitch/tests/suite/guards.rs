@@ -32,7 +32,7 @@ pub(crate) fn switch(set: impl FnOnce(&mut Policy)) -> Switch {
     Switch::new(SwitchKind::Private, vec![one, two, bridging(3)])
 }
 
-fn owning(list: &[&str]) -> Switch {
+pub(crate) fn owning(list: &[&str]) -> Switch {
     let list: Arc<[_]> =
         list.iter().map(|p| p.parse().or_else(|_| p.parse::<IpAddr>().map(Into::into)).unwrap()).collect();
     switch(|policy| policy.addresses = Some(list))
