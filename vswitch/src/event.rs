@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Mac, PortId};
+use crate::{Direction, Mac, PortId};
 
 /// Something an operator may want to know, with the objects it happened to. `kind` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +107,24 @@ pub enum Event {
         mac: Mac,
         /// The port that sent it.
         port: PortId,
+    },
+    /// A port ACL denied a frame.
+    AclDenied {
+        /// The port whose ACL it is.
+        port: PortId,
+        /// Which way the frame went.
+        direction: Direction,
+        /// The entry, as it is written.
+        entry: String,
+    },
+    /// An extended rule denied a packet.
+    RuleDenied {
+        /// The port whose rule it is.
+        port: PortId,
+        /// Which way the packet went.
+        direction: Direction,
+        /// The rule's weight.
+        weight: u32,
     },
     /// A port used an IP address that it does not own, as the source of a packet or in ARP or neighbour discovery; or said
     /// there that an address is at a MAC address other than its own.

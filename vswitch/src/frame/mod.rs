@@ -14,6 +14,7 @@ pub mod neighbour;
 pub mod offload;
 pub mod segment;
 pub mod singular;
+pub mod tag;
 pub mod tcp;
 
 /// Numbers of IP protocols that the switch tells apart.

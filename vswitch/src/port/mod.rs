@@ -1,11 +1,16 @@
 //! A port and its policy, one file per rule.
 
+pub mod access;
 pub mod acl;
 pub mod address_limit;
 pub mod addresses;
+pub mod admission;
 pub mod dhcp_guard;
+pub mod extended;
+mod intervals;
 pub mod learning;
 pub mod link;
+pub mod mirror;
 pub mod mtu;
 pub mod reserved;
 pub mod router_guard;
@@ -119,6 +124,18 @@ pub struct Port {
     pub vm: Option<u64>,
     /// Its policy.
     pub policy: Policy,
+}
+
+impl Policy {
+    /// Whether it looks beyond addresses and VLAN of what the port sends, or counts it.
+    pub fn looks(&self) -> bool {
+        self.dhcp_guard
+            || self.router_guard
+            || self.addresses.is_some()
+            || self.address_limit != 0
+            || !self.acl.is_empty()
+            || !self.rules.is_empty()
+    }
 }
 
 impl Port {

@@ -29,8 +29,11 @@ pub(crate) fn take(frame: &mut Frame<'_>) -> bool {
     if limit == 0 {
         return true;
     }
+    frame.actions.storm = true; // so that the next frame of its flow is counted too
     let ask = if frame.dry { Storms::would_take } else { Storms::take };
-    ask(&frame.state.storms, frame.now, frame.port.id, limit)
+    let room = ask(&frame.state.storms, frame.now, frame.port.id, limit);
+    frame.single |= !room; // there is room again in the next second
+    room
 }
 
 /// What every port has sent in the current second. Lock-free; a port's count has a cache line of its own.

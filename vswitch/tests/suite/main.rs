@@ -1,9 +1,11 @@
 //! Rules of the switch, one test each, named after the rule; and properties over random input.
 
+mod acl;
 mod checksums;
 mod evasion;
 mod fdb;
 mod flow_cache;
+mod flow_policy;
 mod guards;
 mod headers;
 mod hostile_bytes;
@@ -12,5 +14,7 @@ mod offload_header;
 mod packets;
 mod receiver;
 mod rules;
+mod rules_extended;
 mod segmentation;
+mod sessions;
 mod support;
