@@ -1,15 +1,17 @@
 //! Attempts to get around the guards, judged by what a receiver that believes anything makes of what passed.
 
 use vswitch::HEAD_LEN;
+use vswitch::flow::{Forwarder, Plan};
 use vswitch::frame::ethernet::ethertype;
 use vswitch::pipeline::{self, Verdict};
+use vswitch::port::Policy;
 use vswitch::trace::DropReason;
 use vswitch::{Mac, PortId};
 
 use crate::guards::{Judge, LOCAL6, OWN, OWN6, PEER, PEER6, owning, switch};
 use crate::packets::*;
 use crate::receiver::{Heard, Wins, heard, learned};
-use crate::support::{Random, Switch, dropped, mac_of, to};
+use crate::support::{Random, SECOND, Switch, dropped, mac_of, to};
 
 /// Judges as the data path does: by the first bytes only.
 fn passes(switch: &Switch, frame: &[u8]) -> bool {
@@ -153,6 +155,49 @@ fn h29_no_wrapping_or_fragmenting_gets_a_message_past_its_guard() {
         }
     }
     assert!(understood.iter().all(|&n| n > 10_000), "without a guard they are understood: {understood:?}");
+}
+
+#[test]
+fn h29_the_flow_cache_opens_no_way_past_a_guard() {
+    let guards: [fn(&mut Policy); 4] = [
+        |policy| policy.router_guard = true,
+        |policy| policy.dhcp_guard = true,
+        |policy| policy.addresses = Some([OWN, OWN6].map(|a| ip(a).into()).into()),
+        |policy| policy.address_limit = 1,
+    ];
+    for guard in guards {
+        let (cached, plain) = (switch(guard), switch(guard));
+        let (mut forwarder, mut random) = (Forwarder::new(7, 4096), Random(56));
+        let (mut now, mut dropped) = (SECOND, 0);
+        for _ in 0..30_000 {
+            now += random.below(1_000_000) as u64;
+            let mut frames = attempt(&mut random);
+            let (version, protocol, message) = evil(&mut random);
+            let message = if random.once_in(2) { decoy(&message, protocol) } else { message };
+            let own = random.once_in(2);
+            let packet = match (version, own) {
+                (4, own) => v4(if own { OWN } else { PEER }, PEER, protocol, &message),
+                (_, own) => v6(if own { OWN6 } else { PEER6 }, PEER6, protocol, &message),
+            };
+            frames.push(framed(&packet));
+            let sender = if random.once_in(2) { OWN } else { PEER };
+            frames.push(tagged(&[], ethertype::ARP, &arp(1, mac_of(1), sender, OWN)));
+            let target = if random.once_in(2) { OWN6 } else { PEER6 };
+            frames.push(framed(&v6(LOCAL6, PEER6, 58, &neighbour(136, target, None))));
+            forwarder.begin(&cached.snap, &cached.state, now, PortId(1));
+            for frame in frames {
+                let (head, len) = (&frame[..frame.len().min(HEAD_LEN)], frame.len() as u32);
+                let mut plan = Plan::default();
+                let verdict =
+                    forwarder.judge(&cached.snap, &cached.state, now, PortId(1), head, len, &mut plan);
+                let expected = pipeline::run(&plain.snap, &plain.state, now, PortId(1), head, len);
+                assert_eq!(verdict, expected, "{frame:02x?}");
+                dropped += u32::from(matches!(verdict, Verdict::Drop(_)));
+            }
+        }
+        let hits = forwarder.counters().hits;
+        assert!(hits > 5_000 && dropped > 5_000, "{hits} {dropped}");
+    }
 }
 
 #[test]
