@@ -10,6 +10,7 @@
 pub mod acl;
 mod admit;
 pub mod check;
+mod explain;
 pub mod host;
 pub mod list;
 mod lists;

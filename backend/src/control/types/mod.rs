@@ -3,6 +3,7 @@
 //! The API's JSON, its description and the command line are all made from these types. Values arrive here unjudged
 //! (numbers as wide integers, addresses as text), so that a refusal can name the offending value; [`super::check`] judges.
 
+mod explain;
 mod lists;
 mod policy;
 
@@ -14,6 +15,7 @@ use vswitch::snapshot::SwitchKind;
 
 use crate::spec::WorkerStats;
 
+pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::policy::{LinkState, Policy, PolicyChange};
 
