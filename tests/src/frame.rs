@@ -156,7 +156,7 @@ impl Frame {
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         assert!(offset.is_multiple_of(8), "fragments begin at multiples of eight bytes, not {offset}");
         match &mut self.net {
-            Net::V4 { fragment, .. } => *fragment = offset / 8 | if more { 0x2000 } else { 0 },
+            Net::V4 { fragment, .. } => *fragment = (offset / 8) | if more { 0x2000 } else { 0 },
             Net::V6 { extensions, .. } => {
                 let [high, low] = (offset | u16::from(more)).to_be_bytes();
                 extensions.push((ext::FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 7]));

@@ -20,7 +20,7 @@ const PORTS: [(&str, &str); 9] = [
 
 /// What was said: receivers in alphabetical order, and the reason to drop the frame if that was the verdict.
 fn explained(lan: &Lan, from: &str, frame: &[u8]) -> (Vec<String>, Option<String>) {
-    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = frame.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     let answer = lan.switch.json(&["explain", "--from", from, "--frame", &hex]);
     let answer = answer.as_array().map_or(answer.clone(), |list| list[0].clone());
     assert!(answer["steps"].as_array().is_some_and(|steps| !steps.is_empty()), "no steps: {answer}");
