@@ -9,4 +9,5 @@ mod offload_header;
 mod rules;
 mod rules_extended;
 mod segmentation;
+mod sessions;
 mod support;
