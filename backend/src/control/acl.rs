@@ -24,7 +24,7 @@ impl Item for Entry {
     type Key = Key;
     type Table = Table;
     const LIMIT: usize = LIMIT;
-    const NOUN: [&'static str; 2] = ["ACL entries", "an ACL entry"];
+    const NOUN: [&'static str; 3] = ["ACL entries", "an ACL entry", "ACL entry"];
     const INSTEAD: &'static str = "another address, or 'turnpike acl remove' that one first";
 
     fn key(&self) -> Key {

@@ -173,8 +173,12 @@ pub struct PortView {
     pub offered: Vec<String>,
     /// Worker of each queue pair.
     pub worker: Vec<usize>,
-    /// Its policy.
+    /// Its policy, without its lists.
     pub policy: Policy,
+    /// Number of entries of its ACL (`/v1/ports/{name}/acls`).
+    pub acl_entries: usize,
+    /// Number of its extended rules (`/v1/ports/{name}/rules`).
+    pub rules: usize,
     /// Its counters.
     pub counters: Counters,
 }
