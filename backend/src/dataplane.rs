@@ -141,7 +141,7 @@ impl Dataplane {
         });
         drop(served.server);
         self.give_back(&served.port);
-        self.shared.state.fdb.remove_port(id);
+        self.shared.state.remove_port(id);
     }
 
     /// What a port is doing; `None` for an unknown one.

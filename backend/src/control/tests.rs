@@ -470,8 +470,13 @@ fn learned_addresses_are_shown_beside_configured_ones() {
     let (mut switch, fake, dir) = fresh();
     switch.add_port(&guest(&dir, "a")).unwrap();
     switch.add_port(&guest(&dir, "b")).unwrap();
-    let entry =
-        |mac, port| fdb::Entry { mac, vlan: 0, port: PortId(port), kind: EntryKind::Learned, age_ms: 12 };
+    let entry = |mac, port| fdb::Entry {
+        mac,
+        network: vswitch::Segment(0),
+        port: PortId(port),
+        kind: EntryKind::Learned,
+        age_ms: 12,
+    };
     fake.notes().fdb = vec![entry(Mac([2, 0, 0, 0, 0, 9]), 2), entry(Mac([2, 0, 0, 0, 0, 8]), 77)];
     let shown: Vec<_> = switch.fdb(None).unwrap().into_iter().map(|e| (e.port, e.kind, e.age_ms)).collect();
     let row = |port: &str, kind: &str, age| (port.to_owned(), kind.to_owned(), age);

@@ -109,7 +109,7 @@ impl Switch {
         all.extend(learned.iter().filter_map(|entry| {
             Some(FdbView {
                 mac: entry.mac.to_string(),
-                vlan: entry.vlan,
+                vlan: entry.network.0 as u16,
                 port: (*name_of.get(&entry.port)?).to_owned(),
                 kind: word(&entry.kind),
                 age_ms: entry.age_ms,

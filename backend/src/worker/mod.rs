@@ -152,6 +152,7 @@ impl Shared {
         change(&mut ports);
         let version = old.version + 1;
         let snapshot = snapshot.map_or_else(|| Arc::clone(&old.snapshot), Arc::new);
+        let before = Arc::clone(&old.snapshot);
         drop(old);
         self.view.store(Arc::new(View { version, snapshot, ports }));
         for handle in self.handles() {
@@ -162,7 +163,7 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(20));
             }
         }
-        self.state.fdb.reconcile(&self.view.load().snapshot);
+        self.state.reconcile(now(), &before, &self.view.load().snapshot);
     }
 }
 

@@ -29,6 +29,7 @@ mod table;
 mod track;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,12 @@ impl Found {
     pub fn admits(&self, direction: Direction, tcp_flags: Option<u8>) -> bool {
         self.track.admits(direction, tcp_flags)
     }
+
+    /// Whether packets in this direction that neither open nor close a connection change nothing about the session but when
+    /// it was last seen: then [`Sessions::touch`] is all that has to be done for each.
+    pub fn is_steady(&self, direction: Direction, is_tcp: bool) -> bool {
+        self.track.next(direction, is_tcp.then_some(track::ACK)) == self.track
+    }
 }
 
 /// One session as shown to an operator.
@@ -174,7 +181,12 @@ pub struct Sessions {
     seed: u64,
     slots: Slots,
     table: RwLock<Table>,
+    /// How many sessions were opened, by the low bits of their keys' hashes; see [`Sessions::absence`].
+    opened: Box<[AtomicU32]>,
 }
+
+/// Counters of opened sessions. Two keys with one counter cost a look at the rules more, nothing else.
+const OPENED: usize = 4096;
 
 impl Sessions {
     /// An empty table for at most `limit` sessions. `seed` must be secret and random: guests choose the keys.
@@ -185,7 +197,16 @@ impl Sessions {
             seed: hash::expand(seed, 3), // 1 and 2 are the forwarding database's, which may have the same seed
             slots: Slots::new(limit),
             table: RwLock::new(Table::new(limit, share(limit))),
+            opened: (0..OPENED).map(|_| AtomicU32::new(0)).collect(),
         }
+    }
+
+    /// A handle for there being no session with this key: it lives until one may have been opened. To be taken before
+    /// [`Sessions::find`]. So a verdict that was given because there was no session can be remembered too.
+    pub fn absence(&self, key: &Key) -> Handle {
+        let place = key.hash(self.seed) as usize % OPENED;
+        let count = self.opened.get(place).map_or(0, |count| count.load(Ordering::Acquire));
+        Handle::absence(place as u32, count)
     }
 
     /// The session with this key, unless it has expired. Changes nothing.
@@ -217,6 +238,10 @@ impl Sessions {
     /// in the opening direction, [`State::Open`]) at that time. Takes no lock.
     #[inline]
     pub fn touch(&self, now: Nanos, handle: Handle) -> bool {
+        if let Some(place) = handle.absent() {
+            let count = self.opened.get(place as usize).map(|count| count.load(Ordering::Acquire));
+            return count == Some(handle.generation());
+        }
         self.slots.get(handle.index()).is_some_and(|at| at.touch(now, handle))
     }
 
@@ -226,7 +251,11 @@ impl Sessions {
     /// A RST opens nothing: it may pass, and the handle is [`Handle::NONE`].
     pub fn open(&self, now: Nanos, key: Key, grant: Grant, tcp_flags: Option<u8>) -> Result<Handle, Full> {
         let hash = key.hash(self.seed);
-        self.write().open(&self.slots, now, (hash, key), grant, tcp_flags)
+        let opened = self.write().open(&self.slots, now, (hash, key), grant, tcp_flags);
+        if let Some(count) = self.opened.get(hash as usize % OPENED) {
+            count.fetch_add(1, Ordering::Release);
+        }
+        opened
     }
 
     /// Whether [`Sessions::open`] would succeed for any packet that is not a RST (which always may pass). Changes nothing.
@@ -266,11 +295,16 @@ impl Sessions {
         self.retire(&handles, Gone::Expired, |at| at.is_expired(now))
     }
 
-    /// Asks for every session what the rules now say: another grant, or `None` to end it. Says how many were ended. To be
+    /// Asks for every session, of one port or of all, what the rules now say: another grant, or `None` to end it. Says how many were ended. To be
     /// called when every worker has the snapshot with these rules: before, one could open a session by the old ones
     /// behind the back of this walk. `judge` is called without the lock.
-    pub fn reconcile(&self, now: Nanos, mut judge: impl FnMut(&Key, &Grant) -> Option<Grant>) -> u64 {
-        let handles: Vec<Handle> = self.slots.iter().filter_map(|(slot, at)| at.handle(slot)).collect();
+    pub fn reconcile(
+        &self,
+        now: Nanos,
+        port: Option<PortId>,
+        mut judge: impl FnMut(&Key, &Grant) -> Option<Grant>,
+    ) -> u64 {
+        let handles = self.handles(port);
         let mut ended = 0;
         for batch in handles.chunks(BATCH) {
             let mut gone = Vec::new();
@@ -295,10 +329,7 @@ impl Sessions {
 
     /// The live sessions, of one port or of all, in no order. Sessions that come or go meanwhile may be missing.
     pub fn list(&self, now: Nanos, port: Option<PortId>) -> Vec<Shown> {
-        let handles: Vec<Handle> = match port {
-            Some(port) => self.handles_of(port),
-            None => self.slots.iter().filter_map(|(slot, at)| at.handle(slot)).collect(),
-        };
+        let handles = self.handles(port);
         let shown = handles.chunks(BATCH).flat_map(|batch| self.look(now, batch));
         shown.map(|(_, _, _, shown)| shown).collect()
     }
@@ -326,6 +357,13 @@ impl Sessions {
     /// What the table did so far.
     pub fn counters(&self) -> Counters {
         self.read().counters
+    }
+
+    fn handles(&self, port: Option<PortId>) -> Vec<Handle> {
+        match port {
+            Some(port) => self.handles_of(port),
+            None => self.slots.iter().filter_map(|(slot, at)| at.handle(slot)).collect(),
+        }
     }
 
     fn handles_of(&self, port: PortId) -> Vec<Handle> {

@@ -35,8 +35,36 @@ impl Handle {
     /// Names no session.
     pub const NONE: Self = Self { slot: u32::MAX, generation: 0 };
 
+    /// Whether it names (or named) a session, not the absence of one.
+    pub fn is_session(self) -> bool {
+        self.slot & Self::ABSENCE == 0
+    }
+
+    /// In `slot`: names the absence of sessions rather than one.
+    const ABSENCE: u32 = 1 << 31;
+
+    pub(super) fn absence(place: u32, generation: u32) -> Self {
+        Self { slot: Self::ABSENCE | place, generation }
+    }
+
+    /// Which absence it names, if it does.
+    #[inline]
+    pub(super) fn absent(self) -> Option<u32> {
+        (self.slot & Self::ABSENCE != 0).then_some(self.slot & !Self::ABSENCE)
+    }
+
     pub(super) fn index(self) -> u32 {
         self.slot
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+impl Default for Handle {
+    fn default() -> Self {
+        Self::NONE
     }
 }
 

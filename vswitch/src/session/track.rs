@@ -9,7 +9,7 @@ use crate::frame::tcp::flag::{FIN, RST, SYN};
 use crate::{Direction, Nanos};
 
 /// ACK, the flag that every segment of a connection but its first SYN has (RFC 9293, 3.1).
-const ACK: u8 = 0x10;
+pub(super) const ACK: u8 = 0x10;
 
 /// The longest a session whose connection has ended lives without a packet, in nanoseconds (ten seconds).
 pub const CLOSING: Nanos = 10_000_000_000;

@@ -4,6 +4,7 @@ mod acl;
 mod checksums;
 mod fdb;
 mod flow_cache;
+mod flow_policy;
 mod hostile_bytes;
 mod offload_header;
 mod rules;

@@ -246,7 +246,7 @@ fn s8_a_change_of_rules_is_asked_for_every_live_session() {
     open(&sessions, 0, key(2, 0), SECOND).unwrap();
     let kept = sessions.find(0, &key(1, 1)).unwrap().handle;
     let mut asked = Vec::new();
-    let ended = sessions.reconcile(5 * SECOND, |key, grant| {
+    let ended = sessions.reconcile(5 * SECOND, None, |key, grant| {
         asked.push((*key, *grant));
         match key.remote_port % 3 {
             0 => None,

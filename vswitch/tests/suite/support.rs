@@ -62,6 +62,12 @@ pub(crate) fn bridging(n: u16) -> Port {
     port
 }
 
+/// The same port with this VLAN mode.
+pub(crate) fn in_vlan(mut port: Port, mode: &str) -> Port {
+    port.policy.vlan = mode.parse().expect("a VLAN mode");
+    port
+}
+
 /// The same port with its link set down.
 pub(crate) fn unplugged(mut port: Port) -> Port {
     port.policy.link_up = false;

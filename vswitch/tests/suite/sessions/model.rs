@@ -195,7 +195,7 @@ proptest! {
                         Some(grant) => { m.grant = grant; true }
                         None => false,
                     });
-                    prop_assert_eq!(sessions.reconcile(now, judge), (before - model.len()) as u64);
+                    prop_assert_eq!(sessions.reconcile(now, None, judge), (before - model.len()) as u64);
                 }
             }
             model.retain(|_, m| m.alive(now));

@@ -47,7 +47,8 @@ fn s8_workers_may_do_everything_at_once() {
             while !stop.load(Ordering::Relaxed) {
                 now += 10_000_000;
                 sessions.age(now);
-                sessions.reconcile(now, |key, _| (key.remote_port % 7 != 0).then_some(grant(2 * SECOND)));
+                sessions
+                    .reconcile(now, None, |key, _| (key.remote_port % 7 != 0).then_some(grant(2 * SECOND)));
                 sessions.flush(PortId(3));
                 sessions.list(now, None);
             }
