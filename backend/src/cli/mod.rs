@@ -7,10 +7,12 @@ mod client;
 mod completions;
 mod events;
 mod fdb;
+mod meter;
 mod policy;
 mod port;
 mod rule;
 mod serve;
+mod session;
 mod switch;
 mod table;
 mod uplink;
@@ -84,6 +86,12 @@ enum Command {
     /// The physical network.
     #[command(subcommand)]
     Uplink(uplink::Uplink),
+    /// What ports are billed for: packets and bytes by address.
+    #[command(subcommand)]
+    Meter(meter::Meter),
+    /// Connections that stateful rules follow.
+    #[command(subcommand)]
+    Session(session::Session),
     /// The forwarding table: which address is behind which port.
     #[command(subcommand)]
     Fdb(fdb::Fdb),
@@ -168,6 +176,8 @@ pub fn main() -> ExitCode {
         Command::Acl(acl) => acl.run(&client, &answer),
         Command::Rule(rule) => rule.run(&client, &answer),
         Command::Uplink(uplink) => uplink.run(&client, &answer),
+        Command::Meter(meter) => meter.run(&client, &answer),
+        Command::Session(session) => session.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),

@@ -1,6 +1,7 @@
 //! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
 
 use vswitch::fdb::Entry;
+use vswitch::session::Shown;
 use vswitch::snapshot::Snapshot;
 use vswitch::{PortId, Tally};
 
@@ -28,6 +29,10 @@ pub trait DataPath: Send {
     fn clear_tally(&self, tally: Tally) -> (u64, u64);
     /// Makes room for a tally, which must succeed before a published snapshot may name it.
     fn ensure_tally(&self, tally: Tally) -> std::io::Result<()>;
+    /// The sessions of a port or of all.
+    fn sessions(&self, port: Option<PortId>) -> Vec<Shown>;
+    /// Ends a port's sessions and says how many those were.
+    fn flush_sessions(&self, port: PortId) -> u64;
     /// The learned addresses.
     fn fdb(&self) -> Vec<Entry>;
     /// The workers' load.
@@ -89,6 +94,14 @@ impl DataPath for Dataplane {
 
     fn ensure_tally(&self, tally: Tally) -> std::io::Result<()> {
         self.tallies().ensure(tally)
+    }
+
+    fn sessions(&self, port: Option<PortId>) -> Vec<Shown> {
+        Self::sessions(self, port)
+    }
+
+    fn flush_sessions(&self, port: PortId) -> u64 {
+        Self::flush_sessions(self, port)
     }
 
     fn fdb(&self) -> Vec<Entry> {

@@ -19,9 +19,11 @@
 //!   one that both sides use. If there is none, the packet is refused.
 //! - When the table is full, a port with fewer sessions than the largest holder takes one from it, first of the same
 //!   kinds, then the longest idle of a few; but not one in use while it has 16 weak ones of its own to give.
+//!   If nobody has more, a weak one of the port with the most of those goes, if they are more than 16.
 //!
 //! A session takes about 130 bytes, allocated with the first of each thousand.
 
+mod ranking;
 mod slot;
 mod table;
 mod track;

@@ -2,7 +2,7 @@
 
 use vswitch::Direction::In;
 use vswitch::PortId;
-use vswitch::session::{Full, Handle, Key, MIN_SHARE, Sessions};
+use vswitch::session::{Full, Handle, Key, MIN_SHARE, Sessions, State};
 
 use super::{TCP, answered, grant, key, open};
 use crate::support::SECOND;
@@ -176,4 +176,7 @@ fn h29_a_table_filled_by_many_floods_serves_a_quiet_port() {
     }
     assert_eq!(sessions.len(), 1024);
     assert!(quiet.iter().all(|&handle| sessions.touch(SECOND, handle)));
+    let late = established(&sessions, SECOND, tcp(99, 7000));
+    assert!(sessions.touch(SECOND, late));
+    assert_eq!(sessions.find(SECOND, &tcp(99, 7000)).unwrap().state, State::Established);
 }
