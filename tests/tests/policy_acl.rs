@@ -199,6 +199,7 @@ fn s7_large_frames_and_multicast_are_matched_like_any() {
 #[test]
 fn s7_random_acls_decide_and_count_as_the_rule_book_reads() {
     let mut lan = pair();
+    let mut all = [0, 0, 0];
     for seed in 0..12 {
         let mut dice = Dice::new(100 + seed);
         let mut entries: Vec<Entry> = Vec::new();
@@ -231,12 +232,9 @@ fn s7_random_acls_decide_and_count_as_the_rule_book_reads() {
             );
             counts.add(&said.denied_by, 1, bytes.len() as u64);
             denied[usize::from(facts.direction == "in")] += u64::from(want.is_empty());
-            passed += usize::from(!want.is_empty());
+            passed += u64::from(!want.is_empty());
         }
-        assert!(
-            passed > 20 && denied[0] > 5 && denied[1] > 5,
-            "seed {seed}: a dull set ({passed}, {denied:?})"
-        );
+        all = [all[0] + passed, all[1] + denied[0], all[2] + denied[1]];
         let list = lan.switch.json(&["acl", "list", "a"]);
         let rows = entries.iter().enumerate().filter(|(_, e)| e.action == "deny");
         counts.check(&format!("seed {seed}"), rows.map(|(i, entry)| (i, listed(&list, entry))));
@@ -245,12 +243,12 @@ fn s7_random_acls_decide_and_count_as_the_rule_book_reads() {
         }
         assert_eq!(lan.switch.json(&["acl", "list", "a"]).as_array().map(Vec::len), Some(0));
     }
+    assert!(all.iter().all(|&count| count > 500), "a dull set: passed, denied out and in: {all:?}");
 }
 
 #[test]
 fn s7_a_change_holds_for_the_next_frame_on_every_worker() {
-    let options = SwitchOptions { workers: 2, poll_us: "busy".to_owned(), ..SwitchOptions::default() };
-    let mut lan = Lan::with(options, &[]);
+    let mut lan = Lan::with(SwitchOptions { workers: 2, ..SwitchOptions::default() }, &[]);
     lan.add("a", "", Options::default().pairs(4).ring_size(64));
     lan.add("b", "", Options::default());
     let frame = out(v4(1), v4(2));

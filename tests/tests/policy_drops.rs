@@ -83,7 +83,6 @@ fn producer(reason: DropReason) -> Producer {
             Sender,
         ),
         DropReason::TagInHeader => Frames("", &[], |_| vec![to_b().tag(0x8100, 0).vlan(7).build()], Sender),
-        DropReason::UntaggedNotAllowed => Inside("no port option demands tags"),
         DropReason::VlanFiltered => Frames("--vlan access:7", &[], |_| vec![to_b().build(); 2], Sender),
         DropReason::PrivateVlan => Frames(
             "--vlan isolated:2/4",
@@ -264,12 +263,21 @@ fn producer(reason: DropReason) -> Producer {
 
 /// A port's own established sessions make no room for another one.
 fn fill_the_session_table(lan: &mut Lan) -> u64 {
-    lan.run("rule add a --action allow --direction out --weight 1 --protocol tcp --stateful");
-    let flow = |number: u16| four().to_ip([10, 7, (number >> 8) as u8, number as u8]).tcp(1000, 80);
+    lan.run("rule add a --action allow --direction out --weight 9 --protocol udp --stateful");
+    lan.run("rule add a --action deny --direction in --weight 1");
+    let peer = |number: u16| [10, 7, (number >> 8) as u8, number as u8];
+    let out = |number| four().to_ip(peer(number)).udp(1000, 80).build();
+    let back =
+        |number| Frame::new(mac(1), mac(2)).ipv4().from_ip(peer(number)).to_ip(v4(1)).udp(80, 1000).build();
     let share: u16 = 8192; // an eighth of 65,536
-    let frames: Vec<_> = (0..share + 5).map(|number| flow(number).build()).collect();
-    let heard = lan.send_all("a", &frames);
-    assert_eq!(heard.0.len(), usize::from(share));
+    for (from, frames) in
+        [("a", (0..share).map(out).collect::<Vec<_>>()), ("b", (0..share).map(back).collect())]
+    {
+        assert_eq!(lan.send_all(from, &frames).0.len(), usize::from(share), "frames of {from}");
+    }
+    for number in share..share + 5 {
+        assert!(lan.send("a", &out(number)).0.is_empty(), "session {number} found room");
+    }
     5
 }
 

@@ -283,6 +283,8 @@ fn s6_5_a_storm_is_cut_to_the_limit_in_every_second() {
 #[test]
 fn s6_5_unknown_unicast_counts_too_and_all_kinds_count_together() {
     let mut lan = Lan::new(&[("a", "--storm-limit 60"), ("bridge", "--mac-spoofing on"), ("b", "")]);
+    // Without a physical network, unknown addresses are looked for behind ports that may have them.
+    lan.run("switch set --kind internal");
     let unknown = lan.frame("a", "b").destination([2, 9, 9, 9, 9, 9]).payload(&[1; 60]).build();
     let broadcast = lan.broadcast("a").build();
     let mixed: Vec<Vec<u8>> =
