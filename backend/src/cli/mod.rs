@@ -6,6 +6,7 @@ mod acl;
 mod client;
 mod completions;
 mod events;
+mod explain;
 mod fdb;
 mod meter;
 mod policy;
@@ -98,6 +99,8 @@ enum Command {
     /// The threads that move frames, and their load.
     #[command(subcommand)]
     Worker(worker::Worker),
+    /// Say what would happen to a frame now, step by step, and why; nothing is sent.
+    Explain(explain::Explain),
     /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
     /// Print a completion script for a shell, for example
@@ -180,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Session(session) => session.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
+        Command::Explain(explain) => explain.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

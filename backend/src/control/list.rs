@@ -30,7 +30,7 @@ pub trait Item: Clone + PartialEq + Debug + Sized {
     fn count_on(&mut self, tally: Tally);
     /// Whether it needs a tally.
     fn counts(&self) -> bool;
-    /// It, for an operator.
+    /// It, for an operator; different for items with different keys, and its key in the store as well.
     fn text(&self) -> String;
     /// Compiles items.
     fn compile(items: &[Self]) -> Self::Table;
@@ -123,6 +123,7 @@ impl<I: Item> List<I> {
     }
 
     /// This list without the items for which `removed` says so.
+    #[must_use]
     pub fn without(&self, removed: impl Fn(&I) -> bool) -> Self {
         self.compiled(self.items.iter().filter(|item| !removed(item)).cloned().collect())
     }

@@ -202,10 +202,13 @@ pub(super) fn judge<S, I>(
     one: impl Fn(&S) -> Result<I, Refusal>,
 ) -> Result<Vec<I>, Refused> {
     let object = |position| {
-        let port = port.to_owned();
-        if specs.len() == 1 { Object::Port(port) } else { Object::Element { port, what, position } }
+        if specs.len() == 1 {
+            Object::Port(port.to_owned())
+        } else {
+            Object::Element { port: port.into(), what, position }
+        }
     };
-    let judged = specs.iter().enumerate().map(|(i, spec)| one(spec).map_err(|why| why.of(object(i + 1))));
+    let judged = (1..).zip(specs).map(|(position, spec)| one(spec).map_err(|why| why.of(object(position))));
     judged.collect()
 }
 

@@ -12,6 +12,7 @@ mod admit;
 mod apply;
 mod change;
 pub mod check;
+mod explain;
 pub mod host;
 pub mod list;
 mod lists;

@@ -1,5 +1,6 @@
 //! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
 
+use vswitch::explain::Explanation;
 use vswitch::fdb::Entry;
 use vswitch::session::Shown;
 use vswitch::snapshot::Snapshot;
@@ -33,6 +34,8 @@ pub trait DataPath: Send {
     fn sessions(&self, port: Option<PortId>) -> Vec<Shown>;
     /// Ends a port's sessions and says how many those were.
     fn flush_sessions(&self, port: PortId) -> u64;
+    /// What would happen to a frame that a port sends: its first bytes and its whole length.
+    fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation;
     /// The learned addresses.
     fn fdb(&self) -> Vec<Entry>;
     /// The workers' load.
@@ -102,6 +105,10 @@ impl DataPath for Dataplane {
 
     fn flush_sessions(&self, port: PortId) -> u64 {
         Self::flush_sessions(self, port)
+    }
+
+    fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
+        Self::explain(self, from, head, len)
     }
 
     fn fdb(&self) -> Vec<Entry> {

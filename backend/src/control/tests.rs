@@ -5,7 +5,9 @@ mod meters;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
+use vswitch::explain::Explanation;
 use vswitch::fdb::{self, EntryKind};
+use vswitch::pipeline::Verdict;
 
 use vswitch::snapshot::SwitchKind;
 use vswitch::{Mac, PortId, Tally};
@@ -112,6 +114,11 @@ impl DataPath for Fake {
 
     fn flush_sessions(&self, _: PortId) -> u64 {
         0
+    }
+
+    fn explain(&self, _: PortId, _: &[u8], _: u32) -> Explanation {
+        let verdict = Verdict::Drop(vswitch::trace::DropReason::NoSuchPort);
+        Explanation { steps: Vec::new(), verdict, destinations: Vec::new() }
     }
 
     fn fdb(&self) -> Vec<fdb::Entry> {
