@@ -8,10 +8,12 @@ mod completions;
 mod events;
 mod explain;
 mod fdb;
+mod meter;
 mod policy;
 mod port;
 mod rule;
 mod serve;
+mod session;
 mod switch;
 mod table;
 mod uplink;
@@ -85,6 +87,12 @@ enum Command {
     /// The physical network.
     #[command(subcommand)]
     Uplink(uplink::Uplink),
+    /// What ports are billed for: packets and bytes by address.
+    #[command(subcommand)]
+    Meter(meter::Meter),
+    /// Connections that stateful rules follow.
+    #[command(subcommand)]
+    Session(session::Session),
     /// The forwarding table: which address is behind which port.
     #[command(subcommand)]
     Fdb(fdb::Fdb),
@@ -171,6 +179,8 @@ pub fn main() -> ExitCode {
         Command::Acl(acl) => acl.run(&client, &answer),
         Command::Rule(rule) => rule.run(&client, &answer),
         Command::Uplink(uplink) => uplink.run(&client, &answer),
+        Command::Meter(meter) => meter.run(&client, &answer),
+        Command::Session(session) => session.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
         Command::Explain(explain) => explain.run(&client, &answer),

@@ -196,7 +196,7 @@ impl Switch {
 }
 
 /// Judges specifications; the refusal of one among several says which one it is.
-fn judge<S, I>(
+pub(super) fn judge<S, I>(
     port: &str,
     what: &'static str,
     specs: &[S],

@@ -1,6 +1,7 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
 mod lists;
+mod meters;
 mod policy;
 
 use std::sync::Mutex;
@@ -113,6 +114,14 @@ impl DataPath for Fake {
 
     fn ensure_tally(&self, _: Tally) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn sessions(&self, _: Option<PortId>) -> Vec<vswitch::session::Shown> {
+        Vec::new()
+    }
+
+    fn flush_sessions(&self, _: PortId) -> u64 {
+        0
     }
 
     fn explain(&self, _: PortId, _: &[u8], _: u32) -> Explanation {
@@ -379,6 +388,7 @@ fn stored_uplink() -> PortConfig {
         mac_kind: MacKind::Interface,
         device: Device::Uplink { interface: "eth8".into() },
         policy: Policy::default(),
+        metering: None,
         acl: Arc::default(),
         rules: Arc::default(),
     }

@@ -1,6 +1,6 @@
 //! What would be valid instead of what was refused.
 
-use super::{Refusal, some_of};
+use super::{Refusal, Shown, some_of};
 use crate::snapshot::SwitchKind;
 
 impl Refusal {
@@ -72,6 +72,7 @@ impl Refusal {
             Self::PortsWithoutTransport { .. } | Self::StatefulProtocol { .. } => "protocol tcp or udp".into(),
             Self::StatefulDeny => "action allow, or a rule that is not stateful".into(),
             Self::NoCounter { .. } => "remove entries or rules first".into(),
+            Self::NotMetered { port } => format!("'turnpike meter enable {}' first", Shown(port)),
             Self::BadAction { valid, .. }
             | Self::BadDirection { valid, .. }
             | Self::BadAddressType { valid, .. }

@@ -121,6 +121,8 @@ pub enum Refusal {
     StatefulDeny,
     #[error("all {limit} counters of the switch are in use")]
     NoCounter { limit: u32 },
+    #[error("it is not metered")]
+    NotMetered { port: String },
 
     #[error("{} {} switch has no {}", if *.kind == SwitchKind::Private { "a" } else { "an" }, switch_word(*.kind), kind_word(*.what))]
     KindForbids { kind: SwitchKind, what: PortKind, valid: &'static str },
@@ -235,6 +237,7 @@ impl Refusal {
             Self::StatefulProtocol { .. } => ("stateful-protocol", BadValue),
             Self::StatefulDeny => ("stateful-deny", BadValue),
             Self::NoCounter { .. } => ("no-counter", Conflict),
+            Self::NotMetered { .. } => ("not-metered", NotFound),
             Self::KindForbids { .. } => ("kind-forbids", Conflict),
             Self::KindContradicts { .. } => ("kind-contradicts", Conflict),
             Self::SecondUplink { .. } => ("second-uplink", Conflict),
