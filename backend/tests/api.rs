@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 24] = [
+const ROUTES: [(&str, &str); 38] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -22,6 +22,20 @@ const ROUTES: [(&str, &str); 24] = [
     ("get", "/v1/ports/{name}/rules"),
     ("post", "/v1/ports/{name}/rules"),
     ("delete", "/v1/ports/{name}/rules"),
+    ("get", "/v1/ports/{name}/meter"),
+    ("put", "/v1/ports/{name}/meter"),
+    ("delete", "/v1/ports/{name}/meter"),
+    ("post", "/v1/ports/{name}/meter/reset"),
+    ("get", "/v1/ports/{name}/sessions"),
+    ("delete", "/v1/ports/{name}/sessions"),
+    ("get", "/v1/meters"),
+    ("put", "/v1/meters"),
+    ("delete", "/v1/meters"),
+    ("get", "/v1/meters/total"),
+    ("post", "/v1/meters/reset"),
+    ("get", "/v1/sessions"),
+    ("get", "/v1/config"),
+    ("put", "/v1/config"),
     ("post", "/v1/explain"),
     ("get", "/v1/uplinks"),
     ("post", "/v1/uplinks"),

@@ -434,10 +434,10 @@ fn what_a_change_costs() {
     for _ in 0..5 {
         let other = RuleSpec { action: "deny".into(), ..rule(5000) };
         time("one of them replaced", &mut || {
-            drop(switch.add_rules("p7", std::slice::from_ref(&other), true).unwrap())
+            drop(switch.add_rules("p7", std::slice::from_ref(&other), true).unwrap());
         });
     }
     time("a setting of another port", &mut || {
-        switch.set_port("p8", &PortChange { policy: spoofing(true) }).unwrap()
+        switch.set_port("p8", &PortChange { policy: spoofing(true) }).unwrap();
     });
 }
