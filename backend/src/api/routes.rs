@@ -20,7 +20,8 @@ use vswitch::refusal::{Object, Refusal};
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
 use super::{Shared, config, lists, live, metrics};
 use crate::control::types::{
-    FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView, WorkerView,
+    ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
+    WorkerView,
 };
 use crate::events::EventLog;
 
@@ -59,6 +60,7 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(live::list_sessions))
         .routes(routes!(live::port_sessions, live::flush_sessions))
         .routes(routes!(show_fdb))
+        .routes(routes!(explain))
         .routes(routes!(list_workers))
         .routes(routes!(show_events))
         .routes(routes!(show_metrics))
@@ -240,6 +242,17 @@ struct FdbQuery {
 ))]
 async fn show_fdb(State(s): State<Shared>, Query(query): Query<FdbQuery>) -> Answer<Vec<FdbView>> {
     Ok(Json(s.with(move |switch| switch.fdb(query.port.as_deref())).await??))
+}
+
+/// Say what would happen to a frame now, and why; nothing is sent.
+#[utoipa::path(post, path = "/v1/explain", tag = "seeing", request_body = ExplainSpec, responses(
+    (status = 200, description = "The steps, the verdict and who would get it", body = ExplainView),
+    (status = 400, description = "A value is not valid", body = ErrorBody),
+    (status = 404, description = "There is no such port", body = ErrorBody),
+    (status = 503, description = "Not possible now", body = ErrorBody),
+))]
+async fn explain(State(s): State<Shared>, Body(spec): Body<ExplainSpec>) -> Answer<ExplainView> {
+    Ok(Json(s.with(move |switch| switch.explain(&spec)).await??))
 }
 
 /// List the workers and their load.

@@ -7,6 +7,7 @@ mod apply;
 mod client;
 mod completions;
 mod events;
+mod explain;
 mod fdb;
 mod file;
 mod meter;
@@ -103,7 +104,9 @@ enum Command {
     /// Make the switch equal to a file: shows the differences, and changes all of it or nothing.
     Apply(apply::Apply),
     /// Print the switch as a file for `apply`; what is at its default is left out.
-    Save(apply::Save),
+    Save,
+    /// Say what would happen to a frame now, step by step, and why; nothing is sent.
+    Explain(explain::Explain),
     /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
     /// Print a completion script for a shell, for example
@@ -187,7 +190,8 @@ pub fn main() -> ExitCode {
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
         Command::Apply(apply) => apply.run(&client, &answer),
-        Command::Save(save) => save.run(&client, &answer),
+        Command::Save => apply::save(&client, &answer),
+        Command::Explain(explain) => explain.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

@@ -254,7 +254,7 @@ pub(super) fn changed(old: &Policy, change: &PolicyChange, kind: PortKind) -> Re
         new.mirror = mirror.as_deref().map_or(Ok(default.mirror), mirror_mode)?;
     }
     let set = |to: &mut bool, change: Option<Option<bool>>, default| {
-        *to = change.map_or(*to, |c| c.unwrap_or(default))
+        *to = change.map_or(*to, |c| c.unwrap_or(default));
     };
     set(&mut new.mac_spoofing, change.mac_spoofing, default.mac_spoofing);
     set(&mut new.teaming, change.teaming, default.teaming);
@@ -374,7 +374,8 @@ fn consistent<'a>(vlan: &Vlan, others: impl Iterator<Item = (&'a str, &'a Vlan)>
     let mine = secondaries(vlan);
     for (port, other) in others {
         let Some((their_primary, _)) = other.private() else { continue };
-        let conflict = |secondary, here, there| {
+        let conflict = |secondary, here: String, there: String| {
+            let (here, there) = (here.into(), there.into());
             Err(Refusal::PrivateVlanConflict { secondary, here, there, port: port.to_owned() })
         };
         for (id, its_primary, its_kind) in secondaries(other) {

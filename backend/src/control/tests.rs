@@ -1,12 +1,16 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
 mod apply;
+mod lists;
 mod meters;
+mod policy;
 
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
+use vswitch::explain::Explanation;
 use vswitch::fdb::{self, EntryKind};
+use vswitch::pipeline::Verdict;
 
 use vswitch::snapshot::SwitchKind;
 use vswitch::{Mac, PortId, Tally};
@@ -40,6 +44,10 @@ struct Notes {
     /// Of port 1, as last published.
     published_mtu: u16,
     link_up: bool,
+    /// When that was.
+    published: Option<std::time::Instant>,
+    /// As last published, by number.
+    ports: Vec<Port>,
     tallies: std::collections::HashMap<u32, (u64, u64)>,
 }
 
@@ -65,6 +73,8 @@ impl DataPath for Fake {
         notes.epochs.push(snapshot.epoch());
         let first = snapshot.port(PortId(1));
         notes.link_up = first.is_some_and(|p| p.policy.link_up);
+        notes.published = Some(std::time::Instant::now());
+        notes.ports = snapshot.ports().cloned().collect();
         notes.published_mtu = first.map_or(0, |p| p.mtu);
     }
 
@@ -115,6 +125,11 @@ impl DataPath for Fake {
         0
     }
 
+    fn explain(&self, _: PortId, _: &[u8], _: u32) -> Explanation {
+        let verdict = Verdict::Drop(vswitch::trace::DropReason::NoSuchPort);
+        Explanation { steps: Vec::new(), verdict, destinations: Vec::new() }
+    }
+
     fn fdb(&self) -> Vec<fdb::Entry> {
         self.notes().fdb.clone()
     }
@@ -162,7 +177,11 @@ fn kind(kind: SwitchKind) -> SwitchChange {
 
 /// Everything an operator can see.
 fn seen(switch: &Switch) -> Value {
-    json!([switch.show(), switch.list(), switch.fdb(None).unwrap()])
+    let lists =
+        |p: &types::PortView| json!([switch.list_acl(&p.name).unwrap(), switch.list_rules(&p.name).unwrap()]);
+    let ports = switch.list();
+    let lists: Vec<_> = ports.iter().map(lists).collect();
+    json!([switch.show(), ports, switch.fdb(None).unwrap(), lists])
 }
 
 /// Does what must be refused, and checks that nothing changed; returns the line.

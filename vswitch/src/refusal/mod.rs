@@ -24,11 +24,11 @@ pub enum Object {
     /// One of several list entries of a port that were given together, counted from 1.
     Element {
         /// The port, by name.
-        port: String,
+        port: Box<str>,
         /// What the list consists of.
         what: &'static str,
         /// Which one of those given.
-        position: usize,
+        position: u32,
     },
     /// The switch and its settings.
     Switch,

@@ -4,6 +4,7 @@
 //! (numbers as wide integers, addresses as text), so that a refusal can name the offending value; [`super::check`] judges.
 
 mod config;
+mod explain;
 mod lists;
 mod meter;
 mod policy;
@@ -18,6 +19,7 @@ use vswitch::snapshot::SwitchKind;
 use crate::spec::WorkerStats;
 
 pub use self::config::{Applied, Config, ConfigPort, ConfigUplink, Difference};
+pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};
 pub use self::policy::{LinkState, Policy, PolicyChange};
