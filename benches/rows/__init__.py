@@ -19,3 +19,4 @@ class Row:
     more: bool = True
     limits: dict = field(default_factory=dict)
     also: dict = field(default_factory=dict)
+    guests: bool = False  # whether it boots guests

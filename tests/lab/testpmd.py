@@ -4,6 +4,7 @@ from . import host
 from .host import LabError
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+CONVERSING = 512  # frames that `converse` keeps on their way: 16 bursts
 
 
 def packages():
@@ -53,7 +54,7 @@ class Testpmd:
         self.tell("start tx_first 8" if self._mode == "mac" else "start")
 
     def converse(self, size):
-        """Start 512 frames of `size` bytes going to and fro between the two cards as questions and answers of UDP conversations that
+        """Start CONVERSING frames of `size` bytes going to and fro between the two cards as questions and answers of UDP conversations that
         card 0 began (needs --port-topology=loop)."""
         for line in ("set flush_rx off", f"set txpkts {size}", "set portlist 0", "set fwd mac", "start tx_first 16"):
             self.tell(line)
