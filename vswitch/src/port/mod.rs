@@ -1,6 +1,7 @@
 //! A port and its policy, one file per rule.
 
 pub mod acl;
+mod intervals;
 pub mod learning;
 pub mod link;
 pub mod mtu;

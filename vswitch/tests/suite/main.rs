@@ -1,10 +1,12 @@
 //! Rules of the switch, one test each, named after the rule; and properties over random input.
 
+mod acl;
 mod checksums;
 mod fdb;
 mod flow_cache;
 mod hostile_bytes;
 mod offload_header;
 mod rules;
+mod rules_extended;
 mod segmentation;
 mod support;
