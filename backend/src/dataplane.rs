@@ -18,6 +18,7 @@ use crate::spec::{
     DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, TapSpec, UplinkSpec,
     WorkerOptions, WorkerStats,
 };
+use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
 
 /// A port's resources beside those that workers share.
@@ -31,22 +32,24 @@ struct Served {
 pub struct Dataplane {
     shared: Arc<Shared>,
     workers: Workers,
+    tallies: Tallies,
     served: Mutex<HashMap<PortId, Served>>,
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
 }
 
 impl Dataplane {
-    /// Starts the workers, following `snapshot`.
+    /// Starts the workers, following `snapshot` and counting in `tallies`.
     pub fn start(
         options: &WorkerOptions,
+        tallies: Tallies,
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
     ) -> Result<Self, DataplaneError> {
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
-        let workers = Workers::start(Arc::clone(&shared), options)?;
+        let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
-        Ok(Self { shared, workers, served: Mutex::new(HashMap::new()), load })
+        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), load })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
@@ -63,6 +66,7 @@ impl Dataplane {
 
     /// Starts to serve a guest port; its policy must already be in the published snapshot.
     pub fn add_guest(&self, spec: GuestSpec) -> Result<(), DataplaneError> {
+        self.make_room(spec.id)?;
         let id = spec.id;
         let owners = (0..spec.queue_pairs)
             .map(|_| {
@@ -87,6 +91,7 @@ impl Dataplane {
 
     /// Creates (if missing) and serves a TAP.
     pub fn add_tap(&self, spec: &TapSpec) -> Result<(), DataplaneError> {
+        self.make_room(spec.id)?;
         let tap = Tap::open(&spec.interface, spec.mac, None)?;
         self.add_link(spec.id, 1500, Box::new(tap));
         Ok(())
@@ -94,11 +99,18 @@ impl Dataplane {
 
     /// Serves a network interface as the uplink.
     pub fn add_uplink(&self, spec: &UplinkSpec) -> Result<(), DataplaneError> {
+        self.make_room(spec.id)?;
         let packet = Packet::open(&spec.interface)?;
         let mtu = u16::try_from(packet.mtu()).unwrap_or(u16::MAX);
         self.add_link(spec.id, mtu, Box::new(packet));
         self.refresh_link_addresses();
         Ok(())
+    }
+
+    /// Makes sure that a port's counters have their room in the file.
+    fn make_room(&self, id: PortId) -> Result<(), DataplaneError> {
+        let what = "room for a port's counters";
+        self.tallies.ensure_port(id).map_err(|source| DataplaneError::System { what, source })
     }
 
     fn add_link(&self, id: PortId, mtu: u16, link: Box<dyn Link>) {
@@ -107,11 +119,8 @@ impl Dataplane {
         self.shared.events.emit(Event::PortRunning { port: id });
     }
 
-    /// Puts a port into the view of all workers, with its counters at zero.
+    /// Puts a port into the view of all workers.
     fn run(&self, id: PortId, served: Served) {
-        for handle in self.shared.handles() {
-            handle.counters.clear(id);
-        }
         let port = served.port.clone();
         lock(&self.served).insert(id, served);
         self.shared.publish(None, |ports| {
@@ -132,7 +141,7 @@ impl Dataplane {
         });
         drop(served.server);
         self.give_back(&served.port);
-        self.shared.state.fdb.remove_port(id);
+        self.shared.state.remove_port(id);
     }
 
     /// What a port is doing; `None` for an unknown one.
@@ -154,10 +163,19 @@ impl Dataplane {
         })
     }
 
-    /// A port's counters, summed over the workers; `None` for an unknown one.
-    pub fn counters(&self, id: PortId) -> Option<PortCounters> {
-        lock(&self.served).get(&id)?;
-        Some(worker::total(&self.shared.handles().iter().map(|handle| &handle.counters), id))
+    /// A port's counters, summed over the workers, whether it is served now or not.
+    pub fn counters(&self, id: PortId) -> PortCounters {
+        self.tallies.port(id)
+    }
+
+    /// Sets a port's counters to zero: its number is given to another one.
+    pub fn clear_counters(&self, id: PortId) {
+        self.tallies.clear_port(id);
+    }
+
+    /// What ACL entries and rules counted.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// The workers' load.

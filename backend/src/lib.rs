@@ -9,4 +9,5 @@ pub mod guest;
 pub mod link;
 pub mod spec;
 pub mod store;
+pub mod tally;
 pub mod worker;

@@ -24,11 +24,9 @@ pub enum PollMode {
     Micros(u32),
 }
 
-/// How the workers are run.
+/// How the workers are run. There is one for each section of the counters.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// Number of workers, 1 to 64.
-    pub workers: usize,
     /// CPU of each worker, in order; `None` leaves placement to the kernel.
     pub cpus: Option<Vec<usize>>,
     /// When a worker goes to sleep.

@@ -1,8 +1,10 @@
 //! What happened: the one list of events an operator can follow (`turnpike events`).
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Mac, PortId};
+use crate::{Direction, Mac, PortId};
 
 /// Something an operator may want to know, with the objects it happened to. `kind` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,50 @@ pub enum Event {
         mac: Mac,
         /// The port that sent it.
         port: PortId,
+    },
+    /// A port ACL denied a frame.
+    AclDenied {
+        /// The port whose ACL it is.
+        port: PortId,
+        /// Which way the frame went.
+        direction: Direction,
+        /// The entry, as it is written.
+        entry: String,
+    },
+    /// An extended rule denied a packet.
+    RuleDenied {
+        /// The port whose rule it is.
+        port: PortId,
+        /// Which way the packet went.
+        direction: Direction,
+        /// The rule's weight.
+        weight: u32,
+    },
+    /// A port used an IP address that it does not own, as the source of a packet or in ARP or neighbour discovery; or said
+    /// there that an address is at a MAC address other than its own.
+    AddressSpoofed {
+        /// The port that sent it.
+        port: PortId,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A port uses nearly as many IP addresses as it may.
+    AddressLimitNear {
+        /// The port.
+        port: PortId,
+        /// Addresses it uses beside those it owns.
+        count: u32,
+        /// How many it may use.
+        limit: u32,
+    },
+    /// A port uses as many IP addresses as it may; what it sends from others is dropped.
+    AddressLimitReached {
+        /// The port.
+        port: PortId,
+        /// The address that was one too many.
+        address: IpAddr,
+        /// How many it may use.
+        limit: u32,
     },
     /// A port reached its share of the forwarding table; nothing more is learned behind it.
     FdbFull {

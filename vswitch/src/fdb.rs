@@ -18,7 +18,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::Snapshot;
-use crate::{Mac, Nanos, PortId, hash};
+use crate::{Mac, Nanos, PortId, Segment, hash};
 
 /// How long an entry lives without being seen, in nanoseconds (five minutes).
 pub const IDLE: Nanos = 300 * SECOND;
@@ -49,8 +49,8 @@ pub enum EntryKind {
 pub struct Entry {
     /// The address.
     pub mac: Mac,
-    /// VLAN it belongs to; 0 = untagged.
-    pub vlan: u16,
+    /// The network it belongs to; that of a private VLAN is its primary.
+    pub network: Segment,
     /// The port it is behind.
     pub port: PortId,
     /// How it is known.
@@ -127,12 +127,14 @@ impl Fdb {
     }
 
     /// Notes that `port` sent with this source address. The caller has checked that the port may.
-    pub fn learn(&self, now: Nanos, port: PortId, mac: Mac, vlan: u16, snap: &Snapshot) -> Learned {
-        if let Some(owner) = snap.owner(mac) {
+    pub fn learn(&self, now: Nanos, port: PortId, mac: Mac, network: Segment, snap: &Snapshot) -> Learned {
+        if let Some(owner) = snap.owner(mac)
+            && !snap.teamed(port, owner)
+        {
             // Configured while it was already learned somewhere: the configuration wins.
             return if owner == port { Learned::Refreshed } else { Learned::Pinned { owner } };
         }
-        let key = key(mac, vlan);
+        let key = key(mac, network);
         if let Some(slot) = self.read().slots.get(&key)
             && slot.port == port
         {
@@ -174,13 +176,13 @@ impl Fdb {
     }
 
     /// The port behind which the address was learned.
-    pub fn lookup(&self, mac: Mac, vlan: u16) -> Option<PortId> {
-        self.read().slots.get(&key(mac, vlan)).map(|slot| slot.port)
+    pub fn lookup(&self, mac: Mac, network: Segment) -> Option<PortId> {
+        self.read().slots.get(&key(mac, network)).map(|slot| slot.port)
     }
 
     /// Removes one address because it turned up where nothing is learned; says where it was.
-    pub fn forget(&self, mac: Mac, vlan: u16) -> Option<PortId> {
-        let key = key(mac, vlan);
+    pub fn forget(&self, mac: Mac, network: Segment) -> Option<PortId> {
+        let key = key(mac, network);
         if !self.read().slots.contains_key(&key) {
             return None;
         }
@@ -217,7 +219,10 @@ impl Fdb {
     pub fn reconcile(&self, snap: &Snapshot) -> u64 {
         self.purge(|key, slot| {
             let allowed = snap.port(slot.port).is_some_and(crate::port::Port::learns);
-            !allowed || snap.owner(Mac::from_u64(key)).is_some()
+            match snap.owner(Mac::from_u64(key as u64)) {
+                Some(owner) => !snap.teamed(slot.port, owner),
+                None => !allowed,
+            }
         })
     }
 
@@ -234,8 +239,8 @@ impl Fdb {
             .slots
             .iter()
             .map(|(&key, slot)| Entry {
-                mac: Mac::from_u64(key),
-                vlan: (key >> 48) as u16,
+                mac: Mac::from_u64(key as u64),
+                network: Segment((key >> 64) as u32),
                 port: slot.port,
                 kind: EntryKind::Learned,
                 age_ms: now.saturating_sub(slot.seen.load(Ordering::Relaxed)) / 1_000_000,
@@ -290,8 +295,8 @@ impl Fdb {
         }
     }
 
-    fn purge(&self, mut gone: impl FnMut(u64, &Slot) -> bool) -> u64 {
-        let keys: Vec<u64> =
+    fn purge(&self, mut gone: impl FnMut(u128, &Slot) -> bool) -> u64 {
+        let keys: Vec<u128> =
             self.read().slots.iter().filter(|&(&key, slot)| gone(key, slot)).map(|(&key, _)| key).collect();
         if keys.is_empty() {
             return 0;
@@ -328,14 +333,14 @@ impl Fdb {
     }
 }
 
-/// VLAN above, address below: bits 60 to 63 are zero.
-fn key(mac: Mac, vlan: u16) -> u64 {
-    u64::from(vlan & 0xfff) << 48 | mac.to_u64()
+/// Network above, address below.
+fn key(mac: Mac, network: Segment) -> u128 {
+    u128::from(network.0) << 64 | u128::from(mac.to_u64())
 }
 
 #[derive(Debug)]
 struct Table {
-    slots: HashMap<u64, Slot, hash::Seeded>,
+    slots: HashMap<u128, Slot, hash::Seeded>,
     /// By port number. At most one per port that ever learned and was not removed.
     ports: HashMap<u64, Holder, hash::Seeded>,
     learned: u64,
@@ -356,7 +361,7 @@ struct Slot {
 #[derive(Debug)]
 struct Holder {
     /// The keys of its entries.
-    keys: Vec<u64>,
+    keys: Vec<u128>,
     /// Changes it may still cause, and when it last got some.
     tokens: u32,
     refilled: Nanos,
@@ -394,7 +399,7 @@ impl Table {
         sizes.max_by_key(|&(id, n)| (n, id)).filter(|&(_, n)| n > 0)
     }
 
-    fn insert(&mut self, key: u64, port: PortId, now: Nanos) {
+    fn insert(&mut self, key: u128, port: PortId, now: Nanos) {
         if let Some(holder) = self.ports.get_mut(&u64::from(port.0)) {
             let slot = Slot { port, position: holder.keys.len(), seen: AtomicU64::new(now) };
             holder.keys.push(key);
@@ -402,7 +407,7 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, key: u64) -> Option<PortId> {
+    fn remove(&mut self, key: u128) -> Option<PortId> {
         let slot = self.slots.remove(&key)?;
         if let Some(holder) = self.ports.get_mut(&u64::from(slot.port.0)) {
             holder.keys.swap_remove(slot.position);

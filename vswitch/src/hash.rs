@@ -28,7 +28,7 @@ pub(crate) const fn mix(seed: u64, value: u64) -> u64 {
     fold(fold(value ^ seed, K0) ^ seed.rotate_left(32), K1)
 }
 
-/// Hasher of `u64` keys for the standard maps.
+/// Hasher of integer keys for the standard maps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seeded(pub(crate) u64);
 
@@ -53,6 +53,10 @@ impl Hasher for SeededHasher {
         for &byte in bytes {
             self.0 = mix(self.0, u64::from(byte));
         }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = mix(mix(self.0, value as u64), (value >> 64) as u64);
     }
 
     fn write_u64(&mut self, value: u64) {

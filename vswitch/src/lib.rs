@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod explain;
 pub mod fdb;
 pub mod flow;
 mod forward;

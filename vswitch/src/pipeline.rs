@@ -1,52 +1,220 @@
 //! THE order of steps: what is asked about a frame, in which order, until one step has the answer.
 //!
 //! A frame is first parsed and its port looked up (`frame-too-short`, `frame-too-long`, `no-such-port`), then [`STEPS`]
-//! are taken in turn, and what none of them stopped is forwarded. What depends on more than the flow (the receiver's MTU
-//! and rings, offloads) is asked when the frame is delivered.
+//! are taken in turn, and what none of them stopped is forwarded ([`crate::forward`]). The port it goes to is then asked [`TOWARDS`];
+//! in a flood every port for itself ([`copy`]). What depends on more than the frame (the receiver's MTU and rings, offloads) is
+//! asked when the frame is delivered.
 //!
-//! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else.
+//! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else. It is that of the
+//! Hyper-V switch: what a port may send is settled before anything is forwarded, what a port may receive after that.
 
+use crate::explain::Told;
 use crate::frame::ethernet;
-use crate::port::{learning, link, reserved, source};
+use crate::frame::tag::Tagging;
+use crate::port::vlan::Receives;
+use crate::port::{
+    Port, access, address_limit, addresses, admission, dhcp_guard, extended, learning, link, mirror,
+    reserved, router_guard, source, storm,
+};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
-use crate::verdict::{Frame, Rule, Step};
+use crate::verdict::{Frame, Rule, Step, Towards};
 use crate::{Nanos, PortId, forward};
 
-pub use crate::verdict::{Decision, Verdict};
+pub use crate::verdict::{Account, Actions, Decision, Verdict};
 
 /// The steps between parsing and forwarding, in order. Names are shown in traces.
-pub const STEPS: [(&str, Rule); 5] = [
+pub const STEPS: [(&str, Rule); 13] = [
     ("sender-link", link::sender),
     ("valid-source", source::valid),
     ("allowed-source", source::allowed),
     ("reserved-destination", reserved::destination),
+    ("network", admission::admit),
+    ("acl-out", access::out),
+    ("rules-out", extended::out),
+    ("dhcp-guard", dhcp_guard::guard),
+    ("router-guard", router_guard::guard),
+    ("owned-addresses", addresses::owned),
+    ("address-limit", address_limit::limit),
+    ("storm-limit", storm::limit),
     ("learning", learning::learn),
 ];
 
+/// What is asked of the port a frame goes to, in order.
+pub const TOWARDS: [(&str, Towards); 4] = [
+    ("receiver-link", link::receiver),
+    ("member", admission::membership),
+    ("acl-in", access::inward),
+    ("rules-in", extended::inward),
+];
+
 /// Decides one frame: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its whole length `len`
-/// in bytes. Learns its source. Judges exactly as [`crate::flow::Forwarder::judge`] does, without a cache.
+/// in bytes. Learns its source and opens its sessions. Judges exactly as [`crate::flow::Forwarder::judge`] does, without a cache.
 pub fn run(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8], len: u32) -> Verdict {
     decide(snap, state, now, from, head, len).verdict
 }
 
 /// As [`run`], with what else is to be known about the decision.
 pub fn decide(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8], len: u32) -> Decision {
-    let ether = match ethernet::check(head, len) {
-        Ok(ether) => ether,
-        Err(reason) => return Decision::drop(reason),
-    };
-    let Some(port) = snap.port(from) else {
-        return Decision::drop(DropReason::NoSuchPort);
-    };
-    let ethernet::Outer { dst, src, vlan } = ether;
-    let mut frame = Frame::new(snap, state, now, port, (head, len), (dst, src, vlan));
-    for (_, rule) in &STEPS {
-        if let Step::Break(verdict) = rule(&mut frame) {
-            return frame.end(verdict);
+    match parse(snap, state, now, from, head, len) {
+        Ok(mut frame) => {
+            let verdict = walk(&mut frame, |_, _, _| ());
+            frame.end(verdict)
+        }
+        Err(reason) => Decision::drop(reason),
+    }
+}
+
+/// One receiver's part of a flooded frame: how `to` gets it, or why not. `None` = it is not meant for that port: it is of another network.
+pub fn copy(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    (from, to): (PortId, PortId),
+    head: &[u8],
+    len: u32,
+) -> Option<Decision> {
+    let mut frame = parse(snap, state, now, from, head, len).ok()?;
+    let verdict = one_of_flood(&mut frame, to, &mut |_, _, _| ())?;
+    Some(frame.end(verdict))
+}
+
+/// As [`copy`], changing nothing, and telling every step.
+pub(crate) fn copy_dry(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    (from, to): (PortId, PortId),
+    (head, len): (&[u8], u32),
+    mut tell: impl FnMut(Told),
+) -> Option<(Verdict, Tagging)> {
+    let mut frame = parse(snap, state, now, from, head, len).ok()?;
+    frame.dry = true;
+    let verdict =
+        one_of_flood(&mut frame, to, &mut |step, frame, verdict| tell(Told::new(step, frame, verdict)))?;
+    Some((verdict, frame.actions.tagging))
+}
+
+fn one_of_flood<'a>(
+    frame: &mut Frame<'a>,
+    to: PortId,
+    seen: &mut impl FnMut(&'static str, &mut Frame<'a>, Option<Verdict>),
+) -> Option<Verdict> {
+    let to = frame.snap.port(to)?;
+    frame.segment = frame.port.segment(frame.tag).ok()?;
+    if to.receives(frame.segment) == Receives::No {
+        return None;
+    }
+    let mut verdict = towards(frame, to, seen);
+    if !open(frame) {
+        verdict = Verdict::Refuse(DropReason::SessionLimit, to.id);
+    }
+    settle(frame, verdict);
+    Some(verdict)
+}
+
+/// How a monitor gets its copy of a frame from `from`; `None` = not at all, its network is another.
+pub fn mirrored(snap: &Snapshot, from: PortId, to: PortId, head: &[u8], len: u32) -> Option<Tagging> {
+    let ether = ethernet::check(head, len).ok()?;
+    let (from, to) = (snap.port(from)?, snap.port(to)?);
+    admission::tagging(from, to, from.segment(ether.tag).ok()?, ether.tag.is_some())
+}
+
+/// A frame at the beginning of its way.
+pub(crate) fn parse<'a>(
+    snap: &'a Snapshot,
+    state: &'a State,
+    now: Nanos,
+    from: PortId,
+    head: &'a [u8],
+    len: u32,
+) -> Result<Frame<'a>, DropReason> {
+    let outer = ethernet::check(head, len)?;
+    let port = snap.port(from).ok_or(DropReason::NoSuchPort)?;
+    Ok(Frame::new(snap, state, now, port, (head, len), outer))
+}
+
+/// Takes the steps; `seen` hears of each one with the answer it gave.
+pub(crate) fn walk<'a>(
+    frame: &mut Frame<'a>,
+    mut seen: impl FnMut(&'static str, &mut Frame<'a>, Option<Verdict>),
+) -> Verdict {
+    for (name, rule) in &STEPS {
+        let step = rule(frame);
+        seen(name, frame, step.break_value());
+        if let Step::Break(verdict) = step {
+            settle(frame, verdict);
+            return verdict;
         }
     }
-    let verdict = forward::destination(&mut frame);
-    frame.end(verdict)
+    let mut verdict = forward::destination(frame);
+    seen("forwarding", frame, Some(verdict));
+    let to = match verdict {
+        Verdict::Unicast(to) => frame.snap.port(to),
+        _ => None,
+    };
+    if let Some(to) = to {
+        verdict = towards(frame, to, &mut seen);
+    }
+    if !matches!(verdict, Verdict::Drop(_)) {
+        frame.actions.mirror = mirror::wanted(frame.snap, frame.port, to);
+        if !open(frame) {
+            verdict = Verdict::Drop(DropReason::SessionLimit);
+        }
+    }
+    settle(frame, verdict);
+    verdict
+}
+
+/// Meters count what passes, and a rule or entry what it decided: of what was dropped for another reason nothing is counted.
+fn settle(frame: &mut Frame<'_>, verdict: Verdict) {
+    let judged = |reason| matches!(reason, DropReason::AclDenied | DropReason::RuleDenied);
+    match verdict {
+        Verdict::Drop(reason) => {
+            if !judged(reason) {
+                frame.actions.out = Account::default();
+            }
+            frame.actions =
+                Actions { out: frame.actions.out, storm: frame.actions.storm, ..Actions::default() };
+        }
+        Verdict::Refuse(reason, _) if !judged(reason) => frame.actions.inward = Account::default(),
+        _ => {}
+    }
+}
+
+fn towards<'a>(
+    frame: &mut Frame<'a>,
+    to: &Port,
+    seen: &mut impl FnMut(&'static str, &mut Frame<'a>, Option<Verdict>),
+) -> Verdict {
+    for (name, rule) in &TOWARDS {
+        let refused = rule(frame, to).err().map(|reason| Verdict::Refuse(reason, to.id));
+        seen(name, frame, refused);
+        if let Some(verdict) = refused {
+            frame.opens[1] = None;
+            return verdict;
+        }
+    }
+    Verdict::Unicast(to.id)
+}
+
+/// Opens the sessions that a frame earned on its way; false if there was no room any more.
+fn open(frame: &mut Frame<'_>) -> bool {
+    let opens = std::mem::take(&mut frame.opens);
+    if frame.dry {
+        return true;
+    }
+    opens
+        .into_iter()
+        .flatten()
+        .all(|(key, grant, flags)| frame.state.sessions.open(frame.now, key, grant, flags).is_ok())
+}
+
+/// Whether the sender's storm limit has room for a frame that the flow cache knows.
+pub(crate) fn storm_admits(snap: &Snapshot, state: &State, now: Nanos, from: PortId) -> bool {
+    snap.port(from).is_none_or(|port| {
+        let limit = port.policy.storm_limit;
+        limit == 0 || state.storms.take(now, from, limit)
+    })
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::port::{Port, PortKind};
-use crate::{Mac, PortId, hash};
+use crate::{Mac, PortId, Segment, hash};
 
 /// What the switch connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,10 @@ pub struct Snapshot {
     members: Vec<PortId>,
     /// Those of `members` that may have unknown addresses behind them.
     learning: Vec<PortId>,
+    /// Those of `members` that get copies of mirrored frames.
+    monitors: Vec<PortId>,
+    /// By VLAN: the primary VLAN it belongs to, or itself. Empty if no port is in a private VLAN.
+    primaries: Vec<u16>,
 }
 
 impl Snapshot {
@@ -94,8 +98,10 @@ impl Snapshot {
         let up = || table.iter().flatten().filter(|p| p.policy.link_up);
         let members = up().map(|p| p.id).collect();
         let learning = up().filter(|p| p.learns()).map(|p| p.id).collect();
+        let monitors = up().filter(|p| p.is_monitor()).map(|p| p.id).collect();
         let owners = Owners::new(epoch, table.iter().flatten());
-        Self { epoch, config, ports: table, owners, uplink, members, learning }
+        let primaries = primaries(table.iter().flatten());
+        Self { epoch, config, ports: table, owners, uplink, members, learning, monitors, primaries }
     }
 
     /// The policy generation this snapshot stands for.
@@ -129,6 +135,34 @@ impl Snapshot {
         self.uplink
     }
 
+    /// Whether these are two ports of one virtual machine that may stand in for each other (guest teaming).
+    pub(crate) fn teamed(&self, one: PortId, other: PortId) -> bool {
+        let vm = |id| self.port(id).filter(|port| port.policy.teaming).and_then(|port| port.vm);
+        one != other && vm(one).is_some() && vm(one) == vm(other)
+    }
+
+    /// The ports that get copies of mirrored frames.
+    #[inline]
+    pub fn monitors(&self) -> &[PortId] {
+        &self.monitors
+    }
+
+    /// The network whose addresses are learned together with those of `segment`: a private VLAN's primary, or the segment.
+    /// Frames of a private VLAN go in one VLAN and come back in another, so the addresses must be found in both (RFC 5517, 3).
+    #[inline]
+    pub fn filtering(&self, segment: Segment) -> Segment {
+        match self.primaries.get(segment.0 as usize) {
+            Some(&primary) => Segment(u32::from(primary)),
+            None => segment,
+        }
+    }
+
+    /// Whether `port` is in the private VLAN that `segment` belongs to, as primary or secondary.
+    pub(crate) fn same_primary(&self, port: &Port, segment: Segment) -> bool {
+        let wanted = self.filtering(segment);
+        port.policy.vlan.private().is_some_and(|(primary, _)| u32::from(primary) == wanted.0)
+    }
+
     /// The ports that a frame from `from` is flooded to: those of the set whose link is up, never `from` itself.
     #[inline]
     pub fn flood(&self, set: FloodSet, from: PortId) -> impl Iterator<Item = PortId> {
@@ -138,6 +172,24 @@ impl Snapshot {
         };
         list.iter().copied().filter(move |&id| id != from)
     }
+}
+
+/// What [`Snapshot::filtering`] needs. Of two primaries that claim one secondary the lower port's counts.
+fn primaries<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<u16> {
+    let mut table = Vec::new();
+    for (primary, secondaries) in ports.filter_map(|port| port.policy.vlan.private()) {
+        if table.is_empty() {
+            table = (0..4096).collect();
+        }
+        for secondary in secondaries {
+            if let Some(slot) = table.get_mut(usize::from(secondary))
+                && *slot == secondary
+            {
+                *slot = primary;
+            }
+        }
+    }
+    table
 }
 
 /// Configured addresses: open addressing at a load of at most one half.

@@ -34,6 +34,9 @@ pub struct ErrorDetail {
     pub code: String,
     /// What it is about.
     pub object: String,
+    /// Number of the same refusal in the Hyper-V switch, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<u16>,
     /// What is wrong, with the offending value.
     pub message: String,
     /// What would be valid.
@@ -44,7 +47,8 @@ impl From<&Refused> for ErrorBody {
     fn from(refused: &Refused) -> Self {
         let Refused { object, why } = refused;
         let (object, message) = (object.to_string(), why.to_string());
-        Self { error: ErrorDetail { code: why.code().to_owned(), object, message, hint: why.hint() } }
+        let (code, reason) = (why.code().to_owned(), why.reason());
+        Self { error: ErrorDetail { code, object, reason, message, hint: why.hint() } }
     }
 }
 
@@ -201,8 +205,8 @@ mod tests {
     fn an_unknown_key_is_named_with_the_nearest_known_one_first() {
         let line = refusal::<NewPort>(r#"{"name":"a","queue":2}"#);
         assert!(line.starts_with("port 'a': 'queue' is not known here; valid: queues, "), "{line}");
-        let line = refusal::<PortChange>(r#"{"policy":{"vlan":7}}"#);
-        assert_eq!(line, "request: 'vlan' is not known here; valid: link, mac_spoofing");
+        let line = refusal::<PortChange>(r#"{"policy":{"lnk":"up"}}"#);
+        assert!(line.starts_with("request: 'lnk' is not known here; valid: link, "), "{line}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use vswitch::refusal::{Object, Refused};
+use vswitch::refusal::{self, Object, Refused};
 
 use super::{Failure, Outcome};
 use crate::api::{ErrorBody, ErrorDetail};
@@ -149,8 +149,8 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
         return Ok(bytes);
     }
     Err(match serde_json::from_slice(&bytes) {
-        Ok(ErrorBody { error: ErrorDetail { object, message, hint, .. } }) => {
-            Failure(format!("{object}: {message}; valid: {hint}"))
+        Ok(ErrorBody { error: ErrorDetail { object, message, reason, hint, .. } }) => {
+            Failure(refusal::line(&object, &message, reason, &hint))
         }
         Err(_) => Failure(format!("the switch answered {status}")),
     })

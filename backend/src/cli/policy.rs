@@ -44,6 +44,7 @@ impl PolicyArgs {
                 UpDown::Down => Some(LinkState::Down),
                 UpDown::Default => None,
             }),
+            ..PolicyChange::default()
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::dataplane::Dataplane;
 use crate::events::EventLog;
 use crate::spec::{PollMode, WorkerOptions};
 use crate::store::{Saved, Store};
+use crate::tally::Tallies;
 
 /// Most workers a switch has.
 const MAX_WORKERS: usize = 64;
@@ -127,13 +128,11 @@ impl Serve {
     async fn serve(self, api: &Path) -> Result<(), Refused> {
         let mut terminate = signals(SignalKind::terminate())?;
         let mut interrupt = signals(SignalKind::interrupt())?;
-        let options = self.worker_options()?;
+        let (workers, options) = self.worker_options()?;
         let callers = self.callers()?;
-        let (store, saved) = if self.state_dir == Path::new("none") {
-            (Store::none(), Saved::default())
-        } else {
-            Store::open(&self.state_dir)?
-        };
+        let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
+        let (store, saved) = directory.map_or_else(|| Ok((Store::none(), Saved::default())), Store::open)?;
+        let tallies = Tallies::open(directory, workers)?;
         let listener = api::bind(api, &callers)?;
         let socket = Socket::of(api);
         let metrics = match self.metrics {
@@ -156,7 +155,7 @@ impl Serve {
         };
         let sink = events.clone();
         let switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
-            Dataplane::start(&options, snapshot, sink)
+            Dataplane::start(&options, tallies, snapshot, sink)
         })?;
         let ports = switch.port_count();
         let (stop, stopping) = watch::channel(false);
@@ -199,7 +198,8 @@ impl Serve {
         Ok(())
     }
 
-    fn worker_options(&self) -> Result<WorkerOptions, Refused> {
+    /// How many workers there are, and how they are run.
+    fn worker_options(&self) -> Result<(usize, WorkerOptions), Refused> {
         let cpus = self.cpus.as_ref().map(|list| list.0.clone());
         let default = || (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4);
         let workers = self.workers.or(cpus.as_ref().map(Vec::len)).unwrap_or_else(default);
@@ -219,7 +219,7 @@ impl Serve {
                 return Err(refuse(given, format!("one CPU for each of the {workers} workers")));
             }
         }
-        Ok(WorkerOptions { workers, cpus, poll: self.poll_us.0 })
+        Ok((workers, WorkerOptions { cpus, poll: self.poll_us.0 }))
     }
 
     fn callers(&self) -> Result<Callers, Refused> {

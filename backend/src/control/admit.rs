@@ -1,16 +1,23 @@
 //! The first phase of a change: everything about it is judged against what exists. Changes nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use vswitch::port::PortKind;
+use ipnet::IpNet;
+use serde_json::Value;
+use vswitch::port::vlan::Vlan;
+use vswitch::port::{Mirror, PortKind};
 use vswitch::refusal::Refusal;
 use vswitch::snapshot::SwitchKind;
 use vswitch::{Mac, PortId};
 
 use super::model::{Device, MAX_PORTS, MacKind, PortConfig};
-use super::types::{LinkState, NewPort, NewUplink, Policy, PolicyChange};
+use super::types::{NewPort, NewUplink, Policy, PolicyChange};
 use super::{DEFAULT_MTU, Entry, Switch, check, host, view};
 use crate::guest::features;
+
+/// Addresses and prefixes a port owns at most.
+const ADDRESSES: usize = 1024;
 
 impl Switch {
     /// That `name` exists and is (not) an uplink.
@@ -128,9 +135,19 @@ impl Switch {
             }
         };
         let (mac, mac_kind) = self.check_mac(new.mac.as_deref())?;
-        let (policy, _) = changed(&Policy::default(), &new.policy, device.kind())?;
+        let policy = changed(&Policy::default(), &new.policy, device.kind())?;
+        self.check_private_vlans(&new.name, &policy.vlan)?;
         let id = self.free_id()?;
-        Ok(PortConfig { id, name: new.name.clone(), mac, mac_kind, device, policy })
+        Ok(PortConfig {
+            id,
+            name: new.name.clone(),
+            mac,
+            mac_kind,
+            device,
+            policy,
+            acl: Arc::default(),
+            rules: Arc::default(),
+        })
     }
 
     pub(super) fn check_uplink(&self, new: &NewUplink) -> Result<PortConfig, Refusal> {
@@ -148,7 +165,16 @@ impl Switch {
         let device = Device::Uplink { interface: new.device.clone() };
         let id = self.free_id()?;
         let mac_kind = MacKind::Interface;
-        Ok(PortConfig { id, name: new.name.clone(), mac, mac_kind, device, policy: Policy::default() })
+        Ok(PortConfig {
+            id,
+            name: new.name.clone(),
+            mac,
+            mac_kind,
+            device,
+            policy: Policy::default(),
+            acl: Arc::default(),
+            rules: Arc::default(),
+        })
     }
 
     /// The next free number after the last one given, so that a number is not used again at once.
@@ -160,6 +186,13 @@ impl Switch {
             .find(|id| !taken.contains(id))
             .map(PortId)
             .ok_or(Refusal::TooManyPorts { limit: MAX_PORTS })
+    }
+
+    /// That a VLAN mode uses private VLANs as all other ports but `name` do: a secondary VLAN has one primary VLAN and one
+    /// kind, and a primary VLAN is nobody's secondary. Otherwise ports would reach others that they must not reach.
+    pub(super) fn check_private_vlans(&self, name: &str, vlan: &Vlan) -> Result<(), Refusal> {
+        let others = self.ports.values().filter(|e| e.config.name != name);
+        consistent(vlan, others.map(|e| (e.config.name.as_str(), &e.config.policy.vlan)))
     }
 
     /// That the ports there are fit a switch of this kind.
@@ -176,32 +209,187 @@ impl Switch {
     }
 }
 
-/// The policy after a change, and what differs as `name=value`.
-pub(super) fn changed(
-    old: &Policy,
-    change: &PolicyChange,
-    kind: PortKind,
-) -> Result<(Policy, Vec<String>), Refusal> {
+/// The policy of a port of this kind after a change, judged alone; [`Switch::check_private_vlans`] judges it together with
+/// other ports.
+pub(super) fn changed(old: &Policy, change: &PolicyChange, kind: PortKind) -> Result<Policy, Refusal> {
+    applicable(change, kind)?;
     let default = Policy::default();
     let mut new = old.clone();
-    let mut changes = Vec::new();
-    if let Some(spoofing) = change.mac_spoofing {
-        if kind != PortKind::Guest {
-            let valid = "only guest ports have it";
-            return Err(Refusal::NotApplicable { setting: "mac-spoofing", kind, valid });
+    if let Some(vlan) = &change.vlan {
+        new.vlan = vlan.as_deref().map_or(Ok(default.vlan), |text| text.parse().map_err(Refusal::BadVlan))?;
+    }
+    if let Some(vsid) = change.vsid {
+        let vsid = vsid.map(|id| check::range("vsid", id, 4096, check::VSID_MAX, "")).transpose()?;
+        new.vsid = vsid.map(|id| id as u32);
+    }
+    if let Some(vm) = &change.vm {
+        if let Some(name) = vm {
+            check::name(name).map_err(|_| Refusal::BadVmName { value: name.clone() })?;
         }
-        new.mac_spoofing = spoofing.unwrap_or(default.mac_spoofing);
-        if new.mac_spoofing != old.mac_spoofing {
-            changes.push(format!("mac_spoofing={}", new.mac_spoofing));
+        new.vm.clone_from(vm);
+    }
+    if let Some(addresses) = &change.addresses {
+        new.addresses = addresses.as_deref().map_or(Ok(None), owned_addresses)?;
+    }
+    if let Some(limit) = change.address_limit {
+        let limit = limit.unwrap_or(default.address_limit.into());
+        new.address_limit = check::range("address-limit", limit, 0, 1024, "addresses")? as u32;
+    }
+    if let Some(limit) = change.storm_limit {
+        let limit = limit.unwrap_or(default.storm_limit.into());
+        new.storm_limit = check::range("storm-limit", limit, 0, u32::MAX.into(), "frames per second")? as u32;
+    }
+    if let Some(mirror) = &change.mirror {
+        new.mirror = mirror.as_deref().map_or(Ok(default.mirror), mirror_mode)?;
+    }
+    let set = |to: &mut bool, change: Option<Option<bool>>, default| {
+        *to = change.map_or(*to, |c| c.unwrap_or(default))
+    };
+    set(&mut new.mac_spoofing, change.mac_spoofing, default.mac_spoofing);
+    set(&mut new.teaming, change.teaming, default.teaming);
+    set(&mut new.dhcp_guard, change.dhcp_guard, default.dhcp_guard);
+    set(&mut new.router_guard, change.router_guard, default.router_guard);
+    set(&mut new.priority_tag, change.priority_tag, default.priority_tag);
+    new.link = change.link.map_or(new.link, |link| link.unwrap_or(default.link));
+    together(&new, kind)?;
+    Ok(new)
+}
+
+/// That a port of this kind has the settings that a change is about.
+fn applicable(change: &PolicyChange, kind: PortKind) -> Result<(), Refusal> {
+    let guest_only = [
+        ("mac-spoofing", change.mac_spoofing.is_some()),
+        ("vm", change.vm.is_some()),
+        ("teaming", change.teaming.is_some()),
+    ];
+    let not_uplink = [
+        ("vlan", change.vlan.is_some()),
+        ("vsid", change.vsid.is_some()),
+        ("dhcp-guard", change.dhcp_guard.is_some()),
+        ("router-guard", change.router_guard.is_some()),
+        ("addresses", change.addresses.is_some()),
+        ("address-limit", change.address_limit.is_some()),
+        ("storm-limit", change.storm_limit.is_some()),
+        ("priority-tag", change.priority_tag.is_some()),
+    ];
+    let given = |list: &[(&'static str, bool)]| list.iter().find(|(_, given)| *given).map(|(name, _)| *name);
+    let refuse = |setting, valid| Err(Refusal::NotApplicable { setting, kind, valid });
+    match (kind, given(&guest_only), given(&not_uplink)) {
+        (PortKind::Host | PortKind::Uplink, Some(setting), _) => refuse(setting, "only guest ports have it"),
+        (PortKind::Uplink, _, Some("vlan")) => {
+            refuse("vlan", "set it on ports; an uplink carries every VLAN")
+        }
+        (PortKind::Uplink, _, Some(setting)) => refuse(setting, "only guest ports and host ports have it"),
+        _ => Ok(()),
+    }
+}
+
+/// That the settings of a policy do not exclude each other.
+pub(super) fn together(policy: &Policy, kind: PortKind) -> Result<(), Refusal> {
+    if let Some(vsid) = policy.vsid
+        && policy.vlan != Vlan::None
+    {
+        return Err(Refusal::VsidWithVlan { vsid, vlan: policy.vlan.to_string() });
+    }
+    if policy.teaming && policy.vm.is_none() {
+        return Err(Refusal::TeamingWithoutVm);
+    }
+    if kind == PortKind::Uplink && policy.mirror == Mirror::Destination {
+        return Err(Refusal::MirrorUplink);
+    }
+    Ok(())
+}
+
+/// The settings in which two policies differ, as `name=value`.
+pub(super) fn differences(old: &Policy, new: &Policy) -> Vec<String> {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
+        (serde_json::to_value(old), serde_json::to_value(new))
+    else {
+        return Vec::new();
+    };
+    let shown = |value: &Value| match value {
+        Value::Null => "default".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            items.iter().map(|i| i.as_str().unwrap_or_default()).collect::<Vec<_>>().join(",")
+        }
+        other => other.to_string(),
+    };
+    let changed = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
+    changed.map(|(key, value)| format!("{key}={}", shown(value))).collect()
+}
+
+fn owned_addresses(texts: &[String]) -> Result<Option<Arc<[IpNet]>>, Refusal> {
+    if texts == ["any"] {
+        return Ok(None);
+    }
+    if texts.is_empty() {
+        let what = "an address".into();
+        return Err(Refusal::Missing { what, valid: "one address or more, or any".into() });
+    }
+    if texts.len() > ADDRESSES {
+        let what = "owned addresses";
+        return Err(Refusal::TooManyEntries { what, count: texts.len(), limit: ADDRESSES });
+    }
+    let mut list = texts.iter().map(|text| check::prefix(text)).collect::<Result<Vec<_>, _>>()?;
+    list.sort_unstable();
+    list.dedup();
+    Ok(Some(list.into()))
+}
+
+fn mirror_mode(text: &str) -> Result<Mirror, Refusal> {
+    match text {
+        "none" => Ok(Mirror::None),
+        "source" => Ok(Mirror::Source),
+        "destination" => Ok(Mirror::Destination),
+        other => Err(Refusal::BadMirror { value: other.into() }),
+    }
+}
+
+/// In what role a policy uses secondary VLANs: each of them with its primary VLAN and, where the mode says it, its kind.
+fn secondaries(vlan: &Vlan) -> Vec<(u16, u16, Option<&'static str>)> {
+    let kind = match vlan {
+        Vlan::Isolated { .. } => Some("isolated"),
+        Vlan::Community { .. } => Some("a community"),
+        _ => None,
+    };
+    let private = vlan.private().into_iter();
+    private.flat_map(|(primary, list)| list.into_iter().map(move |id| (id, primary, kind))).collect()
+}
+
+/// That private VLANs are used consistently by `vlan` and each of `others`.
+fn consistent<'a>(vlan: &Vlan, others: impl Iterator<Item = (&'a str, &'a Vlan)>) -> Result<(), Refusal> {
+    let Some((primary, _)) = vlan.private() else { return Ok(()) };
+    let mine = secondaries(vlan);
+    for (port, other) in others {
+        let Some((their_primary, _)) = other.private() else { continue };
+        let conflict = |secondary, here, there| {
+            Err(Refusal::PrivateVlanConflict { secondary, here, there, port: port.to_owned() })
+        };
+        for (id, its_primary, its_kind) in secondaries(other) {
+            if id == primary {
+                return conflict(id, "a primary VLAN".into(), format!("a secondary VLAN of {its_primary}"));
+            }
+            let Some((_, _, kind)) = mine.iter().find(|(own, ..)| *own == id) else { continue };
+            if its_primary != primary {
+                return conflict(
+                    id,
+                    format!("a secondary VLAN of {primary}"),
+                    format!("one of {its_primary}"),
+                );
+            }
+            if let (Some(here), Some(there)) = (kind, its_kind)
+                && *here != there
+            {
+                return conflict(id, (*here).into(), there.into());
+            }
+        }
+        if mine.iter().any(|(id, ..)| *id == their_primary) {
+            let here = format!("a secondary VLAN of {primary}");
+            return conflict(their_primary, here, "a primary VLAN".into());
         }
     }
-    if let Some(link) = change.link {
-        new.link = link.unwrap_or(default.link);
-        if new.link != old.link {
-            changes.push(format!("link={}", if new.link == LinkState::Up { "up" } else { "down" }));
-        }
-    }
-    Ok((new, changes))
+    Ok(())
 }
 
 fn bad_features(reason: String) -> Refusal {

@@ -1,15 +1,22 @@
 //! Judges single values from outside. Every function either returns the value in its proper type or the refusal that
 //! says what would be valid; none of them changes anything.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use vswitch::Mac;
+use ipnet::IpNet;
+use vswitch::port::acl::Address;
 use vswitch::refusal::Refusal;
+use vswitch::{Mac, Nanos};
 
 use super::host::{self, AtPath, Interface};
 
 /// Longest path of a UNIX socket: `sun_path` without its final zero.
 pub const SOCKET_PATH_MAX: usize = 107;
+
+/// Largest virtual subnet id; 16777215 is not one.
+pub const VSID_MAX: u64 = 16_777_214;
 
 /// A port's or uplink's name.
 pub fn name(name: &str) -> Result<(), Refusal> {
@@ -100,6 +107,123 @@ pub fn ethernet(interface: &str, existing: &[Interface]) -> Result<Mac, Refusal>
         interface: interface.to_owned(),
         reason: "it is not Ethernet".into(),
     })
+}
+
+/// An unsigned number, without sign and white space.
+pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// The units of durations, in nanoseconds.
+const UNITS: [(&str, Nanos); 6] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("ms", 1_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+];
+
+/// A duration such as `50us`, `10ms`, `30s`, `5m` or `24h`.
+pub fn duration(text: &str) -> Option<Nanos> {
+    let (unit, nanos) = UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
+    decimal::<Nanos>(text.strip_suffix(unit)?)?.checked_mul(*nanos)
+}
+
+/// A duration as it would be written: in the largest unit in which it is whole.
+pub fn duration_text(nanos: Nanos) -> String {
+    let whole = UNITS.iter().filter(|(_, unit)| nanos % unit == 0).max_by_key(|(_, unit)| *unit);
+    whole.map_or_else(|| format!("{nanos}ns"), |(name, unit)| format!("{}{name}", nanos / unit))
+}
+
+const IP_FORMS: &str = "an IPv4 or IPv6 address or prefix such as 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32";
+const ANY_FORMS: &str =
+    "an IPv4 or IPv6 address or prefix such as 10.0.0.0/8 or 2001:db8::/32, a MAC address, any or any-mac";
+
+/// What an ACL entry matches.
+pub fn address(text: &str) -> Result<Address, Refusal> {
+    match text {
+        "any" => return Ok(Address::Any),
+        "any-mac" => return Ok(Address::AnyMac),
+        _ => {}
+    }
+    let (start, length) = text.split_once('/').map_or((text, None), |(start, length)| (start, Some(length)));
+    match (start.parse::<Mac>(), length) {
+        (Ok(mac), None) if mac.0 != [0; 6] => Ok(Address::Mac(mac)),
+        (Ok(_), None) => {
+            Err(Refusal::BadAddress { value: text.into(), valid: "a MAC address that is not zero" })
+        }
+        (Ok(_), Some(_)) => Err(Refusal::BadPrefixLength { value: text.into(), max: 0 }),
+        (Err(_), _) => ip(text, ANY_FORMS).map(Address::Ip),
+    }
+}
+
+/// An ACL entry's address as it is written.
+pub fn address_text(address: &Address) -> String {
+    match address {
+        Address::Any => "any".into(),
+        Address::AnyMac => "any-mac".into(),
+        Address::Mac(mac) => mac.to_string(),
+        Address::Ip(net) => prefix_text(net),
+    }
+}
+
+/// An IP address or prefix; `None` for `any`.
+pub fn prefix_or_any(text: &str) -> Result<Option<IpNet>, Refusal> {
+    if text == "any" { Ok(None) } else { prefix(text).map(Some) }
+}
+
+/// An IP address or prefix. Bits beyond the prefix length must be zero: whoever writes 10.0.0.1/8 means something else.
+pub fn prefix(text: &str) -> Result<IpNet, Refusal> {
+    ip(text, IP_FORMS)
+}
+
+/// A prefix as it is written, a single address without a length.
+pub fn prefix_text(net: &IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+}
+
+fn ip(text: &str, valid: &'static str) -> Result<IpNet, Refusal> {
+    let value = || text.to_owned();
+    let (start, length) = text.split_once('/').map_or((text, None), |(start, length)| (start, Some(length)));
+    let address: IpAddr = start.parse().map_err(|_| no_address(text, start, valid))?;
+    let max = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length {
+        None => max,
+        Some(length) => decimal(length)
+            .filter(|length| *length <= max)
+            .ok_or_else(|| Refusal::BadPrefixLength { value: value(), max })?,
+    };
+    let net = IpNet::new(address, length).map_err(|_| Refusal::BadPrefixLength { value: value(), max })?;
+    if net.addr() == net.network() {
+        Ok(net)
+    } else {
+        Err(Refusal::HostBits { value: value(), network: net.trunc().to_string() })
+    }
+}
+
+/// Why a text is no address: it has the wrong number of parts, a wrong part, or does not look like one at all.
+fn no_address(text: &str, start: &str, valid: &'static str) -> Refusal {
+    let value = text.to_owned();
+    let parts = |separator, radix| {
+        let list: Vec<&str> = start.split(separator).collect();
+        let digits = |part: &&str| part.chars().all(|c| c.is_digit(radix));
+        (list.len() > 1 && list.iter().all(digits)).then_some(list)
+    };
+    if let Some(list) = parts('.', 10) {
+        return match list.len() {
+            4 => Refusal::BadAddress { value, valid: "four numbers from 0 to 255 without leading zeros" },
+            parts => Refusal::BadAddressSize { value, parts, valid: "four, as in 192.0.2.1" },
+        };
+    }
+    if let Some(list) = parts(':', 16).or_else(|| parts('-', 16)) {
+        let pairs = list.iter().all(|part| part.len() == 2);
+        return match list.len() {
+            parts if pairs => Refusal::BadAddressSize { value, parts, valid: "six (MAC) or eight (IPv6)" },
+            _ => Refusal::BadAddress { value, valid },
+        };
+    }
+    Refusal::BadAddressType { value, valid }
 }
 
 #[cfg(test)]

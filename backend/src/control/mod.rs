@@ -7,18 +7,21 @@
 //! Threading: one [`Switch`] per process, behind one mutex; its methods may wait for workers and for the disk, so the API
 //! calls them on threads that may block.
 
+pub mod acl;
 mod admit;
 pub mod check;
 pub mod host;
+pub mod list;
 pub mod model;
 pub mod path;
+pub mod rule;
 pub mod types;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vswitch::event::Event;
@@ -26,7 +29,7 @@ use vswitch::port::{Port, PortKind};
 use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::snapshot::Snapshot;
 
-use self::admit::changed;
+use self::admit::{changed, differences};
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
 use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
@@ -221,8 +224,10 @@ impl Switch {
         self.epoch += 1;
         data.publish(compile(self.epoch, &self.settings, &self.ports));
         let config = &self.ports[&name].config;
+        data.clear_counters(id);
         let served = serve(&**data, config).map_err(|e| system(&e));
-        let stored = served.and_then(|()| self.store.put_port(config).inspect_err(|_| data.remove(id)));
+        let stored = served
+            .and_then(|()| self.store.put(None, &[(None, Some(config))]).inspect_err(|_| data.remove(id)));
         if let Err(why) = stored {
             self.ports.remove(&name);
             self.publish();
@@ -238,8 +243,9 @@ impl Switch {
     /// Takes a port away: forgotten by the store, let go by the data path, then unpublished.
     fn remove(&mut self, name: &str) -> Result<(), Refusal> {
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
-        let id = self.entry(name)?.config.id;
-        self.store.remove_port(name)?;
+        let config = &self.entry(name)?.config;
+        let id = config.id;
+        self.store.put(None, &[(Some(config), None)])?;
         data.remove(id);
         self.ports.remove(name);
         self.publish();
@@ -252,18 +258,34 @@ impl Switch {
         if self.data.is_none() {
             return Err(Refusal::Stopping);
         }
-        let old = &self.entry(name)?.config;
-        let (policy, changes) = changed(&old.policy, &change.policy, old.device.kind())?;
-        if changes.is_empty() {
+        let old = self.entry(name)?.config.clone();
+        let policy = changed(&old.policy, &change.policy, old.device.kind())?;
+        self.check_private_vlans(name, &policy.vlan)?;
+        let changes = differences(&old.policy, &policy);
+        self.replace(PortConfig { policy, ..old }, changes)
+    }
+
+    /// Puts a checked configuration in the place of the one with its name.
+    ///
+    /// It is published before it is stored, so that a change is in force as soon as workers can follow, whatever the
+    /// disk takes; the command returns after both. If it cannot be stored, the old one is published again.
+    fn replace(&mut self, new: PortConfig, changes: Vec<String>) -> Result<(), Refusal> {
+        let port = new.id;
+        let Some(entry) = self.ports.get_mut(&new.name) else { return Ok(()) };
+        if entry.config == new {
             return Ok(());
         }
-        let new = PortConfig { policy, ..old.clone() };
-        self.store.put_port(&new)?;
-        let port = new.id;
-        if let Some(entry) = self.ports.get_mut(name) {
-            entry.config = new;
-        }
+        let name = new.name.clone();
+        let old = std::mem::replace(&mut entry.config, new);
         self.publish();
+        let stored = self.store.put(None, &[(Some(&old), Some(&self.ports[&name].config))]);
+        if let Err(why) = stored {
+            if let Some(entry) = self.ports.get_mut(&name) {
+                entry.config = old;
+            }
+            self.publish();
+            return Err(why);
+        }
         self.events.emit(Event::PortChanged { port, changes });
         Ok(())
     }
@@ -299,7 +321,7 @@ impl Switch {
         if changes.is_empty() {
             return Ok(());
         }
-        self.store.put_settings(&new)?;
+        self.store.put(Some(&new), &[])?;
         self.settings = new;
         self.publish();
         self.events.emit(Event::SwitchChanged { changes });
@@ -356,13 +378,16 @@ impl Switch {
 }
 
 fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> Snapshot {
+    // Names of virtual machines are known to the data path as numbers that hold for one snapshot.
+    let vms: BTreeSet<&str> = ports.values().filter_map(|e| e.config.policy.vm.as_deref()).collect();
+    let vms: BTreeMap<&str, u64> = vms.into_iter().zip(1..).collect();
     let port = |Entry { config, mtu, .. }: &Entry| Port {
         id: config.id,
         kind: config.device.kind(),
         mac: config.mac,
         mtu: *mtu,
-        vm: None,
-        policy: config.policy.compiled(),
+        vm: config.policy.vm.as_deref().and_then(|name| vms.get(name).copied()),
+        policy: config.compiled(),
     };
     Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect())
 }

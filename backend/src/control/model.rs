@@ -4,14 +4,17 @@
 //! version does not know, and dropping that silently would open the port.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vswitch::port::PortKind;
 use vswitch::snapshot::{SwitchConfig, SwitchKind};
 use vswitch::{Mac, PortId};
 
+use super::acl::Acl;
 use super::check;
-use super::types::Policy;
+use super::rule::Rules;
+use super::types::{LinkState, Policy};
 use crate::guest::features;
 
 /// Ports a switch has at most, uplink included; port numbers are 1 to this.
@@ -140,9 +143,36 @@ pub struct PortConfig {
     pub device: Device,
     /// Its policy.
     pub policy: Policy,
+    /// Its ACL; the store has a row for each entry.
+    #[serde(skip)]
+    pub acl: Arc<Acl>,
+    /// Its extended rules; the store has a row for each.
+    #[serde(skip)]
+    pub rules: Arc<Rules>,
 }
 
 impl PortConfig {
+    /// The policy as the data path follows it. Cheap whatever the length of the lists: their tables are shared.
+    pub fn compiled(&self) -> vswitch::port::Policy {
+        let p = &self.policy;
+        vswitch::port::Policy {
+            vlan: p.vlan.clone(),
+            vsid: p.vsid,
+            mac_spoofing: p.mac_spoofing,
+            teaming: p.teaming,
+            dhcp_guard: p.dhcp_guard,
+            router_guard: p.router_guard,
+            addresses: p.addresses.clone(),
+            address_limit: p.address_limit,
+            storm_limit: p.storm_limit,
+            mirror: p.mirror,
+            priority_tag: p.priority_tag,
+            link_up: p.link == LinkState::Up,
+            acl: self.acl.table().clone(),
+            rules: self.rules.table().clone(),
+        }
+    }
+
     /// That a stored port keeps the rules new ones are checked for; says which one it breaks.
     pub fn judge(&self) -> Result<(), String> {
         let broken = |what: String| Err(format!("port '{}': {what}", self.name));

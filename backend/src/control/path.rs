@@ -1,8 +1,8 @@
 //! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
 
-use vswitch::PortId;
 use vswitch::fdb::Entry;
 use vswitch::snapshot::Snapshot;
+use vswitch::{PortId, Tally};
 
 use super::model::{Device, PortConfig};
 use crate::dataplane::Dataplane;
@@ -19,7 +19,15 @@ pub trait DataPath: Send {
     /// What a port is doing.
     fn status(&self, id: PortId) -> Option<PortStatus>;
     /// A port's counters.
-    fn counters(&self, id: PortId) -> Option<PortCounters>;
+    fn counters(&self, id: PortId) -> PortCounters;
+    /// Sets a port's counters to zero, before a number is given to a new port.
+    fn clear_counters(&self, id: PortId);
+    /// Packets and bytes of a tally.
+    fn tally(&self, tally: Tally) -> (u64, u64);
+    /// Sets a tally to zero and says what it was.
+    fn clear_tally(&self, tally: Tally) -> (u64, u64);
+    /// Makes room for a tally, which must succeed before a published snapshot may name it.
+    fn ensure_tally(&self, tally: Tally) -> std::io::Result<()>;
     /// The learned addresses.
     fn fdb(&self) -> Vec<Entry>;
     /// The workers' load.
@@ -63,8 +71,24 @@ impl DataPath for Dataplane {
         Self::status(self, id)
     }
 
-    fn counters(&self, id: PortId) -> Option<PortCounters> {
+    fn counters(&self, id: PortId) -> PortCounters {
         Self::counters(self, id)
+    }
+
+    fn clear_counters(&self, id: PortId) {
+        Self::clear_counters(self, id);
+    }
+
+    fn tally(&self, tally: Tally) -> (u64, u64) {
+        self.tallies().read(tally)
+    }
+
+    fn clear_tally(&self, tally: Tally) -> (u64, u64) {
+        self.tallies().clear(tally)
+    }
+
+    fn ensure_tally(&self, tally: Tally) -> std::io::Result<()> {
+        self.tallies().ensure(tally)
     }
 
     fn fdb(&self) -> Vec<Entry> {

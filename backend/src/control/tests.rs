@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vswitch::fdb::{self, EntryKind};
 
 use vswitch::snapshot::SwitchKind;
-use vswitch::{Mac, PortId};
+use vswitch::{Mac, PortId, Tally};
 
 use super::model::{MAX_PORTS, MacKind};
 use super::types::{Policy, PolicyChange};
@@ -19,6 +19,8 @@ enum Told {
     /// A snapshot with these ports, each with its MAC spoofing.
     Publish(Vec<(u16, bool)>),
     Add(u16),
+    /// Counters to zero.
+    Clear(u16),
     Remove(u16),
 }
 
@@ -35,6 +37,7 @@ struct Notes {
     /// Of port 1, as last published.
     published_mtu: u16,
     link_up: bool,
+    tallies: std::collections::HashMap<u32, (u64, u64)>,
 }
 
 #[derive(Clone, Default)]
@@ -81,8 +84,24 @@ impl DataPath for Fake {
         Some(PortStatus { state, features: 1, workers: vec![0], mtu: notes.mtu })
     }
 
-    fn counters(&self, _: PortId) -> Option<PortCounters> {
-        Some(PortCounters::default())
+    fn counters(&self, _: PortId) -> PortCounters {
+        PortCounters::default()
+    }
+
+    fn clear_counters(&self, id: PortId) {
+        self.notes().told.push(Told::Clear(id.0));
+    }
+
+    fn tally(&self, tally: Tally) -> (u64, u64) {
+        self.notes().tallies.get(&tally.0).copied().unwrap_or_default()
+    }
+
+    fn clear_tally(&self, tally: Tally) -> (u64, u64) {
+        self.notes().tallies.remove(&tally.0).unwrap_or_default()
+    }
+
+    fn ensure_tally(&self, _: Tally) -> std::io::Result<()> {
+        Ok(())
     }
 
     fn fdb(&self) -> Vec<fdb::Entry> {
@@ -123,7 +142,7 @@ fn tap(name: &str) -> NewPort {
 }
 
 fn spoofing(on: bool) -> PolicyChange {
-    PolicyChange { mac_spoofing: Some(Some(on)), link: None }
+    PolicyChange { mac_spoofing: Some(Some(on)), ..PolicyChange::default() }
 }
 
 fn kind(kind: SwitchKind) -> SwitchChange {
@@ -152,7 +171,7 @@ fn refused<T: std::fmt::Debug>(
 fn a_ports_policy_is_published_before_its_rings_run() {
     let (mut switch, fake, dir) = fresh();
     switch.add_port(&NewPort { policy: spoofing(true), ..guest(&dir, "a") }).unwrap();
-    assert_eq!(fake.take(), [Told::Publish(vec![(1, true)]), Told::Add(1)]);
+    assert_eq!(fake.take(), [Told::Publish(vec![(1, true)]), Told::Clear(1), Told::Add(1)]);
 }
 
 #[test]
@@ -186,7 +205,10 @@ fn a_port_the_data_path_refuses_leaves_everything_as_it_was() {
         "port 'b': socket '/x': address already in use; valid: a path at which the switch may create a socket"
     );
     let one = || Told::Publish(vec![(1, false)]);
-    assert_eq!(fake.take(), [Told::Publish(vec![(1, false), (2, false)]), Told::Add(2), one()]);
+    assert_eq!(
+        fake.take(),
+        [Told::Publish(vec![(1, false), (2, false)]), Told::Clear(2), Told::Add(2), one()]
+    );
     fake.notes().refuse = None;
     switch.add_port(&guest(&dir, "b")).unwrap();
 }
@@ -204,7 +226,7 @@ fn a_change_that_cannot_be_stored_is_undone() {
          state directory"
     );
     let publish = Told::Publish(vec![(1, false)]);
-    assert_eq!(fake.take(), [publish, Told::Add(1), Told::Remove(1), Told::Publish(vec![])]);
+    assert_eq!(fake.take(), [publish, Told::Clear(1), Told::Add(1), Told::Remove(1), Told::Publish(vec![])]);
     refused(&mut switch, |s| s.set_switch(&kind(SwitchKind::Private)));
     assert_eq!(fake.take(), []);
 }
@@ -337,6 +359,8 @@ fn stored_uplink() -> PortConfig {
         mac_kind: MacKind::Interface,
         device: Device::Uplink { interface: "eth8".into() },
         policy: Policy::default(),
+        acl: Arc::default(),
+        rules: Arc::default(),
     }
 }
 
@@ -390,7 +414,7 @@ fn mac_spoofing_cannot_be_set_on_host_ports_and_uplinks() {
     switch.add_port(&tap("h")).unwrap();
     assert_eq!(
         refused(&mut switch, |s| s.set_port("h", &PortChange { policy: spoofing(true) })),
-        "port 'h': mac-spoofing cannot be set on a host port; valid: only guest ports have it"
+        "port 'h': mac-spoofing cannot be set on a host port (reason 5); valid: only guest ports have it"
     );
 }
 
@@ -407,7 +431,7 @@ fn null_restores_the_default_of_a_policy() {
     let changes: Vec<_> = switch.events.since(1).iter().map(|e| e.text()).collect();
     assert_eq!(
         changes,
-        ["port-changed port=a changes=mac_spoofing=true,link=down", "port-changed port=a changes=link=up"]
+        ["port-changed port=a changes=link=down,mac_spoofing=true", "port-changed port=a changes=link=up"]
     );
 }
 
@@ -446,8 +470,13 @@ fn learned_addresses_are_shown_beside_configured_ones() {
     let (mut switch, fake, dir) = fresh();
     switch.add_port(&guest(&dir, "a")).unwrap();
     switch.add_port(&guest(&dir, "b")).unwrap();
-    let entry =
-        |mac, port| fdb::Entry { mac, vlan: 0, port: PortId(port), kind: EntryKind::Learned, age_ms: 12 };
+    let entry = |mac, port| fdb::Entry {
+        mac,
+        network: vswitch::Segment(0),
+        port: PortId(port),
+        kind: EntryKind::Learned,
+        age_ms: 12,
+    };
     fake.notes().fdb = vec![entry(Mac([2, 0, 0, 0, 0, 9]), 2), entry(Mac([2, 0, 0, 0, 0, 8]), 77)];
     let shown: Vec<_> = switch.fdb(None).unwrap().into_iter().map(|e| (e.port, e.kind, e.age_ms)).collect();
     let row = |port: &str, kind: &str, age| (port.to_owned(), kind.to_owned(), age);

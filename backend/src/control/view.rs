@@ -109,7 +109,7 @@ impl Switch {
         all.extend(learned.iter().filter_map(|entry| {
             Some(FdbView {
                 mac: entry.mac.to_string(),
-                vlan: entry.vlan,
+                vlan: entry.network.0 as u16,
                 port: (*name_of.get(&entry.port)?).to_owned(),
                 kind: word(&entry.kind),
                 age_ms: entry.age_ms,
@@ -129,7 +129,7 @@ impl Switch {
         let Entry { config, mtu, fault } = entry;
         let data = self.data.as_ref();
         let status = data.and_then(|d| d.status(config.id));
-        let counters = data.and_then(|d| d.counters(config.id)).unwrap_or_default();
+        let counters = data.map(|d| d.counters(config.id)).unwrap_or_default();
         let state = status.as_ref().map_or(PortState::Stopped, |s| s.state);
         let guest = match &config.device {
             Device::Guest { socket, client, queues, .. } => {

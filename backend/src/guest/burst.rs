@@ -5,7 +5,9 @@
 //! beyond is read from the sender's memory again, once, when it is copied to the receiver.
 
 use vswitch::HEAD_LEN;
+use vswitch::frame::ethernet::TAG_LEN;
 use vswitch::frame::offload::{NetHeader, Offload};
+use vswitch::frame::tag::{Change, Tagging};
 use vswitch::trace::DropReason;
 
 use super::memory::Span;
@@ -35,8 +37,17 @@ pub struct Frame {
     pub header: NetHeader,
     /// The checked request.
     pub offload: Offload,
-    /// The frame's first bytes.
-    pub head: [u8; HEAD_LEN],
+    /// The frame's first bytes, with room for a tag that a receiver gets it with.
+    pub head: [u8; HEAD_LEN + TAG_LEN],
+}
+
+/// A frame's beginning before [`Frame::retag`] changed it.
+#[derive(Clone, Copy)]
+pub struct Untagged {
+    head_len: u16,
+    len: u32,
+    offload: Offload,
+    head: [u8; HEAD_LEN],
 }
 
 impl Frame {
@@ -44,6 +55,29 @@ impl Frame {
     #[inline]
     pub fn head(&self) -> &[u8] {
         &self.head[..usize::from(self.head_len)]
+    }
+
+    /// Gives the frame the tag that one receiver gets it with. `Some` = it changed; [`Frame::restore`] undoes it.
+    pub fn retag(&mut self, tagging: Tagging) -> Option<Untagged> {
+        let change = tagging.change(self.head());
+        let growth = change.growth();
+        if change == Change::None {
+            return None;
+        }
+        let mut head = [0; HEAD_LEN];
+        let length = usize::from(self.head_len).min(HEAD_LEN);
+        head[..length].copy_from_slice(&self.head[..length]);
+        let before = Untagged { head_len: length as u16, len: self.len, offload: self.offload, head };
+        self.head_len = change.apply(&before.head[..length], &mut self.head)? as u16;
+        self.len = self.len.saturating_add_signed(growth);
+        self.offload = self.offload.moved(growth as i16);
+        Some(before)
+    }
+
+    /// Makes the frame what it was before [`Frame::retag`].
+    pub fn restore(&mut self, before: &Untagged) {
+        (self.head_len, self.len, self.offload) = (before.head_len, before.len, before.offload);
+        self.head[..HEAD_LEN].copy_from_slice(&before.head);
     }
 }
 
@@ -68,7 +102,7 @@ impl Default for Burst {
             fault: None,
             header: NetHeader::default(),
             offload: Offload::None,
-            head: [0; HEAD_LEN],
+            head: [0; HEAD_LEN + TAG_LEN],
         };
         Self { frames: (0..BURST).map(|_| frame()).collect(), count: 0, spans: Vec::with_capacity(SPANS) }
     }

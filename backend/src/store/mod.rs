@@ -3,26 +3,39 @@
 //! Every change is durable when its function returns. The file is locked for as long as it is open, so two switches cannot
 //! share a state directory. A file that cannot be read is a refusal at start; it is never repaired by forgetting.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    TableError,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vswitch::refusal::{Object, Refusal, Refused};
 
+use crate::control::list::{self, Item, List};
 use crate::control::model::{PortConfig, Settings};
+use crate::control::{acl, rule};
 
 /// Name of the file in the state directory.
 pub const FILE: &str = "turnpike.redb";
 
 /// Version of what is stored. Grows when an older program could not read it correctly.
-const FORMAT: u32 = 1;
+///
+/// 1: ports without lists. 2: rows of ACL entries and rules beside the ports, which an older program would not see.
+const FORMAT: u32 = 2;
 
 /// `format` (a number) and `switch` (settings), each as JSON.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Port name → configuration as JSON.
 const PORTS: TableDefinition<&str, &[u8]> = TableDefinition::new("ports");
+
+/// Port name and the entry's text → ACL entry as JSON.
+const ACLS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("acls");
+/// Port name and the rule's text → rule as JSON.
+const RULES: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("rules");
 
 /// What a store held when it was opened.
 #[derive(Debug, Default)]
@@ -80,58 +93,77 @@ impl Store {
         Ok((Self(Backing::File(database)), saved))
     }
 
-    /// Keeps the settings.
-    pub fn put_settings(&self, settings: &Settings) -> Result<(), Refusal> {
-        self.write(META, "switch", Some(settings))
-    }
-
-    /// Keeps a port, in place of one of the same name.
-    pub fn put_port(&self, port: &PortConfig) -> Result<(), Refusal> {
-        self.write(PORTS, &port.name, Some(port))
-    }
-
-    /// Forgets a port.
-    pub fn remove_port(&self, name: &str) -> Result<(), Refusal> {
-        self.write(PORTS, name, None::<&PortConfig>)
-    }
-
-    fn write(
+    /// Makes the store hold the settings, if given, and for each pair the second port in the place of the first: `None`
+    /// first for a new port, `None` second for a removed one. All of it or nothing, in one transaction; of a port's lists
+    /// only what differs is written.
+    pub fn put(
         &self,
-        table: TableDefinition<&str, &[u8]>,
-        key: &str,
-        value: Option<&impl Serialize>,
+        settings: Option<&Settings>,
+        ports: &[(Option<&PortConfig>, Option<&PortConfig>)],
     ) -> Result<(), Refusal> {
         match &self.0 {
             Backing::None => Ok(()),
-            Backing::File(database) => {
-                put(database, table, key, value).map_err(|reason| Refusal::StoreFailed { reason })
-            }
+            Backing::File(database) => put(database, settings, ports),
             #[cfg(test)]
-            Backing::Failing => Err(Refusal::StoreFailed { reason: "no space left on device".into() }),
+            Backing::Failing => Err("no space left on device".into()),
         }
+        .map_err(|reason| Refusal::StoreFailed { reason })
     }
 }
 
 fn put(
     database: &Database,
-    table: TableDefinition<&str, &[u8]>,
-    key: &str,
-    value: Option<&impl Serialize>,
+    settings: Option<&Settings>,
+    ports: &[(Option<&PortConfig>, Option<&PortConfig>)],
 ) -> Result<(), String> {
-    let bytes = value.map(serde_json::to_vec).transpose().map_err(|e| e.to_string())?;
-    let change = || -> Result<(), redb::Error> {
+    let change = || -> Result<(), Box<dyn std::error::Error>> {
         let transaction = database.begin_write()?;
         {
-            let mut table = transaction.open_table(table)?;
-            match &bytes {
-                Some(bytes) => table.insert(key, bytes.as_slice())?,
-                None => table.remove(key)?,
-            };
+            if let Some(settings) = settings {
+                transaction.open_table(META)?.insert("switch", serde_json::to_vec(settings)?.as_slice())?;
+            }
+            let mut configs = transaction.open_table(PORTS)?;
+            let mut acls = transaction.open_table(ACLS)?;
+            let mut rules = transaction.open_table(RULES)?;
+            // First everything that goes, so that a number or name can be given anew in the same change.
+            for (old, new) in ports {
+                if let (Some(old), None) = (old, new) {
+                    configs.remove(old.name.as_str())?;
+                }
+            }
+            for (old, new) in ports {
+                let Some(name) = old.or(*new).map(|p| p.name.as_str()) else { continue };
+                if let Some(new) = new {
+                    configs.insert(name, serde_json::to_vec(new)?.as_slice())?;
+                }
+                let (old_acl, new_acl) = (old.map(|p| &*p.acl), new.map(|p| &*p.acl));
+                put_list::<_, acl::Row>(&mut acls, name, old_acl, new_acl)?;
+                let (old_rules, new_rules) = (old.map(|p| &*p.rules), new.map(|p| &*p.rules));
+                put_list::<_, rule::Row>(&mut rules, name, old_rules, new_rules)?;
+            }
         }
         transaction.commit()?;
         Ok(())
     };
     change().map_err(|e| e.to_string())
+}
+
+/// Writes what differs between two lists of port `name`.
+fn put_list<'a, I: Item, Row: Serialize + From<&'a I>>(
+    table: &mut Table<'_, (&'static str, &'static str), &'static [u8]>,
+    name: &str,
+    old: Option<&'a List<I>>,
+    new: Option<&'a List<I>>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (gone, added) = list::differences(old.map_or(&[], List::items), new.map_or(&[], List::items));
+    for item in gone {
+        table.remove((name, item.text().as_str()))?;
+    }
+    for item in added {
+        let row = serde_json::to_vec(&Row::from(item))?;
+        table.insert((name, item.text().as_str()), row.as_slice())?;
+    }
+    Ok(())
 }
 
 /// A system error without the number that `std` appends.
@@ -145,8 +177,8 @@ fn load(database: &Database) -> Result<Saved, Refusal> {
     let transaction = database.begin_read().map_err(|e| corrupt(e.into()))?;
     let meta = match transaction.open_table(META) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => {
-            put(database, META, "format", Some(&FORMAT)).map_err(|reason| Refusal::StoreFailed { reason })?;
+        Err(TableError::TableDoesNotExist(_)) => {
+            put_format(database)?;
             return Ok(Saved::default());
         }
         Err(e) => return Err(corrupt(e.into())),
@@ -156,21 +188,28 @@ fn load(database: &Database) -> Result<Saved, Refusal> {
         Some(bytes) => parse("format", bytes.value())?,
         None => return Err(Refusal::StateCorrupt { reason: "it has no format number".into() }),
     };
-    if format != FORMAT {
+    if !(1..=FORMAT).contains(&format) {
         return Err(Refusal::StateVersion { found: format, known: FORMAT });
     }
     let settings =
         field("switch")?.map(|bytes| parse("switch", bytes.value())).transpose()?.unwrap_or_default();
     let mut ports: Vec<PortConfig> = Vec::new();
-    match transaction.open_table(PORTS) {
-        Ok(table) => {
-            for row in table.iter().map_err(|e| corrupt(e.into()))? {
-                let (name, bytes) = row.map_err(|e| corrupt(e.into()))?;
-                ports.push(parse(&format!("port '{}'", name.value()), bytes.value())?);
-            }
+    if let Some(table) = existing(transaction.open_table(PORTS))? {
+        for row in table.iter().map_err(|e| corrupt(e.into()))? {
+            let (name, bytes) = row.map_err(|e| corrupt(e.into()))?;
+            ports.push(parse(&format!("port '{}'", name.value()), bytes.value())?);
         }
-        Err(redb::TableError::TableDoesNotExist(_)) => {}
-        Err(e) => return Err(corrupt(e.into())),
+    }
+    let mut acls = rows(existing(transaction.open_table(ACLS))?, acl::Row::judge)?;
+    let mut rules = rows(existing(transaction.open_table(RULES))?, rule::Row::judge)?;
+    for port in &mut ports {
+        let damaged = |why: Refusal| Refusal::StateCorrupt { reason: format!("port '{}': {why}", port.name) };
+        port.acl = Arc::new(List::new(acls.remove(&port.name).unwrap_or_default()).map_err(damaged)?);
+        port.rules = Arc::new(List::new(rules.remove(&port.name).unwrap_or_default()).map_err(damaged)?);
+    }
+    if let Some(name) = acls.into_keys().chain(rules.into_keys()).next() {
+        let reason = format!("there are entries of port '{name}', which does not exist");
+        return Err(Refusal::StateCorrupt { reason });
     }
     let mut ids = HashSet::new();
     for port in &ports {
@@ -180,7 +219,50 @@ fn load(database: &Database) -> Result<Saved, Refusal> {
             return Err(Refusal::StateCorrupt { reason });
         }
     }
+    if format < FORMAT {
+        drop((meta, transaction));
+        put_format(database)?;
+    }
     Ok(Saved { settings, ports })
+}
+
+/// Marks the store as one of this version.
+fn put_format(database: &Database) -> Result<(), Refusal> {
+    let change = || -> Result<(), Box<dyn std::error::Error>> {
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert("format", serde_json::to_vec(&FORMAT)?.as_slice())?;
+        transaction.commit()?;
+        Ok(())
+    };
+    change().map_err(|e| Refusal::StoreFailed { reason: e.to_string() })
+}
+
+/// A table, if it has been written to.
+fn existing<T>(opened: Result<T, TableError>) -> Result<Option<T>, Refusal> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(e) => Err(Refusal::StateCorrupt { reason: e.to_string() }),
+    }
+}
+
+/// The items of all ports' lists, by port.
+fn rows<I, Row: DeserializeOwned>(
+    table: Option<ReadOnlyTable<(&'static str, &'static str), &'static [u8]>>,
+    judge: impl Fn(&Row) -> Result<I, Refusal>,
+) -> Result<BTreeMap<String, Vec<I>>, Refusal> {
+    let mut all: BTreeMap<String, Vec<I>> = BTreeMap::new();
+    let Some(table) = table else { return Ok(all) };
+    let corrupt = |e: redb::StorageError| Refusal::StateCorrupt { reason: e.to_string() };
+    for row in table.iter().map_err(corrupt)? {
+        let (key, bytes) = row.map_err(corrupt)?;
+        let (port, item) = key.value();
+        let what = format!("port '{port}', {item}");
+        let item = judge(&parse(&what, bytes.value())?)
+            .map_err(|why| Refusal::StateCorrupt { reason: format!("{what}: {why}") })?;
+        all.entry(port.to_owned()).or_default().push(item);
+    }
+    Ok(all)
 }
 
 fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refusal> {
@@ -205,7 +287,16 @@ mod tests {
             features: Some(vec!["csum".into()]),
         };
         let (mac, mac_kind) = (Mac([2, 0, 0, 0, 0, id as u8]), MacKind::Static);
-        PortConfig { id: PortId(id), name: name.into(), mac, mac_kind, device, policy: Policy::default() }
+        PortConfig {
+            id: PortId(id),
+            name: name.into(),
+            mac,
+            mac_kind,
+            device,
+            policy: Policy::default(),
+            acl: Arc::default(),
+            rules: Arc::default(),
+        }
     }
 
     fn line(result: Result<(Store, Saved), Refused>) -> String {
@@ -214,7 +305,10 @@ mod tests {
 
     fn raw(directory: &Path, table: TableDefinition<&str, &[u8]>, key: &str, value: &impl Serialize) {
         let database = Database::create(directory.join(FILE)).unwrap();
-        put(&database, table, key, Some(value)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let bytes = serde_json::to_vec(value).unwrap();
+        transaction.open_table(table).unwrap().insert(key, bytes.as_slice()).unwrap();
+        transaction.commit().unwrap();
     }
 
     #[test]
@@ -224,10 +318,10 @@ mod tests {
         {
             let (store, saved) = Store::open(directory.path()).unwrap();
             assert_eq!((saved.settings, saved.ports), (Settings::default(), vec![]));
-            store.put_settings(&settings).unwrap();
-            store.put_port(&port("a", 1)).unwrap();
-            store.put_port(&port("b", 2)).unwrap();
-            store.remove_port("a").unwrap();
+            let (a, b) = (port("a", 1), port("b", 2));
+            store.put(Some(&settings), &[(None, Some(&a))]).unwrap();
+            store.put(None, &[(None, Some(&b))]).unwrap();
+            store.put(None, &[(Some(&a), None)]).unwrap();
         }
         let (_, saved) = Store::open(directory.path()).unwrap();
         assert_eq!((saved.settings, saved.ports), (settings, vec![port("b", 2)]));
@@ -263,12 +357,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         raw(directory.path(), META, "format", &9);
         let line = line(Store::open(directory.path()));
-        assert!(line.contains("the store has format 9, this version knows format 1"), "{line}");
+        assert!(line.contains("the store has format 9, this version knows format 2"), "{line}");
     }
 
     #[test]
     fn a_stored_port_that_breaks_the_rules_is_refused() {
-        let policy = serde_json::json!({"mac_spoofing": false, "link": "up", "dhcp_guard": true});
+        let policy = serde_json::json!({"mac_spoofing": false, "link": "up", "warp": true});
         let mut with_policy = serde_json::to_value(port("a", 1)).unwrap();
         with_policy["policy"] = policy;
         let mut many_queues = serde_json::to_value(port("a", 1)).unwrap();
@@ -276,7 +370,7 @@ mod tests {
         let mut no_number = serde_json::to_value(port("a", 1)).unwrap();
         no_number["id"] = 0.into();
         for (value, reason) in [
-            (with_policy, "unknown field `dhcp_guard`"),
+            (with_policy, "unknown field `warp`"),
             (many_queues, "queues 9"),
             (no_number, "number 0 is out of range"),
         ] {

@@ -5,25 +5,27 @@
 
 use std::sync::Arc;
 
+use vswitch::flow::{Forwarder, Plan};
 use vswitch::frame::offload::{Offload, Treatment};
 use vswitch::frame::segment::Segmenter;
-use vswitch::pipeline::Verdict;
+use vswitch::frame::tag::Tagging;
+use vswitch::pipeline::{Actions, Verdict};
 use vswitch::port::mtu;
+use vswitch::snapshot::FloodSet;
 use vswitch::trace::DropReason;
-use vswitch::{Nanos, PortId};
+use vswitch::{Direction, Nanos, PortId, Tally};
 
 use super::counters::Counters;
 use super::steer::queue_pair;
 use super::{LinkPort, Port, Shared, View};
 use crate::guest::GuestPort;
-use crate::guest::burst::{BURST, Burst, Frame};
+use crate::guest::burst::{BURST, Burst, Frame, Untagged};
 use crate::guest::memory::Span;
 use crate::guest::ring::receive::Put;
 use crate::guest::ring::split::SplitRing;
 use crate::guest::ring::{Queue, RingError};
 use crate::link::{LinkError, MAX_PIECES, Piece, Sent};
 use vswitch::event::Event;
-use vswitch::flow::Forwarder;
 
 /// Longest frame that is handled in software, and room for its segments.
 const SCRATCH: usize = 128 * 1024;
@@ -60,23 +62,69 @@ impl Blocked {
 /// The worker's own part of the switch: flow cache and scratch memory.
 pub(super) struct Delivery {
     pub(super) forwarder: Forwarder,
+    /// What is to be done with each frame of the burst.
+    plans: Box<[Plan]>,
+    /// What frames were that have another tag now.
+    before: Box<[Option<Untagged>]>,
     linear: Vec<u8>,
     segment: Box<[u8]>,
 }
 
 /// What all functions of one burst need.
+#[derive(Clone, Copy)]
 struct Context<'a> {
     view: &'a View,
     shared: &'a Shared,
     counters: &'a Counters,
-    burst: &'a Burst,
+    now: Nanos,
+    from: PortId,
     patience: Patience,
+}
+
+/// Packets and bytes of frames in a row that have the same plan.
+#[derive(Default)]
+struct Bill {
+    flow: u32,
+    tallies: [Tally; 3],
+    packets: u64,
+    bytes: u64,
+}
+
+impl Bill {
+    #[inline]
+    fn add(&mut self, counters: &Counters, plan: &Plan, direction: Direction, cost: (u64, u64)) {
+        if plan.flow != self.flow {
+            self.pay(counters);
+            self.flow = plan.flow;
+            self.tallies = match (plan.flow, direction) {
+                (0, _) => [Tally::NONE; 3],
+                (_, Direction::Out) => plan.actions.out.tallies,
+                (_, Direction::In) => plan.actions.inward.tallies,
+            };
+        }
+        self.packets += cost.0;
+        self.bytes += cost.1;
+    }
+
+    #[inline]
+    fn pay(&mut self, counters: &Counters) {
+        if self.packets != 0 {
+            for tally in self.tallies {
+                if tally != Tally::NONE {
+                    counters.tally(tally, self.packets, self.bytes);
+                }
+            }
+        }
+        (self.packets, self.bytes) = (0, 0);
+    }
 }
 
 impl Delivery {
     pub(super) fn new(seed: u64, flows: usize) -> Self {
         Self {
             forwarder: Forwarder::new(seed, flows),
+            plans: vec![Plan::default(); BURST].into_boxed_slice(),
+            before: vec![None; BURST].into_boxed_slice(),
             linear: Vec::with_capacity(SCRATCH),
             segment: vec![0; SCRATCH].into_boxed_slice(),
         }
@@ -97,60 +145,200 @@ impl Delivery {
         blocked: &mut Blocked,
     ) -> u64 {
         let sends = view.sends(from);
-        self.forwarder.begin(&view.snapshot, &shared.state, now);
+        let (snapshot, state) = (&view.snapshot, &shared.state);
+        self.forwarder.begin(snapshot, state, now, from);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
-        for (frame, verdict) in burst.frames[..burst.count].iter_mut().zip(&mut verdicts) {
+        for ((frame, verdict), plan) in
+            burst.frames[..burst.count].iter_mut().zip(&mut verdicts).zip(&mut self.plans)
+        {
+            plan.flow = 0;
             *verdict = match frame.fault {
                 Some(reason) => Verdict::Drop(reason),
                 None => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {
                         frame.offload = offload;
-                        self.forwarder.judge(&view.snapshot, &shared.state, now, from, frame.head(), frame.len)
+                        self.forwarder.judge(snapshot, state, now, from, frame.head(), frame.len, plan)
                     }
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },
             };
         }
-        let context = Context { view, shared, counters, burst, patience };
+        let context = Context { view, shared, counters, now, from, patience };
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
+            let one = 1 << index;
             match *verdict {
-                Verdict::Unicast(_) => unicast |= 1 << index,
+                Verdict::Unicast(_) => {
+                    unicast |= one;
+                    continue;
+                }
                 Verdict::Drop(reason) => {
                     counters.out_drop(from, reason, 1);
-                    finished |= 1 << index;
+                    self.charge(&context, burst, one, Direction::Out);
+                }
+                Verdict::Refuse(reason, to) => {
+                    counters.in_drop(to, reason, burst.frames[index].offload.wire(burst.frames[index].len).0);
+                    self.charge(&context, burst, one, Direction::In);
+                    self.sent(&context, burst, one, None);
                 }
                 Verdict::Flood(set) => {
-                    for to in view.snapshot.flood(set, from) {
-                        let copies = Context { patience: Patience::Expired, ..context };
-                        self.deliver(&copies, to, 1 << index, &mut Blocked::default());
-                    }
-                    count_out(&context, from, 1 << index);
-                    finished |= 1 << index;
+                    self.flood(&context, burst, index, set);
+                    count_out(&context, burst, one);
+                    self.charge(&context, burst, one, Direction::Out);
                 }
             }
+            finished |= one;
         }
         while unicast != 0 {
             let first = unicast.trailing_zeros() as usize;
             let Verdict::Unicast(to) = verdicts[first] else { break };
-            let group =
-                bits(unicast).filter(|&i| verdicts[i] == verdicts[first]).fold(0, |mask, i| mask | 1 << i);
-            let done = self.deliver(&context, to, group, blocked);
-            count_out(&context, from, done);
+            let storm = |i: usize| self.plans[i].flow != 0 && self.plans[i].actions.storm;
+            let like_first = |&i: &usize| verdicts[i] == verdicts[first] && storm(i) == storm(first);
+            let group = bits(unicast).filter(like_first).fold(0, |mask, i| mask | 1 << i);
+            // What was counted against a limit once must not wait, or it would be counted again.
+            let patience = if storm(first) { Patience::Expired } else { patience };
+            let done = self.unicast(&Context { patience, ..context }, burst, to, group, blocked);
+            self.sent(&context, burst, done, Some(to));
             finished |= done;
             unicast &= !group;
         }
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
     }
 
+    /// Frames have left their sender: they are counted there, and monitors get their copies.
+    fn sent(&mut self, context: &Context<'_>, burst: &mut Burst, done: u64, to: Option<PortId>) {
+        count_out(context, burst, done);
+        let planned = bits(done).filter(|&i| self.plans[i].flow != 0).fold(0, |mask, i| mask | 1 << i);
+        if planned == 0 {
+            return;
+        }
+        self.charge(context, burst, planned, Direction::Out);
+        let mirrored =
+            bits(planned).filter(|&i| self.plans[i].actions.mirror).fold(0, |mask, i| mask | 1 << i);
+        if mirrored != 0 {
+            let gets_it = |id| Some(id) == to;
+            self.mirror(context, burst, mirrored, gets_it);
+        }
+    }
+
+    /// Delivers frames to one port, each with the tag it is to have there; returns which are finished.
+    fn unicast(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        to: PortId,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let retags = |i: &usize| self.plans[*i].flow != 0 && self.plans[*i].actions.tagging != Tagging::Keep;
+        let retagged = bits(group).filter(retags).fold(0, |mask, i| mask | 1 << i);
+        if retagged == 0 {
+            return self.deliver(context, burst, to, group, blocked);
+        }
+        for index in bits(retagged) {
+            self.before[index] = burst.frames[index].retag(self.plans[index].actions.tagging);
+        }
+        let done = self.deliver(context, burst, to, group, blocked);
+        for index in bits(retagged) {
+            if let Some(before) = self.before[index].take() {
+                burst.frames[index].restore(&before);
+            }
+        }
+        done
+    }
+
+    /// Delivers one frame to every port that it is meant for and whose policy lets it have it.
+    fn flood(&mut self, context: &Context<'_>, burst: &mut Burst, index: usize, set: FloodSet) {
+        let Context { view, shared, counters, now, from, .. } = *context;
+        let copies = Context { patience: Patience::Expired, ..*context };
+        let (snapshot, state) = (&view.snapshot, &shared.state);
+        let sender = self.plans[index];
+        let monitors = snapshot.monitors();
+        let mut mirror = sender.flow != 0 && sender.actions.mirror;
+        // Which monitors get the frame anyway, by their place in the list.
+        let mut reached = 0u64;
+        for to in snapshot.flood(set, from) {
+            let frame = &burst.frames[index];
+            let Some((verdict, actions)) =
+                self.forwarder.copy(snapshot, state, now, (from, to), frame.head(), frame.len)
+            else {
+                continue;
+            };
+            if let Some(place) = monitors.iter().position(|&id| id == to) {
+                reached |= 1u64.checked_shl(place as u32).unwrap_or(0);
+            }
+            mirror |= snapshot.port(to).is_some_and(vswitch::port::Port::is_mirrored);
+            self.plans[index] = Plan { actions, flow: u32::MAX };
+            if let Verdict::Refuse(reason, _) = verdict {
+                counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+                self.charge(&copies, burst, 1 << index, Direction::In);
+            } else {
+                self.unicast(&copies, burst, to, 1 << index, &mut Blocked::default());
+            }
+        }
+        if mirror {
+            let gets_it = |id| {
+                let place = monitors.iter().position(|&monitor| monitor == id);
+                place.is_some_and(|place| reached.checked_shr(place as u32).unwrap_or(0) & 1 != 0)
+            };
+            self.mirror(&copies, burst, 1 << index, gets_it);
+        }
+        self.plans[index] = sender;
+    }
+
+    /// Copies frames to every monitor that does not get them anyway. A monitor without room loses its copies.
+    fn mirror(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        mirrored: u64,
+        gets_it: impl Fn(PortId) -> bool,
+    ) {
+        let Context { view, from, .. } = *context;
+        let copies = Context { patience: Patience::Expired, ..*context };
+        for &monitor in view.snapshot.monitors() {
+            if monitor == from || gets_it(monitor) {
+                continue;
+            }
+            for index in bits(mirrored) {
+                let frame = &burst.frames[index];
+                let tagging =
+                    vswitch::pipeline::mirrored(&view.snapshot, from, monitor, frame.head(), frame.len);
+                let Some(tagging) = tagging else { continue };
+                let plan = self.plans[index];
+                let actions = Actions { tagging, ..Actions::default() };
+                self.plans[index] = Plan { actions, flow: u32::MAX };
+                self.unicast(&copies, burst, monitor, 1 << index, &mut Blocked::default());
+                self.plans[index] = plan;
+            }
+        }
+    }
+
+    /// Adds frames to what counts them at one of their ports. Frames of one flow that follow one another are added at once.
+    fn charge(&self, context: &Context<'_>, burst: &Burst, frames: u64, direction: Direction) {
+        let mut bill = Bill::default();
+        for index in bits(frames) {
+            let frame = &burst.frames[index];
+            bill.add(context.counters, &self.plans[index], direction, frame.offload.wire(frame.len));
+        }
+        bill.pay(context.counters);
+    }
+
     /// Delivers the frames of `group` (bits are indices in the burst) to one port; returns which are finished.
-    fn deliver(&mut self, context: &Context<'_>, to: PortId, group: u64, blocked: &mut Blocked) -> u64 {
+    fn deliver(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        to: PortId,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
         match context.view.port(to) {
-            Some(Port::Guest(port)) => self.deliver_to_guest(context, port, group, blocked),
-            Some(Port::Link(port)) => self.deliver_to_link(context, port, group, blocked),
+            Some(Port::Guest(port)) => self.deliver_to_guest(context, burst, port, group, blocked),
+            Some(Port::Link(port)) => self.deliver_to_link(context, burst, port, group, blocked),
             None => {
-                drop_all(context, to, group, DropReason::ReceiverNotRunning);
+                drop_all(context, burst, to, group, DropReason::ReceiverNotRunning);
                 group
             }
         }
@@ -159,24 +347,32 @@ impl Delivery {
     fn deliver_to_guest(
         &mut self,
         context: &Context<'_>,
+        burst: &Burst,
         port: &GuestPort,
         group: u64,
         blocked: &mut Blocked,
     ) -> u64 {
         let running = port.receiving();
         if running == 0 {
-            drop_all(context, port.spec.id, group, DropReason::ReceiverNotRunning);
+            drop_all(context, burst, port.spec.id, group, DropReason::ReceiverNotRunning);
             return group;
         }
         if running.is_power_of_two() {
-            return self.deliver_to_queue(context, port, running.trailing_zeros() as usize, group, blocked);
+            return self.deliver_to_queue(
+                context,
+                burst,
+                port,
+                running.trailing_zeros() as usize,
+                group,
+                blocked,
+            );
         }
         let (mut left, mut finished) = (group, 0);
         while left != 0 {
-            let pair_of = |i: usize| queue_pair(running, context.burst.frames[i].head());
+            let pair_of = |i: usize| queue_pair(running, burst.frames[i].head());
             let pair = pair_of(left.trailing_zeros() as usize);
             let part = bits(left).filter(|&i| pair_of(i) == pair).fold(0, |mask, i| mask | 1 << i);
-            finished |= self.deliver_to_queue(context, port, pair, part, blocked);
+            finished |= self.deliver_to_queue(context, burst, port, pair, part, blocked);
             left &= !part;
         }
         finished
@@ -185,6 +381,7 @@ impl Delivery {
     fn deliver_to_queue(
         &mut self,
         context: &Context<'_>,
+        burst: &Burst,
         port: &GuestPort,
         pair: usize,
         group: u64,
@@ -196,6 +393,7 @@ impl Delivery {
         let limit = port.mtu();
         let mut finished = 0;
         let (mut packets, mut bytes) = (0, 0);
+        let mut bill = Bill::default();
         let mut broken = None;
         {
             let mut ring = queue.lock();
@@ -206,7 +404,7 @@ impl Delivery {
                 if broken.is_some() {
                     break;
                 }
-                let frame = &context.burst.frames[index];
+                let frame = &burst.frames[index];
                 let cost = frame.offload.wire(frame.len);
                 if let Err(reason) = mtu::check(limit, frame.head(), frame.len, &frame.offload) {
                     context.counters.in_drop(id, reason, cost.0);
@@ -218,15 +416,16 @@ impl Delivery {
                     finished |= 1 << index;
                     continue;
                 }
-                let rest = context.burst.rest(index);
+                let rest = burst.rest(index);
                 let put = match frame.offload.treatment(receives) {
                     Treatment::Pass => ring.put(&frame.offload.header(1), frame.head(), rest, frame.len),
-                    treatment => self.put_prepared(&mut ring, context.burst, index, treatment),
+                    treatment => self.put_prepared(&mut ring, burst, index, treatment),
                 };
                 match put {
                     Ok(Put::Done) => {
                         packets += cost.0;
                         bytes += cost.1;
+                        bill.add(context.counters, &self.plans[index], Direction::In, cost);
                     }
                     Ok(Put::TooSmall) => {
                         context.counters.in_drop(id, DropReason::ReceiverBuffersTooSmall, cost.0);
@@ -252,9 +451,10 @@ impl Delivery {
             ring.publish();
         }
         context.counters.received(id, packets, bytes);
+        bill.pay(context.counters);
         if let Some(error) = broken {
             port.stop_queue(queue, &error);
-            drop_all(context, id, group & !finished, DropReason::ReceiverNotRunning);
+            drop_all(context, burst, id, group & !finished, DropReason::ReceiverNotRunning);
             return group;
         }
         finished
@@ -299,6 +499,7 @@ impl Delivery {
     fn deliver_to_link(
         &mut self,
         context: &Context<'_>,
+        burst: &Burst,
         port: &LinkPort,
         group: u64,
         blocked: &mut Blocked,
@@ -306,13 +507,15 @@ impl Delivery {
         let id = port.id;
         let mut finished = 0;
         let (mut packets, mut bytes) = (0, 0);
+        let mut bill = Bill::default();
         for index in bits(group) {
-            let frame = &context.burst.frames[index];
+            let frame = &burst.frames[index];
             let cost = frame.offload.wire(frame.len);
-            let reason = match self.send(context.burst, index, port) {
+            let reason = match self.send(burst, index, port) {
                 Ok(Sent::Done) => {
                     packets += cost.0;
                     bytes += cost.1;
+                    bill.add(context.counters, &self.plans[index], Direction::In, cost);
                     finished |= 1 << index;
                     continue;
                 }
@@ -334,6 +537,7 @@ impl Delivery {
             finished |= 1 << index;
         }
         context.counters.received(id, packets, bytes);
+        bill.pay(context.counters);
         finished
     }
 
@@ -365,20 +569,20 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-fn count_out(context: &Context<'_>, from: PortId, done: u64) {
+fn count_out(context: &Context<'_>, burst: &Burst, done: u64) {
     let (mut packets, mut bytes) = (0, 0);
     for index in bits(done) {
-        let frame = &context.burst.frames[index];
+        let frame = &burst.frames[index];
         let cost = frame.offload.wire(frame.len);
         packets += cost.0;
         bytes += cost.1;
     }
-    context.counters.out(from, packets, bytes);
+    context.counters.out(context.from, packets, bytes);
 }
 
-fn drop_all(context: &Context<'_>, to: PortId, group: u64, reason: DropReason) {
+fn drop_all(context: &Context<'_>, burst: &Burst, to: PortId, group: u64, reason: DropReason) {
     for index in bits(group) {
-        let frame = &context.burst.frames[index];
+        let frame = &burst.frames[index];
         context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
     }
 }

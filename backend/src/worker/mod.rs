@@ -31,8 +31,9 @@ use vswitch::{Nanos, PortId};
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::Link;
 use crate::spec::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStats};
+use crate::tally::{Tallies, WorkerTallies};
 
-pub use counters::{Counters, MAX_PORTS, total};
+pub use counters::{Counters, MAX_PORTS};
 
 /// Frames of the switch's own making that may wait for one worker.
 const INBOX: usize = 64;
@@ -151,6 +152,7 @@ impl Shared {
         change(&mut ports);
         let version = old.version + 1;
         let snapshot = snapshot.map_or_else(|| Arc::clone(&old.snapshot), Arc::new);
+        let before = Arc::clone(&old.snapshot);
         drop(old);
         self.view.store(Arc::new(View { version, snapshot, ports }));
         for handle in self.handles() {
@@ -161,7 +163,7 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(20));
             }
         }
-        self.state.fdb.reconcile(&self.view.load().snapshot);
+        self.state.reconcile(now(), &before, &self.view.load().snapshot);
     }
 }
 
@@ -187,7 +189,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    fn new(id: usize, cpu: Option<usize>) -> Result<Self, DataplaneError> {
+    fn new(id: usize, cpu: Option<usize>, tallies: WorkerTallies) -> Result<Self, DataplaneError> {
         let wake = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
             .map_err(|source| DataplaneError::System { what: "eventfd of a worker", source })?;
         Ok(Self {
@@ -202,7 +204,7 @@ impl Handle {
             seen: AtomicU64::new(0),
             queues: AtomicU64::new(0),
             inbox: Mutex::new(VecDeque::new()),
-            counters: Counters::default(),
+            counters: Counters::new(tallies),
         })
     }
 
@@ -258,13 +260,18 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads.
-    pub fn start(shared: Arc<Shared>, options: &WorkerOptions) -> Result<Self, DataplaneError> {
+    /// Starts the threads, one for each section of the counters.
+    pub fn start(
+        shared: Arc<Shared>,
+        options: &WorkerOptions,
+        tallies: &Tallies,
+    ) -> Result<Self, DataplaneError> {
         let system = |what| move |source| DataplaneError::System { what, source };
         let cpu =
             |id: usize| options.cpus.as_ref().and_then(|cpus| cpus.get(id % cpus.len().max(1)).copied());
-        let handles: Vec<_> = (0..options.workers.max(1))
-            .map(|id| Handle::new(id, cpu(id)).map(Arc::new))
+        let handles: Vec<_> = (0..)
+            .map_while(|id| Some((id, tallies.worker(id)?)))
+            .map(|(id, tallies)| Handle::new(id, cpu(id), tallies).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let mut workers = Self { threads: Vec::new(), shared };
         let ready = workers.shared.handles.set(handles.clone());

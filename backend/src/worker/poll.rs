@@ -450,7 +450,7 @@ impl Worker {
 
     fn keep_house(&mut self, now: Nanos) {
         if self.handle.id == 0 {
-            self.shared.state.fdb.age(now);
+            self.shared.state.age(now);
         }
         for slot in 0..self.sources.len() {
             let Some(source) = self.sources[slot].as_mut() else { continue };

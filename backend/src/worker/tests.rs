@@ -15,6 +15,7 @@ use crate::guest::memory::{GuestRam, Memory};
 use crate::guest::ring::split::{RingPlace, RingShape};
 use crate::guest::{GuestPort, Owner, features, tsc};
 use crate::spec::{EventSink, GuestSpec, PollMode};
+use crate::tally::Tallies;
 
 const RING: u16 = 256;
 const DESC: u64 = 0x1000;
@@ -125,7 +126,8 @@ impl Bench {
         let ports = [&sender, &receiver].map(|g| Some(Port::Guest(Arc::clone(&g.port))));
         shared.publish(None, |table| *table = [None].into_iter().chain(ports).collect());
         let delivery = Delivery::new(1, FLOWS);
-        Self { sender, receiver, shared, counters: Counters::default(), delivery, burst: Burst::default() }
+        let counters = Counters::new(Tallies::open(None, 1).unwrap().worker(0).unwrap());
+        Self { sender, receiver, shared, counters, delivery, burst: Burst::default() }
     }
 
     /// Sends and receives one burst; returns the frames that were finished.

@@ -5,11 +5,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vswitch::fdb::{Fdb, IDLE};
-use vswitch::flow::Forwarder;
+use vswitch::fdb::IDLE;
+use vswitch::flow::{Forwarder, Plan};
 use vswitch::pipeline::{self, Verdict};
 use vswitch::port::{Policy, Port, PortKind};
 use vswitch::snapshot::{Snapshot, SwitchConfig, SwitchKind};
+use vswitch::state::State;
 use vswitch::{Mac, PortId};
 
 struct Input<'a>(&'a [u8]);
@@ -48,7 +49,12 @@ fn snapshot(input: &mut Input<'_>, epoch: u64) -> Option<Snapshot> {
             kind,
             mac: Mac([0x52, 0x54, 0, 0, 0, last]),
             mtu: 1500,
-            policy: Policy { mac_spoofing: flags & 8 != 0, link_up: flags & 16 == 0 },
+            policy: Policy {
+                mac_spoofing: flags & 8 != 0,
+                link_up: flags & 16 == 0,
+                ..Policy::default()
+            },
+            vm: None,
         });
     }
     Some(Snapshot::new(epoch, SwitchConfig { kind, ..SwitchConfig::default() }, ports))
@@ -61,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
 fn run(input: &mut Input<'_>) -> Option<()> {
     // Far more room than an input can fill: whose entry goes when there is none depends on when each was last seen, which
     // the cache knows less well.
-    let (cached_fdb, plain_fdb) = (Fdb::new(1 << 20, 1), Fdb::new(1 << 20, 2));
+    let (cached_state, plain_state) = (State::new(1 << 20, 1), State::new(1 << 20, 2));
     let mut forwarder = Forwarder::new(3, 16);
     let (mut epoch, mut now) = (1, 0);
     let mut snap = snapshot(input, epoch)?;
@@ -71,16 +77,16 @@ fn run(input: &mut Input<'_>) -> Option<()> {
                 epoch += 1;
                 snap = snapshot(input, epoch)?;
                 if input.byte()? & 1 == 0 {
-                    assert_eq!(cached_fdb.reconcile(&snap), plain_fdb.reconcile(&snap));
+                    assert_eq!(cached_state.fdb.reconcile(&snap), plain_state.fdb.reconcile(&snap));
                 }
             }
             0xfe => {
                 let id = PortId(input.byte()?.into());
-                assert_eq!(cached_fdb.remove_port(id), plain_fdb.remove_port(id));
+                assert_eq!(cached_state.fdb.remove_port(id), plain_state.fdb.remove_port(id));
             }
             0xfd => {
                 now += IDLE * 2;
-                assert_eq!(cached_fdb.age(now), plain_fdb.age(now));
+                assert_eq!(cached_state.fdb.age(now), plain_state.fdb.age(now));
             }
             from => {
                 let from = PortId(u16::from(from) % 14);
@@ -88,20 +94,21 @@ fn run(input: &mut Input<'_>) -> Option<()> {
                 let head = input.bytes(size);
                 // The longest lengths stand for lengths around the limit.
                 let len = if size >= 250 { 65_300 + size as u32 } else { head.len() as u32 };
-                forwarder.begin(&snap, &cached_fdb, now);
-                let cached = forwarder.judge(&snap, &cached_fdb, now, from, head, len);
-                let again = forwarder.judge(&snap, &cached_fdb, now, from, head, len);
-                let plain = pipeline::run(&snap, &plain_fdb, now, from, head, len);
-                let plain_again = pipeline::run(&snap, &plain_fdb, now, from, head, len);
+                forwarder.begin(&snap, &cached_state, now, from);
+                let mut judge =
+                    || forwarder.judge(&snap, &cached_state, now, from, head, len, &mut Plan::default());
+                let (cached, again) = (judge(), judge());
+                let plain = || pipeline::run(&snap, &plain_state, now, from, head, len);
+                let (plain, plain_again) = (plain(), plain());
                 assert_eq!((cached, again), (plain, plain_again), "port {from}, {head:02x?}, {snap:?}");
                 match plain {
                     Verdict::Unicast(to) => assert!(to != from && is_up(&snap, to)),
                     Verdict::Flood(set) => {
                         assert!(snap.flood(set, from).all(|to| to != from && is_up(&snap, to)));
                     }
-                    Verdict::Drop(_) => {}
+                    Verdict::Drop(_) | Verdict::Refuse(..) => {}
                 }
-                assert_eq!(cached_fdb.len(), plain_fdb.len());
+                assert_eq!(cached_state.fdb.len(), plain_state.fdb.len());
                 forwarder.take_events().for_each(drop);
                 now += 1000;
             }

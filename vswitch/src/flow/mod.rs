@@ -3,19 +3,27 @@
 //! Each worker owns one [`Forwarder`]; nothing in here is shared. [`Forwarder::begin`] once per burst, then
 //! [`Forwarder::judge`] per frame, then [`Forwarder::take_events`]. A cached verdict holds as long as neither policy nor
 //! the forwarding database changed; either makes a new *epoch*, and verdicts of an older one count as missing.
+//!
+//! There are two tables. Where neither port of a flow has policy beyond addresses and VLAN, the small one answers: 32 bytes for all
+//! frames between two addresses. Else it says "look deeper" (or is not asked, if it is the sender that has such policy), and the other one
+//! tells flows apart down to their ports and knows what is to be counted. A hit there is only good while the sessions it belongs
+//! to live, and a frame under a storm limit is counted each time.
 
 mod cache;
+mod deep;
 mod key;
 mod notices;
 
 pub use cache::FlowCache;
-pub use key::Key;
+pub use key::{DeepKey, Key};
 
 use crate::event::Event;
-use crate::pipeline::{self, Verdict};
+use crate::pipeline::{self, Actions, Decision, Verdict};
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::trace::DropReason;
 use crate::{Nanos, PortId};
+use deep::{DeepCache, Remembered};
 use notices::Notices;
 
 /// How often the cache knew the answer.
@@ -30,15 +38,30 @@ pub struct CacheCounters {
     pub suppressed_events: u64,
 }
 
+/// What a frame costs and needs beside its verdict.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plan {
+    /// What is to be done.
+    pub actions: Actions,
+    /// Frames with the same non-zero number have the same actions; only within one burst. 0 = there is nothing to do, and
+    /// `actions` is not set.
+    pub flow: u32,
+}
+
 /// One worker's judge of frames.
 #[derive(Debug)]
 pub struct Forwarder {
     cache: FlowCache,
+    deep: DeepCache,
     /// Policy epoch and generation of the forwarding database in one number. Both only grow, so two different states
     /// never have the same sum.
     epoch: u64,
     /// When the burst began.
     tick: u32,
+    /// The port the burst came from has policy that looks into packets.
+    looks: bool,
+    /// Numbers of plans that are not in the table: above all that are.
+    next_single: u32,
     hits: u64,
     misses: u64,
     notices: Notices,
@@ -50,30 +73,40 @@ const fn tick(now: Nanos) -> u32 {
     (now >> 30) as u32
 }
 
+/// First number of plans that are not in the table.
+const SINGLE: u32 = 1 << 25;
+
 impl Forwarder {
-    /// A judge that remembers up to `entries` flows (32 bytes each; rounded up to a power of two). `seed` must be secret
-    /// and random: guests choose the keys.
+    /// A judge that remembers up to `entries` flows by address (32 bytes each) and half as many by all that policy looks at (128
+    /// bytes each); rounded up to powers of two. `seed` must be secret and random: guests choose the keys.
     pub fn new(seed: u64, entries: usize) -> Self {
         Self {
             cache: FlowCache::new(seed, entries),
+            deep: DeepCache::new(seed, entries / 2),
             epoch: 0,
             tick: 0,
+            looks: false,
+            next_single: SINGLE,
             hits: 0,
             misses: 0,
             notices: Notices::default(),
         }
     }
 
-    /// Begins a burst at `now`: from here on verdicts follow this state of policy and forwarding database.
+    /// Begins a burst of `from` at `now`: from here on verdicts follow this state of policy and forwarding database.
     #[inline]
-    pub fn begin(&mut self, snap: &Snapshot, state: &State, now: Nanos) {
+    pub fn begin(&mut self, snap: &Snapshot, state: &State, now: Nanos, from: PortId) {
         self.tick = tick(now);
         self.epoch = epoch(snap, state);
+        self.looks = snap.port(from).is_some_and(|port| port.policy.looks());
+        self.next_single = SINGLE;
     }
 
     /// Judges one frame that `from` sent: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its
-    /// whole length in bytes, without virtio-net header and FCS. `snap` is the one given to [`Forwarder::begin`].
+    /// whole length in bytes, without virtio-net header and FCS. `snap` and `from` are those given to [`Forwarder::begin`]. What
+    /// is to be done beside the verdict is written to `plan`.
     #[inline]
+    #[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
     pub fn judge(
         &mut self,
         snap: &Snapshot,
@@ -82,17 +115,56 @@ impl Forwarder {
         from: PortId,
         head: &[u8],
         len: u32,
+        plan: &mut Plan,
     ) -> Verdict {
-        match Key::new(from, head, len) {
-            Some(key) => {
-                if let Some(verdict) = self.cache.get(key, self.epoch, self.tick) {
-                    self.hits += 1;
-                    return verdict;
-                }
-                self.miss(snap, state, now, from, head, len, Some(key))
-            }
-            None => self.miss(snap, state, now, from, head, len, None),
+        if self.looks {
+            return self.judge_deeply(snap, state, now, from, head, len, plan);
         }
+        let key = Key::new(from, head, len);
+        if let Some(key) = key
+            && let Some(known) = self.cache.get(key, self.epoch, self.tick)
+        {
+            let Some(verdict) = known else {
+                return self.judge_deeply(snap, state, now, from, head, len, plan);
+            };
+            self.hits += 1;
+            plan.flow = 0;
+            return verdict;
+        }
+        self.miss(snap, state, now, from, head, len, (key, None), plan)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the arguments of `judge`, passed on
+    fn judge_deeply(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        from: PortId,
+        head: &[u8],
+        len: u32,
+        plan: &mut Plan,
+    ) -> Verdict {
+        let key = DeepKey::new(from, head, len);
+        if let Some(key) = &key
+            && let Some(place) = self.deep.find(key, self.epoch, self.tick)
+            && let Some(known) = self.deep.at(place)
+        {
+            let (verdict, actions) = (known.verdict, &known.actions);
+            let live =
+                |session| session == crate::session::Handle::NONE || state.sessions.touch(now, session);
+            if live(actions.out.session) && live(actions.inward.session) {
+                self.hits += 1;
+                plan.flow = place as u32 + 1;
+                plan.actions = *actions;
+                if actions.storm && !pipeline::storm_admits(snap, state, now, from) {
+                    *plan = Plan::default();
+                    return Verdict::Drop(DropReason::StormLimit);
+                }
+                return verdict;
+            }
+        }
+        self.miss(snap, state, now, from, head, len, (None, key), plan)
     }
 
     #[cold]
@@ -106,29 +178,72 @@ impl Forwarder {
         from: PortId,
         head: &[u8],
         len: u32,
-        key: Option<Key>,
+        (key, deep): (Option<Key>, Option<DeepKey>),
+        plan: &mut Plan,
     ) -> Verdict {
         self.misses += 1;
         let before = epoch(snap, state);
-        let decision = pipeline::decide(snap, state, now, from, head, len);
-        if let Some(event) = decision.event {
+        let mut decision = pipeline::decide(snap, state, now, from, head, len);
+        if let Some(event) = decision.event.take() {
             self.notices.add(now, event);
         }
-        if let Some(key) = key {
-            self.remember(key, before, epoch(snap, state), decision.verdict, decision.revisit);
+        let deep = if decision.deep { deep.or_else(|| DeepKey::new(from, head, len)) } else { deep };
+        self.remember(key, deep.as_ref(), before, epoch(snap, state), &decision);
+        *plan = Plan::default();
+        if decision.deep && decision.actions != Actions::default() {
+            plan.actions = decision.actions;
+            plan.flow = self.next_single;
+            self.next_single += 1;
         }
         decision.verdict
     }
 
-    /// Keeps a verdict that was worked out between epochs `before` and `after`. If they differ, the table changed meanwhile
+    /// Keeps a decision that was worked out between epochs `before` and `after`. If they differ, the table changed meanwhile
     /// (by this very frame, or by another worker), and what was looked up may be what was before the change: then the
     /// next frame is to ask again.
-    fn remember(&mut self, key: Key, before: u64, after: u64, verdict: Verdict, revisit: bool) {
+    fn remember(
+        &mut self,
+        key: Option<Key>,
+        deep: Option<&DeepKey>,
+        before: u64,
+        after: u64,
+        decision: &Decision,
+    ) {
         self.epoch = after;
-        if before == after {
-            let revisit = if revisit { self.tick.saturating_add(1) } else { u32::MAX };
-            self.cache.put(key, after, verdict, revisit);
+        if before != after {
+            return;
         }
+        let &Decision { verdict, actions, single, .. } = decision;
+        let revisit = if decision.revisit { self.tick.saturating_add(1) } else { u32::MAX };
+        if let Some(key) = key {
+            let (verdict, revisit) = if decision.deep { (None, u32::MAX) } else { (Some(verdict), revisit) };
+            // A frame that stands for itself says nothing about the next one, not even that it has to be looked at deeply.
+            if !single || decision.deep {
+                self.cache.put(key, after, verdict, revisit);
+            }
+        }
+        if let Some(deep) = deep
+            && !single
+        {
+            self.deep.put(deep, after, Remembered { verdict, actions, revisit });
+        }
+    }
+
+    /// One receiver's part of a flooded frame; see [`pipeline::copy`].
+    pub fn copy(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        ports: (PortId, PortId),
+        head: &[u8],
+        len: u32,
+    ) -> Option<(Verdict, Actions)> {
+        let decision = pipeline::copy(snap, state, now, ports, head, len)?;
+        if let Some(event) = decision.event {
+            self.notices.add(now, event);
+        }
+        Some((decision.verdict, decision.actions))
     }
 
     /// What operators may want to know since the last call: at most 64 events, and of one kind for one port at most one
@@ -165,10 +280,11 @@ mod tests {
         let head = [2; 64];
         let key = Key::new(PortId(1), &head, 64).expect("a whole frame");
         let verdict = Verdict::Unicast(PortId(2));
-        forwarder.remember(key, 5, 6, verdict, false);
+        let decision = Decision { verdict, ..Decision::drop(DropReason::NoSuchPort) };
+        forwarder.remember(Some(key), None, 5, 6, &decision);
         assert_eq!((forwarder.cache.get(key, 5, 0), forwarder.cache.get(key, 6, 0)), (None, None));
         assert_eq!(forwarder.epoch, 6, "the rest of the burst follows the new state");
-        forwarder.remember(key, 6, 6, verdict, false);
-        assert_eq!(forwarder.cache.get(key, 6, 0), Some(verdict));
+        forwarder.remember(Some(key), None, 6, 6, &decision);
+        assert_eq!(forwarder.cache.get(key, 6, 0), Some(Some(verdict)));
     }
 }

@@ -10,7 +10,7 @@ const PENDING: usize = 64;
 const PAUSE: Nanos = 1_000_000_000;
 
 /// Kinds of events a frame can cause.
-const KINDS: usize = 4;
+const KINDS: usize = 7;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -56,6 +56,9 @@ fn cause(event: &Event) -> Option<(usize, PortId)> {
         Event::MacPinned { port, .. } => Some((1, port)),
         Event::MacSpoofed { port, .. } => Some((2, port)),
         Event::FdbFull { port, .. } => Some((3, port)),
+        Event::AddressSpoofed { port, .. } => Some((4, port)),
+        Event::AddressLimitNear { port, .. } => Some((5, port)),
+        Event::AddressLimitReached { port, .. } => Some((6, port)),
         _ => None,
     }
 }

@@ -120,13 +120,22 @@ pub fn check(head: &[u8], len: u32) -> Result<Outer, DropReason> {
         return Err(DropReason::FrameTooLong);
     }
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *ether;
-    let tci = if is_tag([t0, t1]) {
-        u16::from_be_bytes(*rest.first_chunk().ok_or(DropReason::FrameTooShort)?)
+    let tag = if is_tag([t0, t1]) {
+        let tci = u16::from_be_bytes(*rest.first_chunk().ok_or(DropReason::FrameTooShort)?);
+        Some(tci & 0xfff)
     } else {
-        0
+        None
     };
     let (dst, src) = (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5]));
-    Ok(Outer { dst, src, vlan: tci & 0xfff })
+    Ok(Outer { dst, src, tag })
+}
+
+/// Whether another tag follows the first one.
+#[inline]
+pub fn has_inner_tag(head: &[u8]) -> bool {
+    let at = field::TYPE.start;
+    let type_at = |at: usize| head.get(at..)?.first_chunk::<2>().copied();
+    type_at(at).is_some_and(is_tag) && type_at(at + TAG_LEN).is_some_and(is_tag)
 }
 
 /// The part of an Ethernet header that forwarding looks at.
@@ -136,6 +145,6 @@ pub struct Outer {
     pub dst: Mac,
     /// Source address.
     pub src: Mac,
-    /// VLAN of the outermost tag; 0 for an untagged or priority-tagged frame.
-    pub vlan: u16,
+    /// VLAN of the outermost tag (0 = priority tag); `None` = there is no tag.
+    pub tag: Option<u16>,
 }

@@ -20,7 +20,13 @@ pub mod field {
 }
 
 /// More fragments, and the fragment offset: not zero in any fragment.
-const FRAGMENT_MASK: u16 = 0x3fff;
+const FRAGMENT_MASK: u16 = OFFSET_MASK | MORE;
+
+/// Fragment offset, in units of eight bytes.
+const OFFSET_MASK: u16 = 0x1fff;
+
+/// More fragments follow.
+const MORE: u16 = 0x2000;
 
 /// An IPv4 header, complete with its options.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +68,12 @@ impl<'a> Ipv4<'a> {
     /// Whether this is a fragment, the first included.
     pub fn is_fragment(&self) -> bool {
         self.u16_at(field::FRAGMENT) & FRAGMENT_MASK != 0
+    }
+
+    /// Where in its packet this fragment begins (bytes), and whether more follow; (0, false) for a whole packet.
+    pub fn fragment(&self) -> (u16, bool) {
+        let field = self.u16_at(field::FRAGMENT);
+        ((field & OFFSET_MASK) << 3, field & MORE != 0)
     }
 
     /// Source and destination address, one after the other.

@@ -24,20 +24,27 @@ pub struct Ipv6<'a> {
     header: &'a [u8],
     protocol: u8,
     upper: usize,
-    fragment: bool,
+    fragment: Option<(u16, bool)>,
+    split_chain: bool,
     routed: bool,
 }
 
 impl<'a> Ipv6<'a> {
-    /// Looks at the beginning of a packet; `None` if it is not IPv6, if one of its headers is cut off, or if there are
-    /// more than [`MAX_EXTENSIONS`].
+    /// Looks at the beginning of a packet; `None` if it is not IPv6, if one of its headers is cut off, if there are
+    /// more than [`MAX_EXTENSIONS`], or if there is more than one fragment header.
     pub fn parse(packet: &'a [u8]) -> Option<Self> {
         let header = packet.get(..HEADER_LEN)?;
         if header[0] >> 4 != 6 {
             return None;
         }
-        let mut this =
-            Self { header, protocol: header[field::NEXT], upper: HEADER_LEN, fragment: false, routed: false };
+        let mut this = Self {
+            header,
+            protocol: header[field::NEXT],
+            upper: HEADER_LEN,
+            fragment: None,
+            split_chain: false,
+            routed: false,
+        };
         for _ in 0..=MAX_EXTENSIONS {
             let unit = match this.protocol {
                 protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => 8,
@@ -45,23 +52,31 @@ impl<'a> Ipv6<'a> {
                 protocol::FRAGMENT => 0,
                 _ => return Some(this),
             };
+            if this.fragment.is_some() {
+                if this.protocol == protocol::FRAGMENT {
+                    return None;
+                }
+                this.split_chain = true;
+            }
+            if this.is_later_fragment() {
+                return Some(this); // what follows is from the middle of the packet, not a header
+            }
             // Third and fourth byte: fragment offset, or routing type and segments left.
             let [next, length, high, low] = *packet.get(this.upper..)?.first_chunk()?;
-            let (length, more) = match this.protocol {
+            let length = match this.protocol {
                 // RFC 4302: in units of four bytes, less two.
-                protocol::AUTHENTICATION => ((usize::from(length) + 2) * unit, false),
-                protocol::FRAGMENT => (8, u16::from_be_bytes([high, low]) & 0xfff8 != 0),
-                _ => ((usize::from(length) + 1) * unit, false),
+                protocol::AUTHENTICATION => (usize::from(length) + 2) * unit,
+                protocol::FRAGMENT => {
+                    this.fragment = Some((u16::from_be_bytes([high, low & 0xf8]), low & 1 != 0));
+                    8
+                }
+                _ => (usize::from(length) + 1) * unit,
             };
             this.routed |= this.protocol == protocol::ROUTING && low != 0;
-            this.fragment |= this.protocol == protocol::FRAGMENT;
             this.protocol = next;
             this.upper += length;
             if packet.len() < this.upper {
                 return None;
-            }
-            if more {
-                return Some(this); // what follows is from the middle of another packet, not a header
             }
         }
         None
@@ -84,7 +99,22 @@ impl<'a> Ipv6<'a> {
 
     /// Whether there is a fragment header, even one that says there is only one fragment.
     pub fn is_fragment(&self) -> bool {
-        self.fragment
+        self.fragment.is_some()
+    }
+
+    /// Where in its packet this fragment begins (bytes), and whether more follow; (0, false) for a whole packet.
+    pub fn fragment(&self) -> (u16, bool) {
+        self.fragment.unwrap_or_default()
+    }
+
+    /// Whether extension headers come after the fragment header, so that they are cut up with the payload. In a later
+    /// fragment [`Ipv6::protocol`] is then that of the first such header, and what comes after it cannot be known.
+    pub fn is_chain_split(&self) -> bool {
+        self.split_chain
+    }
+
+    fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|(offset, _)| offset != 0)
     }
 
     /// Whether a routing header still has segments left, so that the destination address is not the last one. Checksums

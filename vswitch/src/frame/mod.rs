@@ -2,13 +2,19 @@
 //!
 //! Views look at the first bytes of a frame only and never assume that more is there than they have checked.
 
+pub mod arp;
 pub mod checksum;
+pub mod claims;
+pub mod dhcp;
 pub mod ethernet;
 pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
+pub mod neighbour;
 pub mod offload;
 pub mod segment;
+pub mod singular;
+pub mod tag;
 pub mod tcp;
 
 /// Numbers of IP protocols that the switch tells apart.
@@ -17,6 +23,8 @@ pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
@@ -31,4 +39,12 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// IPv6 destination options.
     pub const DESTINATION: u8 = 60;
+    /// "No next header": nothing follows.
+    pub const NONE: u8 = 59;
+    /// IPv6 mobility header (RFC 6275).
+    pub const MOBILITY: u8 = 135;
+    /// Host identity protocol (RFC 7401).
+    pub const HOST_IDENTITY: u8 = 139;
+    /// Shim6 (RFC 5533).
+    pub const SHIM6: u8 = 140;
 }

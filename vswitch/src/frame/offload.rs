@@ -292,6 +292,24 @@ pub enum Treatment {
 }
 
 impl Offload {
+    /// The same request for the frame with `growth` bytes more before its network header.
+    #[must_use]
+    pub fn moved(self, growth: i16) -> Self {
+        let moved = |at: u16| at.saturating_add_signed(growth);
+        match self {
+            Self::None => Self::None,
+            Self::Checksum { start, offset } => Self::Checksum { start: moved(start), offset },
+            Self::Tcp { version, ecn, header_len, mss, network_start, csum_start } => Self::Tcp {
+                version,
+                ecn,
+                header_len: moved(header_len),
+                mss,
+                network_start: moved(network_start),
+                csum_start: moved(csum_start),
+            },
+        }
+    }
+
     /// The packets, and their bytes altogether, that a frame of `frame_len` bytes is on a wire.
     #[inline]
     pub fn wire(&self, frame_len: u32) -> (u64, u64) {

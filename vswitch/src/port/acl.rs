@@ -2,17 +2,21 @@
 //!
 //! Entries have no order; among those of one direction the longest prefix decides:
 //!
-//! * The entries about the local and those about the remote address are asked separately, and the longer prefix of the two answers
-//!   holds. Where both are equally long, a denial holds, so that a permission for one end never opens what is closed for the other.
-//! * Entries about MAC addresses are asked independently of those about IP addresses, and both must let a frame pass. One MAC
-//!   address is longer than every MAC address.
+//! * The entries about the local and those about the remote address are asked separately, and the longer
+//!   prefix of the two answers holds. Where both are equally long, a denial holds, so that a permission for
+//!   one end never opens what is closed for the other.
+//! * Entries about MAC addresses are asked independently of those about IP addresses, and both must let a
+//!   frame pass. One MAC address is longer than every MAC address.
 //! * A frame that no entry is about passes.
-//! * Meters are a class of their own with the same precedence, and decide nothing: a frame is counted on one IP meter and on one MAC
-//!   meter at most. Where the local and the remote address have equally long meters, the remote one counts: who the peer is says more
-//!   about the price of a byte than which of its own addresses the guest used.
+//! * Meters are a class of their own with the same precedence, and decide nothing: a frame is counted on one
+//!   IP meter and on one MAC meter at most. Where the local and the remote address have equally long meters,
+//!   the remote one counts: who the peer is says more about the price of a byte than which of its own
+//!   addresses the guest used.
 //!
-//! A [`Table`] answers by binary search whatever the entries are ([`Intervals`]); it is immutable and may be used from any thread.
+//! A [`Table`] answers by binary search whatever the entries are (`intervals.rs`); it is immutable and may be
+//! used from any thread.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -71,6 +75,39 @@ pub struct Entry {
     pub tally: Tally,
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Meter => "meter",
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::AnyMac => f.write_str("any-mac"),
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Ip(net) if net.prefix_len() == net.max_prefix_len() => net.addr().fmt(f),
+            Self::Ip(net) => net.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    /// As an operator writes it: `deny out remote 10.0.0.0/8`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let applies = match self.applies {
+            Applies::Local => "local",
+            Applies::Remote => "remote",
+        };
+        write!(f, "{} {} {applies} {}", self.action, self.direction, self.address)
+    }
+}
+
 /// The addresses of a frame, seen from the port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
@@ -100,6 +137,7 @@ pub struct Table {
     out: Ends,
     inward: Ends,
     looks_at_ip: bool,
+    judges_ip: bool,
     looks_at_mac: bool,
 }
 
@@ -113,8 +151,8 @@ impl PartialEq for Table {
 impl Eq for Table {}
 
 impl Table {
-    /// Compiles entries. Of several for the same prefix, end, direction and class a denial holds, otherwise the first listed;
-    /// [`Address::Any`] is the same prefix as `0.0.0.0/0` and `::/0`.
+    /// Compiles entries. Of several for the same prefix, end, direction and class a denial holds, otherwise
+    /// the first listed; [`Address::Any`] is the same prefix as `0.0.0.0/0` and `::/0`.
     pub fn new(entries: &[Entry]) -> Self {
         let ends = |direction| {
             let end = |applies| {
@@ -128,6 +166,7 @@ impl Table {
             out: ends(Direction::Out),
             inward: ends(Direction::In),
             looks_at_ip: entries.iter().any(|entry| !is_mac(entry)),
+            judges_ip: entries.iter().any(|entry| !is_mac(entry) && entry.action != Action::Meter),
             looks_at_mac: entries.iter().any(is_mac),
             entries: entries.to_vec(),
         }
@@ -143,14 +182,9 @@ impl Table {
         &self.entries
     }
 
-    /// Whether any entry is about IP addresses.
-    pub fn looks_at_ip(&self) -> bool {
-        self.looks_at_ip
-    }
-
-    /// Whether any entry is about MAC addresses.
-    pub fn looks_at_mac(&self) -> bool {
-        self.looks_at_mac
+    /// Whether any entry allows or denies IP addresses, so that a packet must not hide its own.
+    pub fn judges_ip(&self) -> bool {
+        self.judges_ip
     }
 
     /// What the entries of a direction say about a frame.
@@ -176,8 +210,8 @@ impl Table {
         answer
     }
 
-    /// The entry by which a port may not use an address as its own, whoever the peer is; what ARP and neighbour discovery claim is
-    /// judged by this.
+    /// The entry by which a port may not use an address as its own, whoever the peer is; what ARP and
+    /// neighbour discovery claim is judged by this.
     pub fn denies_local(&self, direction: Direction, ip: IpAddr) -> Option<&Entry> {
         let index = Leaf::denied_by(self.ends(direction).local.find(ip), Leaf::default())?;
         self.entries.get(index as usize)
@@ -206,11 +240,10 @@ struct End {
     mac: Map<u64>,
 }
 
-/// One entry on its way into a map: first and last address, and what it says.
+/// One entry on its way into a map: the prefix, and what it says.
 struct Line<N> {
     first: N,
-    last: N,
-    rank: u8,
+    length: u8,
     index: u32,
     action: Action,
     tally: Tally,
@@ -223,21 +256,21 @@ impl End {
             let (action, tally) = (entry.action, entry.tally);
             match entry.address {
                 Address::Any => {
-                    ipv4.push(Line { first: 0, last: u32::MAX, rank: 1, index, action, tally });
-                    ipv6.push(Line { first: 0, last: u128::MAX, rank: 1, index, action, tally });
+                    ipv4.push(Line { first: 0, length: 0, index, action, tally });
+                    ipv6.push(Line { first: 0, length: 0, index, action, tally });
                 }
                 Address::Ip(IpNet::V4(net)) => {
-                    let (first, last) = (net.network().into(), net.broadcast().into());
-                    ipv4.push(Line { first, last, rank: net.prefix_len() + 1, index, action, tally });
+                    let (first, length) = (net.network().into(), net.prefix_len());
+                    ipv4.push(Line { first, length, index, action, tally });
                 }
                 Address::Ip(IpNet::V6(net)) => {
-                    let (first, last) = (net.network().into(), net.broadcast().into());
-                    ipv6.push(Line { first, last, rank: net.prefix_len() + 1, index, action, tally });
+                    let (first, length) = (net.network().into(), net.prefix_len());
+                    ipv6.push(Line { first, length, index, action, tally });
                 }
-                Address::AnyMac => mac.push(Line { first: 0, last: u64::MAX, rank: 1, index, action, tally }),
+                Address::AnyMac => mac.push(Line { first: 0, length: 0, index, action, tally }),
+                // The numbers of MAC addresses are 64 bits long, the first 16 of which are 0.
                 Address::Mac(address) => {
-                    let address = address.to_u64();
-                    mac.push(Line { first: address, last: address, rank: 2, index, action, tally });
+                    mac.push(Line { first: address.to_u64(), length: 64, index, action, tally });
                 }
             }
         }
@@ -253,7 +286,8 @@ impl End {
     }
 }
 
-/// What the entries about one end say of an address: the longest of each class. A rank is a prefix length plus one, or 0 for no entry.
+/// What the entries about one end say of an address: the longest of each class. A rank is a prefix length
+/// plus one, or 0 for no entry.
 #[derive(Clone, Copy, Debug, Default)]
 struct Leaf {
     /// The entry that allows or denies.
@@ -281,10 +315,11 @@ impl Leaf {
 
     /// Takes in an entry that is at least as long as those before it.
     fn take<N>(&mut self, line: &Line<N>) {
+        let rank = line.length + 1;
         if line.action == Action::Meter {
-            (self.meter_rank, self.meter) = (line.rank, line.tally);
+            (self.meter_rank, self.meter) = (rank, line.tally);
         } else {
-            (self.rank, self.entry, self.denies) = (line.rank, line.index, line.action == Action::Deny);
+            (self.rank, self.entry, self.denies) = (rank, line.index, line.action == Action::Deny);
         }
     }
 }
@@ -304,12 +339,13 @@ impl<N> Default for Map<N> {
 
 impl<N: Number> Map<N> {
     fn new(mut lines: Vec<Line<N>>) -> Self {
-        // Shorter prefixes first, since a longer one is written over them; of those for one prefix and class only the first is used.
+        // Shorter prefixes first, since a longer one is written over them; of those for one prefix and class
+        // only the first is used.
         lines.sort_unstable_by_key(|line| {
-            (line.rank, line.first, line.action == Action::Meter, line.action == Action::Allow, line.index)
+            (line.length, line.first, line.action == Action::Meter, line.action == Action::Allow, line.index)
         });
-        lines.dedup_by_key(|line| (line.rank, line.first, line.action == Action::Meter));
-        let prefixes: Vec<(N, N)> = lines.iter().map(|line| (line.first, line.last)).collect();
+        lines.dedup_by_key(|line| (line.length, line.first, line.action == Action::Meter));
+        let prefixes: Vec<(N, u8)> = lines.iter().map(|line| (line.first, line.length)).collect();
         let (intervals, spans) = Intervals::new(&prefixes);
         let mut leaves = vec![Leaf::default(); intervals.count()];
         for (line, (first, last)) in lines.iter().zip(spans) {

@@ -1,43 +1,61 @@
 //! Prefixes cut a number line into intervals: the one search structure under port ACLs and extended rules.
 //!
-//! All numbers of one interval lie in the same prefixes, so what is known about them is found by one binary search, however many
-//! prefixes there are and however they are nested. Nothing is hashed: nobody can choose addresses that make a search slow.
-//! Immutable once built, thus usable from any thread.
-
-use std::cmp::Reverse;
+//! All numbers of one interval lie in the same prefixes, so what is known about them is found by one binary
+//! search, however many prefixes there are and however they are nested. Nothing is hashed: nobody can choose
+//! addresses that make a search slow. Immutable once built, thus usable from any thread.
 
 /// An address as a number.
 pub(super) trait Number: Copy + Ord {
     /// The smallest number.
     const ZERO: Self;
 
+    /// What sorts prefixes by where they begin, the shorter first, and remembers which they are: one number
+    /// where that is possible, since such sort best.
+    type Key: Copy + Ord;
+
     /// The next number, unless this is the largest.
     fn next(self) -> Option<Self>;
+
+    /// The largest number with the same leading bits.
+    fn last(self, length: u8) -> Self;
+
+    /// Makes a key.
+    fn key(self, length: u8, index: u32) -> Self::Key;
+
+    /// Takes a key apart.
+    fn parts(key: Self::Key) -> (Self, u8, u32);
 }
 
-impl Number for u32 {
-    const ZERO: Self = 0;
+macro_rules! number {
+    ($number:ty, $key:ty, $make:expr, $split:expr) => {
+        impl Number for $number {
+            const ZERO: Self = 0;
 
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
+            type Key = $key;
+
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+
+            fn last(self, length: u8) -> Self {
+                self | Self::MAX.checked_shr(length.into()).unwrap_or(0)
+            }
+
+            fn key(self, length: u8, index: u32) -> $key {
+                $make(self, u64::from(length) << 32 | u64::from(index))
+            }
+
+            fn parts(key: $key) -> (Self, u8, u32) {
+                let (number, rest): (Self, u64) = $split(key);
+                (number, (rest >> 32) as u8, rest as u32)
+            }
+        }
+    };
 }
 
-impl Number for u64 {
-    const ZERO: Self = 0;
-
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl Number for u128 {
-    const ZERO: Self = 0;
-
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
+number!(u32, u128, |n, rest| u128::from(n) << 64 | u128::from(rest), |key| ((key >> 64) as u32, key as u64));
+number!(u64, u128, |n, rest| u128::from(n) << 64 | u128::from(rest), |key| ((key >> 64) as u64, key as u64));
+number!(u128, (u128, u64), |n, rest| (n, rest), |key| key);
 
 /// The first and the last interval of a prefix.
 pub(super) type Span = (u32, u32);
@@ -56,25 +74,24 @@ impl<N> Default for Intervals<N> {
 }
 
 impl<N: Number> Intervals<N> {
-    /// Cuts the line at both ends of every prefix, given as first and last number, and says which intervals each covers.
-    ///
-    /// Two prefixes are disjoint, or one holds the other: the spans are wrong for ranges that merely overlap.
-    pub(super) fn new(prefixes: &[(N, N)]) -> (Self, Vec<Span>) {
+    /// Cuts the line at both ends of every prefix, given as its first number and how many bits of that count,
+    /// and says which intervals each covers.
+    pub(super) fn new(prefixes: &[(N, u8)]) -> (Self, Vec<Span>) {
         // Outer prefixes come before those inside them, so the open ones form a stack.
-        let mut order: Vec<(N, Reverse<N>, u32)> =
-            (0..).zip(prefixes).map(|(index, &(first, last))| (first, Reverse(last), index)).collect();
+        let mut order: Vec<N::Key> =
+            (0..).zip(prefixes).map(|(index, &(first, length))| first.key(length, index)).collect();
         order.sort_unstable();
         let mut line = Line { starts: Vec::with_capacity(2 * order.len()), spans: vec![(0, 0); order.len()] };
         let mut open: Vec<(N, u32)> = Vec::new();
-        for (first, Reverse(last), index) in order {
-            while let Some((end, inner)) = open.pop_if(|(end, _)| *end < first) {
-                line.close(end, inner);
+        for (first, length, index) in order.into_iter().map(N::parts) {
+            while let Some((last, inner)) = open.pop_if(|(last, _)| *last < first) {
+                line.close(last, inner);
             }
             line.open(first, index);
-            open.push((last, index));
+            open.push((first.last(length), index));
         }
-        while let Some((end, inner)) = open.pop() {
-            line.close(end, inner);
+        while let Some((last, inner)) = open.pop() {
+            line.close(last, inner);
         }
         (Self { starts: line.starts }, line.spans)
     }

@@ -5,6 +5,11 @@
 //! anyway; but an address learned behind a port that shows up on the uplink has moved there, so its entry is removed
 //! and the move is reported. (Moving the entry to the uplink instead would change no verdict and would let the wire fill
 //! the table.) A table or share that is full costs the port its learning, never the frame.
+//!
+//! Of two teamed ports of one machine, the one that sent last with an address gets what is sent to it: the address of its
+//! partner is learned behind a port until the partner itself uses it again.
+//!
+//! Addresses are learned per network; the VLANs of a private VLAN share theirs.
 
 use crate::event::Event;
 use crate::fdb::Learned;
@@ -15,17 +20,27 @@ use crate::verdict::{Frame, Step, Verdict};
 /// Learns the source, or notes that it moved.
 pub(crate) fn learn(frame: &mut Frame<'_>) -> Step {
     let (mac, port) = (frame.src, frame.port);
+    let network = frame.snap.filtering(frame.segment);
     if port.kind == PortKind::Uplink {
-        if let Some(from) = frame.state.fdb.forget(mac, frame.vlan) {
+        if let Some(from) = frame.state.fdb.lookup(mac, network)
+            && (frame.dry || frame.state.fdb.forget(mac, network).is_some())
+        {
             frame.notice(Event::MacMoved { mac, from, to: port.id });
         }
         return Step::Continue(());
     }
-    if !port.learns() || mac == port.mac {
+    if mac == port.mac {
+        if port.policy.teaming && !frame.dry && frame.state.fdb.lookup(mac, network).is_some() {
+            frame.state.fdb.forget(mac, network);
+        }
+        return Step::Continue(());
+    }
+    let partners = port.policy.teaming && frame.snap.owner(mac).is_some();
+    if !(port.learns() || partners) || frame.dry {
         return Step::Continue(());
     }
     frame.revisit = true; // to keep the entry from ageing while frames hit the flow cache
-    match frame.state.fdb.learn(frame.now, port.id, mac, frame.vlan, frame.snap) {
+    match frame.state.fdb.learn(frame.now, port.id, mac, network, frame.snap) {
         Learned::New | Learned::Refreshed | Learned::Held => {}
         Learned::Moved { from } => frame.notice(Event::MacMoved { mac, from, to: port.id }),
         Learned::Full => frame.notice(Event::FdbFull { port: port.id, limit: frame.state.fdb.share() }),

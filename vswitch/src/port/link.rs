@@ -13,7 +13,7 @@ pub(crate) fn sender(frame: &mut Frame<'_>) -> Step {
     }
 }
 
-/// The verdict for a frame that only `port` is to get.
-pub(crate) fn receiver(port: &Port) -> Verdict {
-    if port.policy.link_up { Verdict::Unicast(port.id) } else { Verdict::Drop(DropReason::ReceiverLinkDown) }
+/// Whether the port that is to receive a frame has its link up.
+pub(crate) fn receiver(_: &mut Frame<'_>, to: &Port) -> Result<(), DropReason> {
+    if to.policy.link_up { Ok(()) } else { Err(DropReason::ReceiverLinkDown) }
 }

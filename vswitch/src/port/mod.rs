@@ -1,13 +1,22 @@
 //! A port and its policy, one file per rule.
 
+pub mod access;
 pub mod acl;
+pub mod address_limit;
+pub mod addresses;
+pub mod admission;
+pub mod dhcp_guard;
+pub mod extended;
 mod intervals;
 pub mod learning;
 pub mod link;
+pub mod mirror;
 pub mod mtu;
 pub mod reserved;
+pub mod router_guard;
 pub mod rule;
 pub mod source;
+pub mod storm;
 pub mod vlan;
 
 use std::sync::Arc;
@@ -16,6 +25,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{Mac, PortId};
+
+/// Ports a switch has at most; their numbers are 1 to this.
+pub const MAX_PORTS: usize = 1024;
 
 /// What is behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +124,18 @@ pub struct Port {
     pub vm: Option<u64>,
     /// Its policy.
     pub policy: Policy,
+}
+
+impl Policy {
+    /// Whether it looks beyond addresses and VLAN of what the port sends, or counts it.
+    pub fn looks(&self) -> bool {
+        self.dhcp_guard
+            || self.router_guard
+            || self.addresses.is_some()
+            || self.address_limit != 0
+            || !self.acl.is_empty()
+            || !self.rules.is_empty()
+    }
 }
 
 impl Port {

@@ -3,6 +3,8 @@
 //! - A group address or zero is never a source.
 //! - An address configured for another port is pinned there: no other port, and not the uplink either, may use it. From
 //!   the uplink it is a spoofed frame or one of our own that a loop brought back.
+//!   One exception: two ports of one virtual machine with guest teaming on may use each other's, because the machine's team moves
+//!   the address of a card that fails to one that works.
 //! - Otherwise the uplink may send with any address, a port with MAC spoofing too, every other port only with its own.
 
 use crate::event::Event;
@@ -23,6 +25,9 @@ pub(crate) fn valid(frame: &mut Frame<'_>) -> Step {
 pub(crate) fn allowed(frame: &mut Frame<'_>) -> Step {
     let (mac, port) = (frame.src, frame.port);
     if mac == port.mac {
+        return Step::Continue(());
+    }
+    if frame.snap.owner(mac).is_some_and(|owner| frame.snap.teamed(port.id, owner)) {
         return Step::Continue(());
     }
     if !(port.policy.mac_spoofing || port.kind == PortKind::Uplink) {

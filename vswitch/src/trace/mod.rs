@@ -67,7 +67,7 @@ drop_reasons! {
     VsidMismatch = "vsid-mismatch",
         "The port that has the destination address is in another virtual subnet.";
     MalformedPacket = "malformed-packet",
-        "A header that policy has to look at is cut off, contradicts itself, or is not within the first 192 bytes.";
+        "A header that policy has to look at is cut off, contradicts itself, is not within the first 192 bytes, or is behind a third VLAN tag or LLC/SNAP.";
     BadFragment = "bad-fragment",
         "The fragment is one that no sender makes in good faith: its first part is too short for the next header, or it overlaps one.";
     DhcpGuard = "dhcp-guard",

@@ -278,16 +278,16 @@ fn s6_3_what_a_local_white_list_says_of_an_address_alone() {
 }
 
 #[test]
-fn s7_what_the_table_looks_at() {
+fn s7_only_allowing_and_denying_judges_packets() {
     let of = |entries: &[(Applies, &str, Action)]| {
         let table = table(entries);
-        (table.is_empty(), table.looks_at_ip(), table.looks_at_mac())
+        (table.is_empty(), table.judges_ip())
     };
-    assert_eq!(of(&[]), (true, false, false));
-    assert_eq!(of(&[(Remote, "any", Meter)]), (false, true, false));
-    assert_eq!(of(&[(Local, "::/0", Allow)]), (false, true, false));
-    assert_eq!(of(&[(Local, "any-mac", Meter)]), (false, false, true));
-    assert_eq!(of(&[(Local, ME, Deny), (Local, "02:00:00:00:00:01", Deny)]), (false, true, true));
+    assert_eq!(of(&[]), (true, false));
+    assert_eq!(of(&[(Remote, "any", Meter)]), (false, false));
+    assert_eq!(of(&[(Local, "::/0", Allow)]), (false, true));
+    assert_eq!(of(&[(Local, "any-mac", Deny)]), (false, false));
+    assert_eq!(of(&[(Local, ME, Deny), (Local, "02:00:00:00:00:01", Deny)]), (false, true));
 }
 
 #[test]
@@ -483,14 +483,15 @@ fn figures_of_port_acls() {
                 Packet { local_mac: macs[0], remote_mac: macs[1], ip: Some(ip) }
             })
             .collect();
-        let rounds = 200;
-        let start = Instant::now();
-        for _ in 0..rounds {
+        // Short runs, the best of which nothing else disturbed.
+        let mut each = u128::MAX;
+        for _ in 0..100 {
+            let start = Instant::now();
             for packet in &packets {
                 black_box(table.look(Out, black_box(packet)));
             }
+            each = each.min(start.elapsed().as_nanos() / packets.len() as u128);
         }
-        let each = start.elapsed().as_nanos() as usize / (rounds * packets.len());
         println!("port ACL of {many}: {each} ns a look-up, built in {built:?}");
     }
 }

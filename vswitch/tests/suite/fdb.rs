@@ -2,7 +2,7 @@
 
 use vswitch::fdb::{CHANGES_PER_SECOND, Counters, Entry, EntryKind, Fdb, IDLE, Learned};
 use vswitch::snapshot::{Snapshot, SwitchConfig};
-use vswitch::{Mac, PortId};
+use vswitch::{Mac, PortId, Segment};
 
 use crate::support::{Random, SECOND, bridging, guest, mac_of, stranger};
 
@@ -23,13 +23,17 @@ fn held_by(fdb: &Fdb, port: u16) -> usize {
 fn s3_4_new_refreshed_moved_pinned() {
     let (snap, fdb) = (snapshot(), Fdb::new(1024, 1));
     let (mac, one, two) = (stranger(1), PortId(1), PortId(2));
-    assert_eq!(fdb.learn(0, one, mac, 0, &snap), Learned::New);
-    assert_eq!(fdb.learn(0, one, mac, 0, &snap), Learned::Refreshed);
-    assert_eq!(fdb.learn(0, two, mac, 0, &snap), Learned::Moved { from: one });
-    assert_eq!(fdb.lookup(mac, 0), Some(two));
-    assert_eq!(fdb.learn(0, one, mac_of(21), 0, &snap), Learned::Pinned { owner: PortId(21) });
-    assert_eq!(fdb.lookup(mac_of(21), 0), None);
-    assert_eq!(fdb.learn(0, one, mac_of(1), 0, &snap), Learned::Refreshed, "its own needs no learning");
+    assert_eq!(fdb.learn(0, one, mac, Segment(0), &snap), Learned::New);
+    assert_eq!(fdb.learn(0, one, mac, Segment(0), &snap), Learned::Refreshed);
+    assert_eq!(fdb.learn(0, two, mac, Segment(0), &snap), Learned::Moved { from: one });
+    assert_eq!(fdb.lookup(mac, Segment(0)), Some(two));
+    assert_eq!(fdb.learn(0, one, mac_of(21), Segment(0), &snap), Learned::Pinned { owner: PortId(21) });
+    assert_eq!(fdb.lookup(mac_of(21), Segment(0)), None);
+    assert_eq!(
+        fdb.learn(0, one, mac_of(1), Segment(0), &snap),
+        Learned::Refreshed,
+        "its own needs no learning"
+    );
     assert_eq!(fdb.counters(), Counters { learned: 1, moved: 1, ..Counters::default() });
     assert_eq!(fdb.len(), 1);
 }
@@ -37,13 +41,13 @@ fn s3_4_new_refreshed_moved_pinned() {
 #[test]
 fn s3_4_entries_are_per_vlan() {
     let (snap, fdb) = (snapshot(), Fdb::new(1024, 1));
-    fdb.learn(0, PortId(1), stranger(1), 10, &snap);
-    fdb.learn(2_500_000, PortId(2), stranger(1), 4095, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(10), &snap);
+    fdb.learn(2_500_000, PortId(2), stranger(1), Segment(4095), &snap);
     let mut entries = fdb.entries(3_500_000);
-    entries.sort_by_key(|e| e.vlan);
-    let entry = |vlan, port, age_ms| Entry {
+    entries.sort_by_key(|e| e.network);
+    let entry = |network, port, age_ms| Entry {
         mac: stranger(1),
-        vlan,
+        network: Segment(network),
         port: PortId(port),
         kind: EntryKind::Learned,
         age_ms,
@@ -54,12 +58,15 @@ fn s3_4_entries_are_per_vlan() {
 #[test]
 fn s3_4_an_entry_goes_after_five_idle_minutes() {
     let (snap, fdb) = (snapshot(), Fdb::new(1024, 1));
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
-    fdb.learn(0, PortId(1), stranger(2), 0, &snap);
-    fdb.learn(SECOND, PortId(1), stranger(2), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
+    fdb.learn(0, PortId(1), stranger(2), Segment(0), &snap);
+    fdb.learn(SECOND, PortId(1), stranger(2), Segment(0), &snap);
     assert_eq!(fdb.age(IDLE - 1), 0);
     assert_eq!(fdb.age(IDLE), 1);
-    assert_eq!((fdb.lookup(stranger(1), 0), fdb.lookup(stranger(2), 0)), (None, Some(PortId(1))));
+    assert_eq!(
+        (fdb.lookup(stranger(1), Segment(0)), fdb.lookup(stranger(2), Segment(0))),
+        (None, Some(PortId(1)))
+    );
     assert_eq!(fdb.age(IDLE + SECOND), 1);
     assert_eq!(fdb.counters().purged, 2);
 }
@@ -67,8 +74,8 @@ fn s3_4_an_entry_goes_after_five_idle_minutes() {
 #[test]
 fn time_that_runs_backwards_between_workers_ages_nothing() {
     let (snap, fdb) = (snapshot(), Fdb::new(1024, 1));
-    fdb.learn(IDLE * 2, PortId(1), stranger(1), 0, &snap);
-    assert_eq!(fdb.learn(0, PortId(1), stranger(1), 0, &snap), Learned::Refreshed);
+    fdb.learn(IDLE * 2, PortId(1), stranger(1), Segment(0), &snap);
+    assert_eq!(fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap), Learned::Refreshed);
     assert_eq!(fdb.age(0), 0);
     assert_eq!(fdb.age(IDLE * 3 - 1), 0, "the older sighting took nothing back");
 }
@@ -81,27 +88,27 @@ fn the_generation_grows_with_every_change_and_only_then() {
         let before = std::mem::replace(&mut last, fdb.generation());
         fdb.generation() > before
     };
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
     assert!(grown(), "new");
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
-    fdb.learn(0, PortId(1), mac_of(21), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
+    fdb.learn(0, PortId(1), mac_of(21), Segment(0), &snap);
     fdb.age(1);
     fdb.remove_port(PortId(7));
-    assert_eq!((fdb.reconcile(&snap), fdb.forget(stranger(9), 0)), (0, None));
+    assert_eq!((fdb.reconcile(&snap), fdb.forget(stranger(9), Segment(0))), (0, None));
     assert!(!grown(), "nothing changed");
-    fdb.learn(0, PortId(2), stranger(1), 0, &snap);
+    fdb.learn(0, PortId(2), stranger(1), Segment(0), &snap);
     assert!(grown(), "moved");
-    fdb.forget(stranger(1), 0);
+    fdb.forget(stranger(1), Segment(0));
     assert!(grown(), "forgotten");
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
     assert!(grown());
     fdb.age(IDLE);
     assert!(grown(), "aged");
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
     assert!(grown());
     fdb.remove_port(PortId(1));
     assert!(grown(), "port removed");
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
     assert!(grown());
     fdb.set_limit(0);
     assert!(grown(), "limit lowered");
@@ -113,13 +120,13 @@ fn h29_one_port_gets_no_more_than_its_share() {
     assert_eq!(fdb.share(), 1024);
     for n in 0..5000 {
         let expected = if n < 1024 { Learned::New } else { Learned::Full };
-        assert_eq!(fdb.learn(0, PortId(1), address(1, n), 0, &snap), expected);
+        assert_eq!(fdb.learn(0, PortId(1), address(1, n), Segment(0), &snap), expected);
     }
     let generation = fdb.generation();
-    fdb.learn(0, PortId(1), address(1, 6000), 0, &snap);
+    fdb.learn(0, PortId(1), address(1, 6000), Segment(0), &snap);
     assert_eq!(fdb.generation(), generation, "a flood of addresses leaves others' cached verdicts alone");
     assert_eq!(fdb.counters().full, 5000 - 1024 + 1);
-    assert_eq!(fdb.learn(0, PortId(2), address(2, 0), 0, &snap), Learned::New);
+    assert_eq!(fdb.learn(0, PortId(2), address(2, 0), Segment(0), &snap), Learned::New);
 }
 
 #[test]
@@ -128,19 +135,23 @@ fn h29_when_the_table_is_full_the_largest_holder_makes_room() {
     assert_eq!(fdb.share(), 64);
     for port in 1..=8 {
         for n in 0..64 {
-            assert_eq!(fdb.learn(n as u64, PortId(port), address(port, n), 0, &snap), Learned::New);
+            assert_eq!(fdb.learn(n as u64, PortId(port), address(port, n), Segment(0), &snap), Learned::New);
         }
     }
     for port in 9..=16 {
         for n in 0..64 {
-            fdb.learn(1000, PortId(port), address(port, n), 0, &snap);
+            fdb.learn(1000, PortId(port), address(port, n), Segment(0), &snap);
         }
     }
     assert_eq!(fdb.len(), 512);
     for port in 1..=16 {
         assert_eq!(held_by(&fdb, port), 32, "port {port}");
     }
-    assert_eq!(fdb.learn(2000, PortId(16), stranger(1), 0, &snap), Learned::Full, "nobody has more than it");
+    assert_eq!(
+        fdb.learn(2000, PortId(16), stranger(1), Segment(0), &snap),
+        Learned::Full,
+        "nobody has more than it"
+    );
 }
 
 #[test]
@@ -149,7 +160,7 @@ fn h29_two_ports_that_fight_over_an_address_are_held() {
     let fight = |from: u64, rounds: u64, step: u64| {
         let before = fdb.generation();
         for i in 0..rounds {
-            fdb.learn(from + i * step, PortId(1 + (i % 2) as u16), stranger(1), 0, &snap);
+            fdb.learn(from + i * step, PortId(1 + (i % 2) as u16), stranger(1), Segment(0), &snap);
         }
         fdb.generation() - before
     };
@@ -165,41 +176,41 @@ fn h29_two_ports_that_fight_over_an_address_are_held() {
 fn removing_a_port_removes_what_it_learned() {
     let (snap, fdb) = (snapshot(), Fdb::new(512, 1));
     for n in 0..10 {
-        fdb.learn(0, PortId(1), address(1, n), 0, &snap);
-        fdb.learn(0, PortId(2), address(2, n), 0, &snap);
+        fdb.learn(0, PortId(1), address(1, n), Segment(0), &snap);
+        fdb.learn(0, PortId(2), address(2, n), Segment(0), &snap);
     }
     assert_eq!(fdb.remove_port(PortId(1)), 10);
     assert_eq!(fdb.remove_port(PortId(1)), 0);
     assert_eq!((held_by(&fdb, 1), held_by(&fdb, 2)), (0, 10));
-    assert_eq!(fdb.learn(0, PortId(1), address(1, 0), 0, &snap), Learned::New);
+    assert_eq!(fdb.learn(0, PortId(1), address(1, 0), Segment(0), &snap), Learned::New);
 }
 
 #[test]
 fn policy_that_forbids_learning_purges_what_was_learned() {
     let (snap, fdb) = (snapshot(), Fdb::new(512, 1));
-    fdb.learn(0, PortId(1), stranger(1), 0, &snap);
-    fdb.learn(0, PortId(2), stranger(2), 0, &snap);
-    fdb.learn(0, PortId(3), mac_of(40), 0, &snap);
-    fdb.learn(0, PortId(4), stranger(4), 0, &snap);
+    fdb.learn(0, PortId(1), stranger(1), Segment(0), &snap);
+    fdb.learn(0, PortId(2), stranger(2), Segment(0), &snap);
+    fdb.learn(0, PortId(3), mac_of(40), Segment(0), &snap);
+    fdb.learn(0, PortId(4), stranger(4), Segment(0), &snap);
     let later = vec![guest(1), bridging(3), bridging(4), guest(40)];
     assert_eq!(fdb.reconcile(&Snapshot::new(2, SwitchConfig::default(), later)), 3);
-    assert_eq!(fdb.lookup(stranger(4), 0), Some(PortId(4)));
+    assert_eq!(fdb.lookup(stranger(4), Segment(0)), Some(PortId(4)));
 }
 
 #[test]
 fn a_lower_limit_takes_from_the_largest_holders() {
     let (snap, fdb) = (snapshot(), Fdb::new(8192, 1));
     for n in 0..100 {
-        fdb.learn(0, PortId(1), address(1, n), 0, &snap);
+        fdb.learn(0, PortId(1), address(1, n), Segment(0), &snap);
     }
     for n in 0..10 {
-        fdb.learn(0, PortId(2), address(2, n), 0, &snap);
+        fdb.learn(0, PortId(2), address(2, n), Segment(0), &snap);
     }
     fdb.set_limit(40);
     assert_eq!((fdb.limit(), fdb.share(), fdb.len()), (40, 40, 40));
     assert_eq!((held_by(&fdb, 1), held_by(&fdb, 2)), (30, 10));
     fdb.set_limit(0);
-    assert_eq!(fdb.learn(0, PortId(3), stranger(1), 0, &snap), Learned::Full);
+    assert_eq!(fdb.learn(0, PortId(3), stranger(1), Segment(0), &snap), Learned::Full);
     assert!(fdb.is_empty());
 }
 
@@ -229,16 +240,16 @@ fn the_table_agrees_with_a_plain_list_and_stays_bounded() {
             }
             2 if random.once_in(5) => {
                 let forgotten = known.map(|i| PortId(model.swap_remove(i).2));
-                assert_eq!(fdb.forget(mac, vlan), forgotten);
+                assert_eq!(fdb.forget(mac, Segment(vlan.into())), forgotten);
             }
-            3..10 => assert_eq!(fdb.lookup(mac, vlan), known.map(|i| PortId(model[i].2))),
-            _ => match (fdb.learn(now, PortId(port), mac, vlan, &snap), known) {
+            3..10 => assert_eq!(fdb.lookup(mac, Segment(vlan.into())), known.map(|i| PortId(model[i].2))),
+            _ => match (fdb.learn(now, PortId(port), mac, Segment(vlan.into()), &snap), known) {
                 (Learned::New, None) => {
                     model.push((mac, vlan, port, now));
                     if model.len() > 100 {
                         // One of the others had to go; the table says which.
                         let there = fdb.entries(now);
-                        model.retain(|e| there.iter().any(|t| (t.mac, t.vlan) == (e.0, e.1)));
+                        model.retain(|e| there.iter().any(|t| (t.mac, t.network.0) == (e.0, e.1.into())));
                         assert_eq!(model.len(), 100);
                     }
                 }
@@ -274,9 +285,9 @@ fn workers_that_use_the_table_at_once_leave_it_bounded_and_whole() {
                     match random.below(40) {
                         0 => _ = fdb.age(i * SECOND),
                         1 => _ = fdb.remove_port(port),
-                        2 => _ = fdb.forget(mac, 0),
+                        2 => _ = fdb.forget(mac, Segment(0)),
                         3 => fdb.set_limit(64 + random.below(64) as u32),
-                        _ => _ = fdb.learn(i * SECOND, port, mac, 0, snap),
+                        _ => _ = fdb.learn(i * SECOND, port, mac, Segment(0), snap),
                     }
                 }
             });

@@ -1,12 +1,13 @@
 //! The flow cache never changes a verdict, reports events at a bounded rate, and keeps learned addresses alive.
 
 use vswitch::event::Event;
-use vswitch::fdb::{Fdb, IDLE};
-use vswitch::flow::{FlowCache, Forwarder, Key};
+use vswitch::fdb::IDLE;
+use vswitch::flow::{FlowCache, Forwarder, Key, Plan};
 use vswitch::frame::ethernet;
 use vswitch::pipeline::{self, Verdict};
 use vswitch::port::{Port, PortKind};
 use vswitch::snapshot::{Snapshot, SwitchConfig, SwitchKind};
+use vswitch::state::State;
 use vswitch::trace::DropReason;
 use vswitch::{Mac, PortId};
 
@@ -14,9 +15,9 @@ use crate::support::{Random, SECOND, Switch, bridging, dropped, frame, guest, ma
 
 fn judge(forwarder: &mut Forwarder, switch: &Switch, from: u16, dst: Mac, src: Mac) -> Verdict {
     let frame = frame(dst, src, None);
-    let (snap, fdb, now) = (&switch.snap, &switch.state, switch.now);
-    forwarder.begin(snap, fdb, now);
-    forwarder.judge(snap, fdb, now, PortId(from), &frame, frame.len() as u32)
+    let (snap, state, now) = (&switch.snap, &switch.state, switch.now);
+    forwarder.begin(snap, state, now, PortId(from));
+    forwarder.judge(snap, state, now, PortId(from), &frame, frame.len() as u32, &mut Plan::default())
 }
 
 fn switch() -> Switch {
@@ -52,11 +53,12 @@ fn a_new_policy_voids_what_was_remembered() {
 #[test]
 fn what_was_learned_within_a_burst_counts_in_that_burst() {
     let (mut forwarder, switch) = (Forwarder::new(1, 1024), switch());
-    let (snap, fdb, now) = (&switch.snap, &switch.state, switch.now);
+    let (snap, state, now) = (&switch.snap, &switch.state, switch.now);
     let there = frame(stranger(1), mac_of(1), None);
     let back = frame(mac_of(1), stranger(1), None);
-    forwarder.begin(snap, fdb, now);
-    let mut judge = |from, f: &[u8]| forwarder.judge(snap, fdb, now, PortId(from), f, 64);
+    forwarder.begin(snap, state, now, PortId(1));
+    let mut judge =
+        |from, f: &[u8]| forwarder.judge(snap, state, now, PortId(from), f, 64, &mut Plan::default());
     assert_eq!(judge(1, &there), to(9));
     assert_eq!(judge(5, &back), to(1));
     assert_eq!(judge(1, &there), to(5));
@@ -230,7 +232,7 @@ fn a_cached_verdict_is_the_pipelines_verdict() {
         // goes when the table is full depends on when each was last seen, which the cache knows less well.
         let crowded = round % 4 == 0;
         let limit = if crowded { 5 } else { 64 };
-        let (cached_fdb, plain_fdb) = (Fdb::new(limit, round), Fdb::new(limit, round + 1000));
+        let (cached_state, plain_state) = (State::new(limit, round), State::new(limit, round + 1000));
         let mut forwarder = Forwarder::new(round, 16); // small, so that flows displace one another
         let mut flows: Vec<_> = (0..20).map(|_| random_frame(&mut random)).collect();
         let mut epoch = 1;
@@ -247,27 +249,28 @@ fn a_cached_verdict_is_the_pipelines_verdict() {
                 let config = SwitchConfig { kind, ..SwitchConfig::default() };
                 snap = Snapshot::new(epoch, config, random_ports(&mut random, crowded));
                 if random.once_in(2) {
-                    assert_eq!(cached_fdb.reconcile(&snap), plain_fdb.reconcile(&snap));
+                    assert_eq!(cached_state.fdb.reconcile(&snap), plain_state.fdb.reconcile(&snap));
                 }
             }
             if random.once_in(100) {
                 now += IDLE * 2;
-                assert_eq!(cached_fdb.age(now), plain_fdb.age(now));
+                assert_eq!(cached_state.fdb.age(now), plain_state.fdb.age(now));
             }
             if random.once_in(200) {
                 let gone = PortId(1 + random.below(6) as u16);
-                assert_eq!(cached_fdb.remove_port(gone), plain_fdb.remove_port(gone));
+                assert_eq!(cached_state.fdb.remove_port(gone), plain_state.fdb.remove_port(gone));
             }
             now += random.next() % 1000;
-            forwarder.begin(&snap, &cached_fdb, now);
             for _ in 0..=random.below(3) {
                 if random.once_in(20) {
                     let place = random.below(flows.len());
                     flows[place] = random_frame(&mut random);
                 }
                 let (from, head, len) = flows[random.below(flows.len())].clone();
-                let cached = forwarder.judge(&snap, &cached_fdb, now, from, &head, len);
-                let plain = pipeline::run(&snap, &plain_fdb, now, from, &head, len);
+                forwarder.begin(&snap, &cached_state, now, from);
+                let mut plan = Plan::default();
+                let cached = forwarder.judge(&snap, &cached_state, now, from, &head, len, &mut plan);
+                let plain = pipeline::run(&snap, &plain_state, now, from, &head, len);
                 assert_eq!(cached, plain, "port {from}, {head:02x?}, {len} bytes, {snap:?}");
                 cases += 1;
             }

@@ -3,13 +3,16 @@
 
 use vswitch::event::Event;
 use vswitch::frame::offload::{IpVersion, Offload};
-use vswitch::pipeline::{self, STEPS, Verdict};
+use vswitch::pipeline::{self, STEPS, TOWARDS, Verdict};
 use vswitch::port::{PortKind, mtu};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
+use vswitch::state::State;
 use vswitch::trace::DropReason;
-use vswitch::{Mac, PortId};
+use vswitch::{Mac, PortId, Segment};
 
-use crate::support::{Switch, bridging, dropped, frame, guest, mac_of, port, stranger, to, unplugged};
+use crate::support::{
+    Switch, bridging, dropped, frame, guest, in_vlan, mac_of, port, stranger, to, unplugged,
+};
 
 const MULTICAST: Mac = Mac([0x01, 0x00, 0x5e, 0, 0, 1]);
 
@@ -28,13 +31,20 @@ fn external_with(more: Vec<vswitch::port::Port>) -> Switch {
 /// The event, if any, that a frame causes.
 fn event(switch: &Switch, from: u16, dst: Mac, src: Mac) -> Option<Event> {
     let frame = frame(dst, src, None);
-    pipeline::decide(&switch.snap, &switch.state.fdb, switch.now, PortId(from), &frame, frame.len() as u32).event
+    pipeline::decide(&switch.snap, &switch.state, switch.now, PortId(from), &frame, frame.len() as u32).event
 }
 
 #[test]
 fn s0_the_steps_come_in_this_order() {
-    let names: Vec<_> = STEPS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["sender-link", "valid-source", "allowed-source", "reserved-destination", "learning"]);
+    let names = STEPS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+    let policy =
+        "network acl-out rules-out dhcp-guard router-guard owned-addresses address-limit storm-limit";
+    assert_eq!(
+        names,
+        format!("sender-link valid-source allowed-source reserved-destination {policy} learning")
+    );
+    let names = TOWARDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+    assert_eq!(names, "receiver-link member acl-in rules-in");
 }
 
 #[test]
@@ -52,14 +62,14 @@ fn s0_the_first_step_that_objects_gives_the_reason() {
 #[test]
 fn s0_a_frame_ends_after_its_header_and_its_tag() {
     let switch = external();
-    let judge = |head: &[u8], len: u32| pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(1), head, len);
+    let judge = |head: &[u8], len: u32| pipeline::run(&switch.snap, &switch.state, 0, PortId(1), head, len);
     let plain = frame(mac_of(2), mac_of(1), None);
     assert_eq!(judge(&plain[..13], 13), dropped(DropReason::FrameTooShort));
     assert_eq!(judge(&[], 0), dropped(DropReason::FrameTooShort));
     assert_eq!(judge(&plain[..14], 14), to(2));
     let tagged = frame(mac_of(2), mac_of(1), Some(5));
     assert_eq!(judge(&tagged[..15], 15), dropped(DropReason::FrameTooShort));
-    assert_eq!(judge(&tagged[..16], 16), to(2));
+    assert_eq!(judge(&tagged[..16], 16), dropped(DropReason::VlanNotAllowed));
     assert_eq!(judge(&plain, 65_557), to(2));
     assert_eq!(judge(&plain, 65_558), dropped(DropReason::FrameTooLong));
 }
@@ -106,14 +116,14 @@ fn s1_a_second_uplink_takes_no_part() {
 fn s2_a_port_whose_link_is_down_neither_sends_nor_receives() {
     let switch = external_with(vec![unplugged(guest(4))]);
     assert_eq!(switch.own(4, mac_of(1)), dropped(DropReason::LinkDown));
-    assert_eq!(switch.own(1, mac_of(4)), dropped(DropReason::ReceiverLinkDown));
+    assert_eq!(switch.own(1, mac_of(4)), Verdict::Refuse(DropReason::ReceiverLinkDown, PortId(4)));
     assert_eq!(switch.flooded(FloodSet::Members, 1), [2, 9]);
 }
 
 #[test]
 fn s2_an_unplugged_uplink_is_no_way_out() {
     let switch = Switch::new(SwitchKind::External, vec![guest(1), unplugged(port(9, PortKind::Uplink))]);
-    assert_eq!(switch.own(1, stranger(1)), dropped(DropReason::ReceiverLinkDown));
+    assert_eq!(switch.own(1, stranger(1)), Verdict::Refuse(DropReason::ReceiverLinkDown, PortId(9)));
     assert_eq!(switch.flooded(FloodSet::Members, 1), [0_u16; 0]);
 }
 
@@ -270,19 +280,21 @@ fn s3_4_only_sources_that_may_vary_are_learned() {
     switch.send(9, mac_of(2), stranger(1));
     assert!(switch.state.fdb.is_empty());
     switch.send(5, mac_of(2), stranger(1));
-    assert_eq!(switch.state.fdb.lookup(stranger(1), 0), Some(PortId(5)));
+    assert_eq!(switch.state.fdb.lookup(stranger(1), Segment(0)), Some(PortId(5)));
 }
 
 #[test]
 fn s3_4_learning_is_per_address_and_vlan() {
-    let switch = external_with(vec![bridging(5), bridging(6)]);
+    let trunk = |port| in_vlan(port, "trunk:10,20,30");
+    let ports = vec![trunk(bridging(5)), trunk(bridging(6)), trunk(guest(1)), port(9, PortKind::Uplink)];
+    let switch = Switch::new(SwitchKind::External, ports);
     for (from, vlan) in [(5, 10), (6, 20)] {
         let f = frame(mac_of(1), stranger(1), Some(vlan));
-        assert_eq!(pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(from), &f, 64), to(1));
+        assert_eq!(pipeline::run(&switch.snap, &switch.state, 0, PortId(from), &f, 64), to(1));
     }
     for (receiver, vlan) in [(5, 10), (6, 20), (9, 30)] {
         let f = frame(stranger(1), mac_of(1), Some(vlan));
-        assert_eq!(pipeline::run(&switch.snap, &switch.state.fdb, 0, PortId(1), &f, 64), to(receiver));
+        assert_eq!(pipeline::run(&switch.snap, &switch.state, 0, PortId(1), &f, 64), to(receiver));
     }
 }
 
@@ -331,7 +343,7 @@ fn s3_4_configuring_a_learned_address_pins_it() {
     let after = Switch { snap: Switch::new(SwitchKind::External, ports).snap, ..before };
     assert_eq!(after.own(1, mac_of(7)), to(7));
     assert_eq!(after.send(5, mac_of(1), mac_of(7)), dropped(DropReason::MacPinned));
-    assert_eq!(after.fdb.reconcile(&after.snap), 1);
+    assert_eq!(after.state.fdb.reconcile(&after.snap), 1);
 }
 
 #[test]
@@ -343,14 +355,14 @@ fn s3_4_what_a_port_learned_does_not_outlive_its_right_to_learn() {
     {
         let snap = Switch::new(SwitchKind::External, ports).snap;
         let f = frame(stranger(1), mac_of(1), None);
-        assert_eq!(pipeline::run(&snap, &before.fdb, 0, PortId(1), &f, 64), to(9));
+        assert_eq!(pipeline::run(&snap, &before.state, 0, PortId(1), &f, 64), to(9));
     }
 }
 
 #[test]
 fn s3_4_a_full_table_costs_learning_not_frames() {
     let ports = vec![guest(1), bridging(5), port(9, PortKind::Uplink)];
-    let switch = Switch { fdb: vswitch::fdb::Fdb::new(64, 1), ..Switch::new(SwitchKind::External, ports) };
+    let switch = Switch { state: State::new(64, 1), ..Switch::new(SwitchKind::External, ports) };
     for n in 0..64 {
         assert_eq!(event(&switch, 5, mac_of(1), stranger(n)), None);
     }

@@ -1,10 +1,10 @@
 //! What the tests share: a repeatable random source, a small switch, frames, and a checksum written the slow way.
 
-use vswitch::state::State;
 use vswitch::frame::ethernet::ethertype;
 use vswitch::pipeline::{self, Verdict};
 use vswitch::port::{Policy, Port, PortKind};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
+use vswitch::state::State;
 use vswitch::trace::DropReason;
 use vswitch::{Mac, PortId};
 
@@ -59,6 +59,12 @@ pub(crate) fn guest(n: u16) -> Port {
 pub(crate) fn bridging(n: u16) -> Port {
     let mut port = guest(n);
     port.policy.mac_spoofing = true;
+    port
+}
+
+/// The same port with this VLAN mode.
+pub(crate) fn in_vlan(mut port: Port, mode: &str) -> Port {
+    port.policy.vlan = mode.parse().expect("a VLAN mode");
     port
 }
 

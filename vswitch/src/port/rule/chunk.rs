@@ -1,10 +1,12 @@
-//! A piece of a rule table: rules in their order, and what it takes to find the first that matches without looking at each.
+//! A piece of a rule table: rules in their order, and what it takes to find the first that matches without
+//! looking at each.
 //!
-//! Every field of a rule is a range of small numbers here. Ports are that already; addresses become the number of the interval
-//! they lie in ([`Intervals`]), of either family; networks become their place in a list; and [`Kind`] folds protocol, and what a
-//! rule with ports says about packets without, into one more. So a packet is looked up once per field, and what remains is the
-//! same comparison for all rules, without a branch, on arrays that the compiler turns into vector instructions. The cost of a
-//! look-up depends on the number of rules alone, not on what they are about: no choice of rules or packets makes it slow.
+//! Every field of a rule is a range of small numbers here. Ports are that already; addresses become the
+//! number of the interval they lie in ([`Intervals`]), of either family; networks become their place in a
+//! list; and [`Kind`] folds protocol, and what a rule with ports says about packets without, into one more.
+//! So a packet is looked up once per field, and what remains is the same comparison for all rules, without a
+//! branch, on arrays that the compiler turns into vector instructions. What a look-up costs at most depends
+//! on the number of rules alone: no choice of rules or packets makes it slower.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -101,8 +103,8 @@ impl Chunk {
             if let Some(segment) = segment {
                 block.segment.compare(segment, &mut misses);
             }
-            if let Some(lane) = misses.iter().position(|&miss| miss == 0) {
-                return rules.get(lane);
+            if any_zero(&misses) {
+                return misses.iter().position(|&miss| miss == 0).and_then(|lane| rules.get(lane));
             }
         }
         None
@@ -170,8 +172,8 @@ struct Block {
     segment: Lanes,
 }
 
-/// Protocol and visibility of ports as one number, in such an order that whatever a rule may ask for is a range:
-/// TCP with hidden ports, TCP, UDP, UDP with hidden ports, then every other protocol.
+/// Protocol and visibility of ports as one number, in such an order that whatever a rule may ask for is a
+/// range: TCP with hidden ports, TCP, UDP, UDP with hidden ports, then every other protocol.
 struct Kind;
 
 impl Kind {
@@ -239,8 +241,8 @@ impl Addresses {
         let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
         for prefix in prefixes.iter().flatten() {
             match prefix {
-                IpNet::V4(net) => ipv4.push((net.network().into(), net.broadcast().into())),
-                IpNet::V6(net) => ipv6.push((net.network().into(), net.broadcast().into())),
+                IpNet::V4(net) => ipv4.push((net.network().into(), net.prefix_len())),
+                IpNet::V6(net) => ipv6.push((net.network().into(), net.prefix_len())),
             }
         }
         let ((ipv4, spans4), (ipv6, spans6)) = (Intervals::new(&ipv4), Intervals::new(&ipv6));

@@ -1,20 +1,22 @@
 //! Extended rules: who may talk to whom, by address, port, protocol and network, in an order of their own.
 //!
-//! The heaviest rule that matches a packet decides, and a packet that none matches passes. A field that a rule leaves out matches
-//! everything, with care where ports are concerned:
+//! The heaviest rule that matches a packet decides, and a packet that none matches passes. A field that a
+//! rule leaves out matches everything, with care where ports are concerned:
 //!
 //! * Only TCP and UDP have ports; no other packet ever matches a rule that names some.
-//! * Ports that cannot be seen (later fragments) match a rule that denies, whatever it names, and no rule that allows. So nothing
-//!   reaches a guest because half of it was hidden.
+//! * Ports that cannot be seen (later fragments) match a rule that denies, whatever ports it names, and no
+//!   rule that allows. So nothing reaches a guest because half of it was hidden.
 //! * A range without a port in it makes a rule that never matches.
 //!
 //! An IPv4 address written as an IPv6 one (`::ffff:a.b.c.d`) is an IPv6 address.
 //!
-//! A [`Table`] is immutable and may be used from any thread. It is made of pieces of at most [`Chunk::MAX`] rules that tables share:
-//! a table that differs by one rule costs one piece, however many rules there are ([`Table::replaced`], [`Table::without`]).
+//! A [`Table`] is immutable and may be used from any thread. It is made of pieces of at most 1,024 rules that
+//! tables share: a table that differs by one rule costs one piece, however many rules there are
+//! ([`Table::replaced`], [`Table::without`]).
 
 mod chunk;
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -100,8 +102,10 @@ impl Table {
     /// Compiles rules. Of several with the same direction and weight the first listed is asked first.
     pub fn new(rules: &[Rule]) -> Self {
         let of = |direction| {
-            let mut order: Vec<&Rule> = rules.iter().filter(|rule| rule.direction == direction).collect();
-            order.sort_by_key(|rule| std::cmp::Reverse(rule.weight));
+            let of_it = rules.iter().enumerate().filter(|(_, rule)| rule.direction == direction);
+            let mut order: Vec<_> = of_it.map(|(index, rule)| (Reverse(rule.weight), index)).collect();
+            order.sort_unstable();
+            let order: Vec<&Rule> = order.into_iter().filter_map(|(_, index)| rules.get(index)).collect();
             compile(&order)
         };
         Self::of(of(Direction::Out), of(Direction::In))
@@ -112,7 +116,8 @@ impl Table {
         Self { out, inward, stateful }
     }
 
-    /// The same table with this rule in the place of that with its direction and weight, or added if there is none.
+    /// The same table with this rule in the place of that with its direction and weight, or added if there is
+    /// none.
     #[must_use]
     pub fn replaced(&self, rule: &Rule) -> Self {
         self.edited(rule.direction, rule.weight, Some(rule))

@@ -180,7 +180,7 @@ fn s8_large_tables_stay_right_while_they_change() {
         assert_eq!(table.len(), rules.len());
         if step % 100 == 0 {
             assert_eq!(table, Table::new(&rules));
-            for _ in 0..20 {
+            for _ in 0..200 {
                 let (direction, mut tuple) = (random_direction(&mut random), random_tuple(&mut random));
                 let known = rules.get(random.below(rules.len().max(1))).and_then(|rule| rule.remote);
                 tuple.remote = known.map_or(tuple.remote, |net| net.addr());

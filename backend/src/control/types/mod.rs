@@ -3,6 +3,9 @@
 //! The API's JSON, its description and the command line are all made from these types. Values arrive here unjudged
 //! (numbers as wide integers, addresses as text), so that a refusal can name the offending value; [`super::check`] judges.
 
+mod lists;
+mod policy;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,35 +14,14 @@ use vswitch::snapshot::SwitchKind;
 
 use crate::spec::WorkerStats;
 
+pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
+pub use self::policy::{LinkState, Policy, PolicyChange};
+
 /// `Some(None)` = the key is there with `null`, which restores the default; `None` = the key is not there.
 type Change<T> = Option<Option<T>>;
 
 fn change<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Change<T>, D::Error> {
     Option::deserialize(d).map(Some)
-}
-
-/// Administrative state of a port's link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LinkState {
-    /// The port sends and receives.
-    Up,
-    /// The port neither sends nor receives.
-    Down,
-}
-
-/// Changes of a port's policy; `null` restores the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyChange {
-    /// Whether the guest may send with source addresses other than its own.
-    #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<bool>)]
-    pub mac_spoofing: Change<bool>,
-    /// Administrative link state.
-    #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<LinkState>)]
-    pub link: Change<LinkState>,
 }
 
 /// A new guest port (`socket`) or host port (`tap`).
@@ -136,35 +118,6 @@ pub struct SwitchView {
     pub workers: usize,
     /// Version of the program.
     pub version: String,
-}
-
-/// A port's policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Policy {
-    /// Whether the port may send with source addresses other than its own.
-    pub mac_spoofing: bool,
-    /// Administrative link state.
-    pub link: LinkState,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        let p = vswitch::port::Policy::default();
-        let link = if p.link_up { LinkState::Up } else { LinkState::Down };
-        Self { mac_spoofing: p.mac_spoofing, link }
-    }
-}
-
-impl Policy {
-    /// The policy as the data path follows it.
-    pub fn compiled(&self) -> vswitch::port::Policy {
-        vswitch::port::Policy {
-            mac_spoofing: self.mac_spoofing,
-            link_up: self.link == LinkState::Up,
-            ..vswitch::port::Policy::default()
-        }
-    }
 }
 
 /// Frames and bytes since the port was added. Directions are the guest's: out = the guest sends.

@@ -1,0 +1,129 @@
+//! A port's lists: the entries of its ACL and its extended rules, sorted, unique and compiled once.
+//!
+//! A list never changes: a change makes a new one, so that the old one can be put back. Its table is compiled with it and
+//! shared by every snapshot until the list changes; what a change of one port costs does not depend on the lists of others.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use vswitch::Tally;
+use vswitch::refusal::Refusal;
+
+/// What a list is made of.
+pub trait Item: Clone + PartialEq + Debug + Sized {
+    /// What makes an item the same as another; lists are sorted by it.
+    type Key: Ord;
+    /// What the data path looks items up in.
+    type Table: Default + Debug;
+    /// Items of a list at most.
+    const LIMIT: usize;
+    /// What an item is called in a sentence: several, and one.
+    const NOUN: [&'static str; 2];
+    /// What to do about an item that exists already.
+    const INSTEAD: &'static str;
+
+    /// Its key.
+    fn key(&self) -> Self::Key;
+    /// Where it is counted, if it counts.
+    fn tally(&self) -> Tally;
+    /// Makes it count there; for an item that does not count, nothing.
+    fn count_on(&mut self, tally: Tally);
+    /// Whether it needs a tally.
+    fn counts(&self) -> bool;
+    /// It, for an operator.
+    fn text(&self) -> String;
+    /// Compiles items.
+    fn compile(items: &[Self]) -> Self::Table;
+}
+
+/// A sorted list of items with different keys, and the table made of them.
+#[derive(Debug)]
+pub struct List<I: Item> {
+    items: Vec<I>,
+    table: Arc<I::Table>,
+}
+
+impl<I: Item> Default for List<I> {
+    fn default() -> Self {
+        Self { items: Vec::new(), table: Arc::default() }
+    }
+}
+
+/// The table follows from the items.
+impl<I: Item> PartialEq for List<I> {
+    fn eq(&self, other: &Self) -> bool {
+        self.items == other.items
+    }
+}
+
+impl<I: Item + Eq> Eq for List<I> {}
+
+impl<I: Item> List<I> {
+    /// A list of these items, in any order.
+    pub fn new(mut items: Vec<I>) -> Result<Self, Refusal> {
+        if items.len() > I::LIMIT {
+            return Err(Refusal::TooManyEntries { what: I::NOUN[0], count: items.len(), limit: I::LIMIT });
+        }
+        items.sort_by_key(I::key);
+        if let Some(pair) = items.windows(2).find(|pair| pair[0].key() == pair[1].key()) {
+            return Err(Refusal::DuplicateEntry {
+                what: I::NOUN[1],
+                entry: pair[0].text(),
+                valid: I::INSTEAD,
+            });
+        }
+        let table = Arc::new(I::compile(&items));
+        Ok(Self { items, table })
+    }
+
+    /// The items, by key.
+    pub fn items(&self) -> &[I] {
+        &self.items
+    }
+
+    /// What the data path looks them up in.
+    pub fn table(&self) -> &Arc<I::Table> {
+        &self.table
+    }
+
+    /// The item with this key.
+    pub fn get(&self, key: &I::Key) -> Option<&I> {
+        self.items.binary_search_by(|item| item.key().cmp(key)).ok().map(|at| &self.items[at])
+    }
+
+    /// This list with `added` in it. With `replace`, an added item takes the place of one that has its key.
+    pub fn with(&self, added: Vec<I>, replace: bool) -> Result<Self, Refusal> {
+        let mut items = self.items.clone();
+        if replace {
+            let mut keys: Vec<_> = added.iter().map(I::key).collect();
+            keys.sort_unstable();
+            items.retain(|item| keys.binary_search(&item.key()).is_err());
+        }
+        items.extend(added);
+        Self::new(items)
+    }
+
+    /// This list without the items for which `removed` says so.
+    pub fn without(&self, removed: impl Fn(&I) -> bool) -> Self {
+        let items: Vec<I> = self.items.iter().filter(|item| !removed(item)).cloned().collect();
+        let table = Arc::new(I::compile(&items));
+        Self { items, table }
+    }
+}
+
+/// What is in one of two sorted lists only, or differs: gone from `old`, and new in `new`.
+pub fn differences<'a, I: Item>(old: &'a [I], new: &'a [I]) -> (Vec<&'a I>, Vec<&'a I>) {
+    let (mut gone, mut added) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        match (old.peek(), new.peek()) {
+            (Some(a), Some(b)) if a == b => {
+                old.next();
+                new.next();
+            }
+            (Some(a), b) if b.is_none_or(|b| a.key() <= b.key()) => gone.extend(old.next()),
+            (_, Some(_)) => added.extend(new.next()),
+            (_, None) => return (gone, added),
+        }
+    }
+}

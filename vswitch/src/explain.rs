@@ -1,0 +1,142 @@
+//! What would happen to a frame, step by step: the real pipeline with an ear on it.
+//!
+//! It walks the same steps in the same order as every frame does ([`crate::pipeline`]) and changes nothing: nothing is learned, opened or
+//! counted.
+
+use crate::frame::tag::Tagging;
+use crate::pipeline::{self, Verdict};
+use crate::snapshot::{FloodSet, Snapshot};
+use crate::state::State;
+use crate::trace::DropReason;
+use crate::verdict::Frame;
+use crate::{Nanos, PortId};
+
+/// One step and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// The step's name.
+    pub step: &'static str,
+    /// What it said, in words; empty if it had nothing to say.
+    pub notes: Vec<String>,
+    /// Why the frame ended here.
+    pub dropped: Option<DropReason>,
+}
+
+/// What one port would get.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// The port.
+    pub port: PortId,
+    /// How its tag would be changed.
+    pub tagging: Tagging,
+    /// Why the port would not get it after all.
+    pub refused: Option<DropReason>,
+    /// It is a monitor's copy.
+    pub copy: bool,
+    /// What its policy said.
+    pub steps: Vec<Told>,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// The steps that were taken, in order.
+    pub steps: Vec<Told>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Who would get it.
+    pub destinations: Vec<Destination>,
+}
+
+impl Told {
+    pub(crate) fn new(step: &'static str, frame: &mut Frame<'_>, verdict: Option<Verdict>) -> Self {
+        Self { step, notes: frame.take_notes(), dropped: reason(verdict) }
+    }
+}
+
+fn reason(verdict: Option<Verdict>) -> Option<DropReason> {
+    match verdict {
+        Some(Verdict::Drop(reason) | Verdict::Refuse(reason, _)) => Some(reason),
+        _ => None,
+    }
+}
+
+/// Explains what would happen now to a frame that `from` sends: its first bytes `head` (all of it, or at least
+/// [`crate::HEAD_LEN`]) and its whole length in bytes.
+pub fn explain(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    head: &[u8],
+    len: u32,
+) -> Explanation {
+    let mut frame = match pipeline::parse(snap, state, now, from, head, len) {
+        Ok(frame) => frame,
+        Err(reason) => {
+            let steps = vec![Told { step: "frame", notes: Vec::new(), dropped: Some(reason) }];
+            return Explanation { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() };
+        }
+    };
+    frame.dry = true;
+    let mut steps = Vec::new();
+    let verdict = pipeline::walk(&mut frame, |step, frame, verdict| {
+        steps.push(Told::new(step, frame, verdict));
+    });
+    let mut mirror = frame.actions.mirror;
+    let own = |port, refused| Destination {
+        port,
+        tagging: frame.actions.tagging,
+        refused,
+        copy: false,
+        steps: Vec::new(),
+    };
+    let mut destinations = match verdict {
+        Verdict::Drop(_) => Vec::new(),
+        Verdict::Refuse(reason, to) => vec![own(to, Some(reason))],
+        Verdict::Unicast(to) => vec![own(to, None)],
+        Verdict::Flood(set) => flooded(snap, state, now, from, (head, len), set),
+    };
+    if matches!(verdict, Verdict::Flood(_)) {
+        let mirrored = |d: &Destination| snap.port(d.port).is_some_and(crate::port::Port::is_mirrored);
+        mirror |= destinations.iter().any(mirrored);
+    }
+    if mirror {
+        for &monitor in snap.monitors() {
+            let gets_it =
+                |d: &Destination| d.port == monitor && (d.refused.is_none() || verdict_floods(verdict));
+            if monitor == from || destinations.iter().any(gets_it) {
+                continue;
+            }
+            if let Some(tagging) = pipeline::mirrored(snap, from, monitor, head, len) {
+                let copy =
+                    Destination { port: monitor, tagging, refused: None, copy: true, steps: Vec::new() };
+                destinations.push(copy);
+            }
+        }
+    }
+    Explanation { steps, verdict, destinations }
+}
+
+fn verdict_floods(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Flood(_))
+}
+
+/// Every port of a flood that is in the frame's network, with what its policy says.
+fn flooded(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    (head, len): (&[u8], u32),
+    set: FloodSet,
+) -> Vec<Destination> {
+    let one = |to| {
+        let mut steps = Vec::new();
+        let (verdict, tagging) =
+            pipeline::copy_dry(snap, state, now, (from, to), (head, len), |told| steps.push(told))?;
+        let refused = reason(Some(verdict));
+        Some(Destination { port: to, tagging, refused, copy: false, steps })
+    };
+    snap.flood(set, from).filter_map(one).collect()
+}
