@@ -6,6 +6,7 @@ import re, time
 from lab import host, net, testpmd
 from lab.host import LabError
 from . import OVS, TURNPIKE, frames, policyset
+from .api import Api
 
 SIZE = 64
 
@@ -18,10 +19,17 @@ def _expect(what, seen, wanted):
 def turnpike(contender, paths, owned):
     """Turnpike with two ports; with policy or, as `no-policy`, without."""
     s = frames.turnpike(contender)
-    file = s.directory / "switch.toml"
-    file.write_text("".join(policyset.toml_port(n, p, m, o if contender == TURNPIKE else None)
-                            for n, p, m, o in zip("ab", paths, testpmd.MACS, owned)))
-    s.cli("apply", file)
+    api = Api(s.api)
+    for name, path, mac, address in zip("ab", paths, testpmd.MACS, owned):
+        s.cli("port", "add", name, "--socket", path, "--mac", mac)
+        if contender == TURNPIKE:
+            options, acl, rules = policyset.settings(address)
+            api.call("PATCH", f"/v1/ports/{name}", {"policy": options})
+            api.call("POST", f"/v1/ports/{name}/acls", acl)
+            api.call("POST", f"/v1/ports/{name}/rules", rules)
+            _expect(f"the number of entries of {name}", len(s.cli("acl", "list", name)), policyset.ENTRIES)
+            s.cli("meter", "enable", name)
+    api.close()
     return s
 
 

@@ -1,4 +1,4 @@
-"""One policy, written down once and given to every switch in its own words: Turnpike's configuration file, OVS's OpenFlow tables.
+"""One policy, written down once and given to every switch in its own words: Turnpike's API, OVS's OpenFlow tables.
 
 It is a tenant's port as operators run it: DHCP and router guard, an owned address, 100 ACL entries with meters, 20 rules of which 10
 are stateful, the last a deny. The generator's conversation (UDP, 198.18.x.y port 9 and 198.18.0.2 port 9) begins by the ninth rule of
@@ -35,21 +35,14 @@ RULES = [(100, "deny", "tcp", "25", False), (99, "deny", "tcp", "135-139", False
 
 
 # --- Turnpike -----------------------------------------------------------------------------------------------------------------------
-def toml_port(name, socket, mac, owned=None):
-    """A `[[port]]` of Turnpike's configuration file; without policy if it owns no addresses."""
-    lines = ["[[port]]", f'name = "{name}"', f'socket = "{socket}"', f'mac = "{mac}"']
-    if not owned:
-        return "\n".join(lines) + "\n"
-    lines += ["dhcp-guard = true", "router-guard = true", "metering = true", f'addresses = ["{owned}"]']
-    for action, side, prefix in ACL:
-        lines += ["[[port.acl]]", f'action = "{action}"', 'direction = "both"', f'{side} = "{prefix}"']
-    for direction, side in (("out", "remote"), ("in", "local")):
-        for weight, action, protocol, port, stateful in RULES:
-            lines += ["[[port.rule]]", f'direction = "{direction}"', f"weight = {weight}", f'action = "{action}"']
-            lines += [f'protocol = "{protocol}"'] if protocol else []
-            lines += [f'{side}-port = "{port}"'] if port else []
-            lines += ["stateful = true"] if stateful else []
-    return "\n".join(lines) + "\n"
+def settings(owned):
+    """A port's policy options, its ACL and its rules, as the bodies of the API's requests."""
+    options = {"dhcp_guard": True, "router_guard": True, "addresses": [owned]}
+    acl = [{"action": action, "direction": "both", side: prefix} for action, side, prefix in ACL]
+    rules = [{"direction": direction, "weight": weight, "action": action, "stateful": stateful}
+             | ({"protocol": protocol} if protocol else {}) | ({side: port} if port else {})
+             for direction, side in (("out", "remote_port"), ("in", "local_port")) for weight, action, protocol, port, stateful in RULES]
+    return options, acl, rules
 
 
 # --- OVS --------------------------------------------------------------------------------------------------------------------------
