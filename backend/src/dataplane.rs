@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::PortId;
 use vswitch::event::Event;
+use vswitch::explain::{Explanation, explain};
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
 
@@ -57,6 +58,12 @@ impl Dataplane {
         self.shared.state.fdb.set_limit(snapshot.config().fdb_size);
         self.shared.publish(Some(snapshot), |_| ());
         self.refresh_link_addresses();
+    }
+
+    /// What would happen now to a frame that a port sends: its first bytes and its whole length. Changes nothing.
+    pub fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
+        let view = self.shared.view();
+        explain(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles()), from, head, len)
     }
 
     /// The learned addresses.

@@ -14,8 +14,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use vswitch::refusal::{Object, Refusal, Refused};
 
-/// Largest request body in bytes. A port with every key is under 4 KiB.
-pub(super) const BODY_LIMIT: usize = 64 * 1024;
+/// Largest request body in bytes. A port with every key, 1,024 owned addresses among them, is under 64 KiB.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// Largest request body that is a list. 10,000 rules with every key are under 4 MiB.
+pub(super) const BULK_LIMIT: usize = 32 * 1024 * 1024;
 
 /// Time for a request body to arrive. What the switch then does with it has no limit: a change that was begun is finished.
 const BODY_TIME: Duration = Duration::from_secs(20);
@@ -69,26 +72,40 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A JSON request body.
-pub(super) struct Body<T>(pub(super) T);
+/// A JSON object as request body.
+pub(super) struct Body<T, const LIMIT: usize = BODY_LIMIT>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+/// One JSON object or an array of them as request body.
+pub(super) struct Bulk<T>(pub(super) Vec<T>);
+
+impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for Body<T, LIMIT> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let read = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
-        let read = read
-            .map_err(|_| ApiError(Refusal::TooSlow { seconds: BODY_TIME.as_secs() }.of(Object::Request)))?;
-        let bytes = read.map_err(|rejection| {
-            let why = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Refusal::TooLarge { limit: BODY_LIMIT }
-            } else {
-                Refusal::Malformed { reason: "the body did not arrive".into() }
-            };
-            ApiError(why.of(Object::Request))
-        })?;
-        parse(&bytes).map(Body).map_err(ApiError)
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        parse(&read(request, LIMIT).await?).map(Body).map_err(ApiError)
     }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Bulk<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        parse_bulk(&read(request, BULK_LIMIT).await?).map(Bulk).map_err(ApiError)
+    }
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+    let whole = axum::body::to_bytes(request.into_body(), limit);
+    let refuse = |why: Refusal| ApiError(why.of(Object::Request));
+    let read = tokio::time::timeout(BODY_TIME, whole).await;
+    let read = read.map_err(|_| refuse(Refusal::TooSlow { seconds: BODY_TIME.as_secs() }))?;
+    read.map_err(|e| {
+        refuse(if e.into_inner().is::<http_body_util::LengthLimitError>() {
+            Refusal::TooLarge { limit }
+        } else {
+            Refusal::Malformed { reason: "the body did not arrive".into() }
+        })
+    })
 }
 
 /// The name in the path.
@@ -135,10 +152,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
+fn json(bytes: &[u8]) -> Result<Value, Refused> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Refusal::Malformed { reason: format!("the body is not JSON: {e}") }.of(Object::Request))
+}
+
+fn parse_bulk<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, Refused> {
+    match json(bytes)? {
+        Value::Array(items) if items.is_empty() => {
+            let valid = "one object, or an array of one or more".into();
+            Err(Refusal::Missing { what: "something to add".into(), valid }.of(Object::Request))
+        }
+        Value::Array(items) => items.into_iter().map(parse_object).collect(),
+        object => Ok(vec![parse_object(object)?]),
+    }
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| {
-        Refusal::Malformed { reason: format!("the body is not JSON: {e}") }.of(Object::Request)
-    })?;
+    parse_object(json(bytes)?)
+}
+
+fn parse_object<T: DeserializeOwned>(value: Value) -> Result<T, Refused> {
     if !value.is_object() {
         return Err(Refusal::Malformed { reason: "the body is not a JSON object".into() }.of(Object::Request));
     }

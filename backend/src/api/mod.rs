@@ -1,11 +1,12 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
-//! `routes` says what there is, `body` how requests are read and refusals written, `serve` how connections are
+//! `routes` says what there is (`lists`: a port's ACL and rules), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
 mod auth;
 mod body;
+mod lists;
 mod metrics;
 mod routes;
 mod serve;

@@ -17,14 +17,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
-use super::body::{ApiError, BODY_LIMIT, Body, ErrorBody, Name, Query};
-use super::{Shared, metrics};
+use super::body::{ApiError, Body, ErrorBody, Name, Query};
+use super::{Shared, lists, metrics};
 use crate::control::types::{
-    FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView, WorkerView,
+    ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
+    WorkerView,
 };
 use crate::events::EventLog;
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -33,6 +34,7 @@ type Answer<T> = Result<Json<T>, ApiError>;
     tags(
         (name = "switch", description = "Switch-wide settings"),
         (name = "ports", description = "Guest ports, host ports and their policy"),
+        (name = "policy", description = "Lists of a port: its ACL and its extended rules"),
         (name = "uplinks", description = "The physical network"),
         (name = "seeing", description = "What the switch does"),
     )
@@ -44,9 +46,12 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(show_switch, set_switch))
         .routes(routes!(list_ports, add_port))
         .routes(routes!(show_port, set_port, remove_port))
+        .routes(routes!(lists::list_acl, lists::add_acl, lists::remove_acl))
+        .routes(routes!(lists::list_rules, lists::add_rules, lists::remove_rule))
         .routes(routes!(list_uplinks, add_uplink))
         .routes(routes!(show_uplink, remove_uplink))
         .routes(routes!(show_fdb))
+        .routes(routes!(explain))
         .routes(routes!(list_workers))
         .routes(routes!(show_events))
         .routes(routes!(show_metrics))
@@ -61,12 +66,7 @@ pub fn document() -> OpenApi {
 
 /// The whole API.
 pub fn router(shared: Shared) -> Router {
-    routes()
-        .0
-        .fallback(unknown)
-        .method_not_allowed_fallback(unknown)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(shared)
+    routes().0.fallback(unknown).method_not_allowed_fallback(unknown).with_state(shared)
 }
 
 /// `/metrics` alone, for `--metrics`.
@@ -233,6 +233,17 @@ struct FdbQuery {
 ))]
 async fn show_fdb(State(s): State<Shared>, Query(query): Query<FdbQuery>) -> Answer<Vec<FdbView>> {
     Ok(Json(s.with(move |switch| switch.fdb(query.port.as_deref())).await??))
+}
+
+/// Say what would happen to a frame now, and why; nothing is sent.
+#[utoipa::path(post, path = "/v1/explain", tag = "seeing", request_body = ExplainSpec, responses(
+    (status = 200, description = "The steps, the verdict and who would get it", body = ExplainView),
+    (status = 400, description = "A value is not valid", body = ErrorBody),
+    (status = 404, description = "There is no such port", body = ErrorBody),
+    (status = 503, description = "Not possible now", body = ErrorBody),
+))]
+async fn explain(State(s): State<Shared>, Body(spec): Body<ExplainSpec>) -> Answer<ExplainView> {
+    Ok(Json(s.with(move |switch| switch.explain(&spec)).await??))
 }
 
 /// List the workers and their load.

@@ -50,6 +50,12 @@ impl Client {
         })
     }
 
+    /// Deletes the elements of a list that `filter` describes.
+    pub(super) fn delete_where(&self, path: &str, filter: &impl Serialize) -> Outcome {
+        let query = serde_urlencoded::to_string(filter).map_err(|e| broken(&e))?;
+        self.delete(&format!("{path}?{query}"))
+    }
+
     /// Hands each line of the answer to `line` as it arrives, until the switch ends it or `line` fails.
     pub(super) fn lines(&self, path: &str, mut line: impl FnMut(&str) -> Outcome) -> Outcome {
         Self::blocking(async {
@@ -140,6 +146,11 @@ pub(super) fn object(
         Ok(()) => Ok(format!("/v1/{collection}/{name}")),
         Err(why) => Err(Refused { object: object(name.to_owned()), why }.into()),
     }
+}
+
+/// The path of a port's list.
+pub(super) fn port_list(port: &str, list: &str) -> Result<String, Failure> {
+    Ok(format!("{}/{list}", object("ports", port, Object::Port)?))
 }
 
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {

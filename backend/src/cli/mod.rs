@@ -2,16 +2,20 @@
 //!
 //! Exit codes: 0 done, 1 refused or failed with one line on stderr, 2 wrong usage.
 
+mod acl;
 mod client;
 mod completions;
 mod events;
+mod explain;
 mod fdb;
 mod policy;
 mod port;
+mod rule;
 mod serve;
 mod switch;
 mod table;
 mod uplink;
+mod value;
 mod worker;
 
 use std::io::Write;
@@ -72,6 +76,12 @@ enum Command {
     /// Guest ports, host ports and their policy.
     #[command(subcommand)]
     Port(port::Port),
+    /// A port's ACL: which addresses it may talk to, and whose bytes are counted.
+    #[command(subcommand)]
+    Acl(acl::Acl),
+    /// A port's extended rules: addresses, protocols and ports, also with state.
+    #[command(subcommand)]
+    Rule(rule::Rule),
     /// The physical network.
     #[command(subcommand)]
     Uplink(uplink::Uplink),
@@ -81,6 +91,8 @@ enum Command {
     /// The threads that move frames, and their load.
     #[command(subcommand)]
     Worker(worker::Worker),
+    /// Say what would happen to a frame now, step by step, and why; nothing is sent.
+    Explain(explain::Explain),
     /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
     /// Print a completion script for a shell, for example
@@ -156,9 +168,12 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(&cli.api),
         Command::Switch(switch) => switch.run(&client, &answer),
         Command::Port(port) => port.run(&client, &answer),
+        Command::Acl(acl) => acl.run(&client, &answer),
+        Command::Rule(rule) => rule.run(&client, &answer),
         Command::Uplink(uplink) => uplink.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
+        Command::Explain(explain) => explain.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

@@ -7,10 +7,10 @@ use serde_json::json;
 use vswitch::refusal::Object;
 
 use super::client::{Client, object};
-use super::policy::PolicyArgs;
+use super::policy::{PolicyArgs, settings, summary};
 use super::table::{bytes, count, pairs, table};
 use super::{Answer, Failure, Outcome, usage_error};
-use crate::control::types::{LinkState, NewPort, PolicyChange, PortChange, PortView};
+use crate::control::types::{NewPort, PolicyChange, PortChange, PortView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Port {
@@ -91,7 +91,7 @@ impl Port {
                     usage_error(["port", "set"], "give at least one policy option, such as --link down");
                 }
                 let port: PortView = client.patch(&path(&name)?, &change)?;
-                answer.print(&port, |p| format!("port '{}': {}", p.name, policy_text(p)))
+                answer.print(&port, |p| format!("port '{}': {}", p.name, summary(&p.policy)))
             }
         }
     }
@@ -168,10 +168,13 @@ pub(super) fn list(ports: &[PortView]) -> String {
     )
 }
 
-fn policy_text(p: &PortView) -> String {
-    let on = |on| if on { "on" } else { "off" };
-    let link = if p.policy.link == LinkState::Up { "up" } else { "down" };
-    format!("mac-spoofing {}, link {link}", on(p.policy.mac_spoofing))
+/// How many elements a list has, and how to see them.
+fn entries(count: usize, one: &str, many: &str, noun: &str, port: &str) -> String {
+    match count {
+        0 => "none".into(),
+        1 => format!("1 {one}, see 'turnpike {noun} list {port}'"),
+        _ => format!("{count} {many}, see 'turnpike {noun} list {port}'"),
+    }
 }
 
 /// One port in full.
@@ -198,7 +201,10 @@ pub(super) fn show(p: &PortView) -> String {
     }
     let workers = p.worker.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     rows.push(("worker", or_none(workers)));
-    rows.push(("policy", policy_text(p)));
+    let policy = settings(&p.policy);
+    rows.extend(policy.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    rows.push(("acl", entries(p.acl_entries, "entry", "entries", "acl", &p.name)));
+    rows.push(("rules", entries(p.rules, "rule", "rules", "rule", &p.name)));
     let c = &p.counters;
     rows.push(("out", format!("{} packets, {}", count(c.out_packets), bytes(c.out_bytes))));
     rows.push(("in", format!("{} packets, {}", count(c.in_packets), bytes(c.in_bytes))));

@@ -1,12 +1,11 @@
 //! `turnpike switch …`
 
-use std::str::FromStr;
-
 use clap::{Args, Subcommand, ValueEnum};
 use vswitch::snapshot::SwitchKind;
 
 use super::client::Client;
 use super::table::pairs;
+use super::value::OrDefault;
 use super::{Answer, Outcome, usage_error};
 use crate::control::types::{SwitchChange, SwitchView};
 
@@ -20,21 +19,6 @@ enum Kind {
     Private,
     /// The same as external
     Default,
-}
-
-/// A number, or `default`.
-#[derive(Clone, Copy, Debug)]
-struct OrDefault(Option<u64>);
-
-impl FromStr for OrDefault {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        if s == "default" {
-            return Ok(Self(None));
-        }
-        s.parse().map(|n| Self(Some(n))).map_err(|_| "write a number or 'default'".into())
-    }
 }
 
 #[derive(Debug, Subcommand)]

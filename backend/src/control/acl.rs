@@ -24,7 +24,7 @@ impl Item for Entry {
     type Key = Key;
     type Table = Table;
     const LIMIT: usize = LIMIT;
-    const NOUN: [&'static str; 2] = ["ACL entries", "an ACL entry"];
+    const NOUN: [&'static str; 3] = ["ACL entries", "an ACL entry", "ACL entry"];
     const INSTEAD: &'static str = "another address, or 'turnpike acl remove' that one first";
 
     fn key(&self) -> Key {
@@ -50,8 +50,7 @@ impl Item for Entry {
     }
 
     fn text(&self) -> String {
-        let side = if self.applies == Applies::Local { "local" } else { "remote" };
-        format!("{} {} {side} {}", action(self.action), self.direction, check::address_text(&self.address))
+        self.to_string()
     }
 
     fn compile(items: &[Self]) -> Table {
@@ -85,20 +84,12 @@ pub fn entries(spec: &AclSpec) -> Result<Vec<Entry>, Refusal> {
 
 /// What stands for an entry.
 pub fn spec(entry: &Entry) -> AclSpec {
-    let address = Some(check::address_text(&entry.address));
+    let address = Some(entry.address.to_string());
     let (local, remote) = match entry.applies {
         Applies::Local => (address, None),
         Applies::Remote => (None, address),
     };
-    AclSpec { action: action(entry.action).into(), direction: entry.direction.to_string(), local, remote }
-}
-
-fn action(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-        Action::Meter => "meter",
-    }
+    AclSpec { action: entry.action.to_string(), direction: entry.direction.to_string(), local, remote }
 }
 
 /// An entry as it is stored.

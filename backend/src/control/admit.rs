@@ -243,7 +243,7 @@ pub(super) fn changed(old: &Policy, change: &PolicyChange, kind: PortKind) -> Re
         new.mirror = mirror.as_deref().map_or(Ok(default.mirror), mirror_mode)?;
     }
     let set = |to: &mut bool, change: Option<Option<bool>>, default| {
-        *to = change.map_or(*to, |c| c.unwrap_or(default))
+        *to = change.map_or(*to, |c| c.unwrap_or(default));
     };
     set(&mut new.mac_spoofing, change.mac_spoofing, default.mac_spoofing);
     set(&mut new.teaming, change.teaming, default.teaming);

@@ -109,6 +109,17 @@ pub fn ethernet(interface: &str, existing: &[Interface]) -> Result<Mac, Refusal>
     })
 }
 
+/// Hexadecimal bytes of two digits each, with white space, `:` or `-` between bytes or not.
+pub fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u32> = text
+        .chars()
+        .filter(|c| !c.is_whitespace() && !matches!(c, ':' | '-'))
+        .map(|c| c.to_digit(16))
+        .collect::<Option<_>>()?;
+    let whole = !digits.is_empty() && digits.len().is_multiple_of(2);
+    whole.then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
+}
+
 /// An unsigned number, without sign and white space.
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -132,7 +143,7 @@ pub fn duration(text: &str) -> Option<Nanos> {
 
 /// A duration as it would be written: in the largest unit in which it is whole.
 pub fn duration_text(nanos: Nanos) -> String {
-    let whole = UNITS.iter().filter(|(_, unit)| nanos % unit == 0).max_by_key(|(_, unit)| *unit);
+    let whole = UNITS.iter().filter(|(_, unit)| nanos.is_multiple_of(*unit)).max_by_key(|(_, unit)| *unit);
     whole.map_or_else(|| format!("{nanos}ns"), |(name, unit)| format!("{}{name}", nanos / unit))
 }
 
@@ -155,16 +166,6 @@ pub fn address(text: &str) -> Result<Address, Refusal> {
         }
         (Ok(_), Some(_)) => Err(Refusal::BadPrefixLength { value: text.into(), max: 0 }),
         (Err(_), _) => ip(text, ANY_FORMS).map(Address::Ip),
-    }
-}
-
-/// An ACL entry's address as it is written.
-pub fn address_text(address: &Address) -> String {
-    match address {
-        Address::Any => "any".into(),
-        Address::AnyMac => "any-mac".into(),
-        Address::Mac(mac) => mac.to_string(),
-        Address::Ip(net) => prefix_text(net),
     }
 }
 

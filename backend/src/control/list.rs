@@ -17,8 +17,8 @@ pub trait Item: Clone + PartialEq + Debug + Sized {
     type Table: Default + Debug;
     /// Items of a list at most.
     const LIMIT: usize;
-    /// What an item is called in a sentence: several, and one.
-    const NOUN: [&'static str; 2];
+    /// What an item is called in a sentence: several, one with its article, and one without.
+    const NOUN: [&'static str; 3];
     /// What to do about an item that exists already.
     const INSTEAD: &'static str;
 
@@ -30,11 +30,18 @@ pub trait Item: Clone + PartialEq + Debug + Sized {
     fn count_on(&mut self, tally: Tally);
     /// Whether it needs a tally.
     fn counts(&self) -> bool;
-    /// It, for an operator.
+    /// It, for an operator; different for items with different keys, and its key in the store as well.
     fn text(&self) -> String;
     /// Compiles items.
     fn compile(items: &[Self]) -> Self::Table;
+    /// The table with few items gone and then few added, where that costs less than to compile all of them.
+    fn edited(_table: &Self::Table, _gone: &[&Self], _added: &[&Self]) -> Option<Self::Table> {
+        None
+    }
 }
+
+/// Changed items up to which a table is edited instead of compiled.
+const FEW: usize = 16;
 
 /// A sorted list of items with different keys, and the table made of them.
 #[derive(Debug)]
@@ -60,7 +67,12 @@ impl<I: Item + Eq> Eq for List<I> {}
 
 impl<I: Item> List<I> {
     /// A list of these items, in any order.
-    pub fn new(mut items: Vec<I>) -> Result<Self, Refusal> {
+    pub fn new(items: Vec<I>) -> Result<Self, Refusal> {
+        Self::default().followed_by(items)
+    }
+
+    /// The list of these items, in any order, that comes after this one.
+    fn followed_by(&self, mut items: Vec<I>) -> Result<Self, Refusal> {
         if items.len() > I::LIMIT {
             return Err(Refusal::TooManyEntries { what: I::NOUN[0], count: items.len(), limit: I::LIMIT });
         }
@@ -72,8 +84,15 @@ impl<I: Item> List<I> {
                 valid: I::INSTEAD,
             });
         }
-        let table = Arc::new(I::compile(&items));
-        Ok(Self { items, table })
+        Ok(self.compiled(items))
+    }
+
+    fn compiled(&self, items: Vec<I>) -> Self {
+        let (gone, added) = differences(&self.items, &items);
+        let few = !self.items.is_empty() && gone.len() + added.len() <= FEW;
+        let edited = few.then(|| I::edited(&self.table, &gone, &added)).flatten();
+        let table = Arc::new(edited.unwrap_or_else(|| I::compile(&items)));
+        Self { items, table }
     }
 
     /// The items, by key.
@@ -100,14 +119,13 @@ impl<I: Item> List<I> {
             items.retain(|item| keys.binary_search(&item.key()).is_err());
         }
         items.extend(added);
-        Self::new(items)
+        self.followed_by(items)
     }
 
     /// This list without the items for which `removed` says so.
+    #[must_use]
     pub fn without(&self, removed: impl Fn(&I) -> bool) -> Self {
-        let items: Vec<I> = self.items.iter().filter(|item| !removed(item)).cloned().collect();
-        let table = Arc::new(I::compile(&items));
-        Self { items, table }
+        self.compiled(self.items.iter().filter(|item| !removed(item)).cloned().collect())
     }
 }
 

@@ -10,11 +10,14 @@
 pub mod acl;
 mod admit;
 pub mod check;
+mod explain;
 pub mod host;
 pub mod list;
+mod lists;
 pub mod model;
 pub mod path;
 pub mod rule;
+pub mod tallies;
 pub mod types;
 mod view;
 
@@ -32,6 +35,7 @@ use vswitch::snapshot::Snapshot;
 use self::admit::{changed, differences};
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
+use self::tallies::Tallies;
 use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
 use crate::events::EventLog;
 use crate::spec::{DataplaneError, EventSink, PortState};
@@ -64,6 +68,7 @@ pub struct Switch {
     ports: BTreeMap<String, Entry>,
     last_id: u16,
     epoch: u64,
+    tallies: Tallies,
     /// `None` once the switch is stopping.
     data: Option<Box<dyn DataPath>>,
     store: Store,
@@ -81,7 +86,10 @@ impl Switch {
         events: Arc<EventLog>,
         start: impl FnOnce(Snapshot) -> Result<D, DataplaneError>,
     ) -> Result<Self, Refused> {
+        let tallies = Tallies::of(saved.ports.iter())
+            .map_err(|reason| Refusal::StateCorrupt { reason }.of(Object::Switch))?;
         let mut switch = Self {
+            tallies,
             host,
             settings: saved.settings,
             ports: BTreeMap::new(),
@@ -100,13 +108,17 @@ impl Switch {
         switch.follow_uplinks();
         let first = switch.snapshot();
         let data = start(first).map_err(|e| system(&e).of(Object::Switch))?;
-        for entry in switch.ports.values_mut() {
-            entry.fault = serve(&data, &entry.config).err().map(|e| e.to_string());
-            if let Some(reason) = &entry.fault {
-                switch.events.emit(Event::PortFailed { port: entry.config.id, reason: reason.clone() });
+        switch.data = Some(Box::new(data));
+        let tallies = switch.ports.values().flat_map(|entry| entry.config.tallies());
+        switch.make_room(tallies).map_err(|why| why.of(Object::Switch))?;
+        if let Some(data) = &switch.data {
+            for entry in switch.ports.values_mut() {
+                entry.fault = serve(&**data, &entry.config).err().map(|e| e.to_string());
+                if let Some(reason) = &entry.fault {
+                    switch.events.emit(Event::PortFailed { port: entry.config.id, reason: reason.clone() });
+                }
             }
         }
-        switch.data = Some(Box::new(data));
         switch.follow_devices();
         Ok(switch)
     }
@@ -192,16 +204,19 @@ impl Switch {
 
     // === what changes are made of ===
 
-    /// Gives a refusal its object and tells operators who follow the events.
+    /// Gives a refusal its object and tells operators.
     fn noted<T>(&self, result: Result<T, Refusal>, object: impl FnOnce() -> Object) -> Result<T, Refused> {
-        result.map_err(|why| {
-            let refused = why.of(object());
+        self.told(result.map_err(|why| why.of(object())))
+    }
+
+    /// Tells operators who follow the events of a refusal.
+    fn told<T>(&self, result: Result<T, Refused>) -> Result<T, Refused> {
+        result.inspect_err(|refused| {
             self.events.emit(Event::Refused {
                 object: refused.object.to_string(),
                 code: refused.why.code().to_owned(),
                 reason: refused.why.to_string(),
             });
-            refused
         })
     }
 
@@ -243,12 +258,13 @@ impl Switch {
     /// Takes a port away: forgotten by the store, let go by the data path, then unpublished.
     fn remove(&mut self, name: &str) -> Result<(), Refusal> {
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
-        let config = &self.entry(name)?.config;
+        let config = self.entry(name)?.config.clone();
         let id = config.id;
-        self.store.put(None, &[(Some(config), None)])?;
+        self.store.put(None, &[(Some(&config), None)])?;
         data.remove(id);
         self.ports.remove(name);
         self.publish();
+        self.release(config.tallies());
         self.events.emit(Event::PortRemoved { port: id, name: name.to_owned() });
         self.events.forget_port(id);
         Ok(())

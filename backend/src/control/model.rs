@@ -9,12 +9,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vswitch::port::PortKind;
 use vswitch::snapshot::{SwitchConfig, SwitchKind};
-use vswitch::{Mac, PortId};
+use vswitch::{Mac, PortId, Tally};
 
 use super::acl::Acl;
-use super::check;
+use super::list::Item;
 use super::rule::Rules;
 use super::types::{LinkState, Policy};
+use super::{admit, check};
 use crate::guest::features;
 
 /// Ports a switch has at most, uplink included; port numbers are 1 to this.
@@ -173,6 +174,11 @@ impl PortConfig {
         }
     }
 
+    /// Where its ACL entries and rules are counted.
+    pub fn tallies(&self) -> impl Iterator<Item = Tally> {
+        self.acl.items().iter().map(Item::tally).chain(self.rules.items().iter().map(Item::tally))
+    }
+
     /// That a stored port keeps the rules new ones are checked for; says which one it breaks.
     pub fn judge(&self) -> Result<(), String> {
         let broken = |what: String| Err(format!("port '{}': {what}", self.name));
@@ -187,6 +193,7 @@ impl PortConfig {
         {
             return broken(format!("queues {queues} or mtu {mtu} is out of range"));
         }
+        admit::together(&self.policy, self.device.kind()).or_else(|why| broken(why.to_string()))?;
         self.device.feature_bits().map(|_| ()).or_else(broken)
     }
 }

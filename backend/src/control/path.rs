@@ -1,5 +1,6 @@
 //! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
 
+use vswitch::explain::Explanation;
 use vswitch::fdb::Entry;
 use vswitch::snapshot::Snapshot;
 use vswitch::{PortId, Tally};
@@ -28,6 +29,8 @@ pub trait DataPath: Send {
     fn clear_tally(&self, tally: Tally) -> (u64, u64);
     /// Makes room for a tally, which must succeed before a published snapshot may name it.
     fn ensure_tally(&self, tally: Tally) -> std::io::Result<()>;
+    /// What would happen to a frame that a port sends: its first bytes and its whole length.
+    fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation;
     /// The learned addresses.
     fn fdb(&self) -> Vec<Entry>;
     /// The workers' load.
@@ -89,6 +92,10 @@ impl DataPath for Dataplane {
 
     fn ensure_tally(&self, tally: Tally) -> std::io::Result<()> {
         self.tallies().ensure(tally)
+    }
+
+    fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
+        Self::explain(self, from, head, len)
     }
 
     fn fdb(&self) -> Vec<Entry> {

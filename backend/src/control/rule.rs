@@ -30,7 +30,7 @@ impl Item for Rule {
     type Key = Key;
     type Table = Table;
     const LIMIT: usize = LIMIT;
-    const NOUN: [&'static str; 2] = ["rules", "a rule"];
+    const NOUN: [&'static str; 3] = ["rules", "a rule", "rule"];
     const INSTEAD: &'static str = "another weight, or 'turnpike rule add --replace' to change that one";
 
     fn key(&self) -> Key {
@@ -50,17 +50,30 @@ impl Item for Rule {
     }
 
     fn text(&self) -> String {
-        format!("{} weight {}", self.direction, self.weight)
+        key_text(&self.key())
     }
 
     fn compile(items: &[Self]) -> Table {
         Table::new(items)
+    }
+
+    fn edited(table: &Table, gone: &[&Self], added: &[&Self]) -> Option<Table> {
+        let mut table = table.clone();
+        for rule in gone {
+            table = table.without(rule.direction, rule.weight)?;
+        }
+        Some(added.iter().fold(table, |table, rule| table.replaced(rule)))
     }
 }
 
 /// The key that a caller gives.
 pub fn key(given: &RuleKey) -> Result<Key, Refusal> {
     Ok((direction(&given.direction)?, Reverse(weight(given.weight)?)))
+}
+
+/// A key, for an operator.
+pub fn key_text((direction, Reverse(weight)): &Key) -> String {
+    format!("{direction} weight {weight}")
 }
 
 /// The rule that a specification describes; it counts nowhere yet.

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
+use vswitch::explain::Explanation;
 use vswitch::fdb::{self, EntryKind};
+use vswitch::pipeline::Verdict;
 
 use vswitch::snapshot::SwitchKind;
 use vswitch::{Mac, PortId, Tally};
@@ -102,6 +104,11 @@ impl DataPath for Fake {
 
     fn ensure_tally(&self, _: Tally) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn explain(&self, _: PortId, _: &[u8], _: u32) -> Explanation {
+        let verdict = Verdict::Drop(vswitch::trace::DropReason::NoSuchPort);
+        Explanation { steps: Vec::new(), verdict, destinations: Vec::new() }
     }
 
     fn fdb(&self) -> Vec<fdb::Entry> {

@@ -60,7 +60,9 @@ impl Refusal {
             Self::MirrorUplink => "none or source; a guest port or host port as destination".into(),
             Self::BadPrefixLength { max: 0, .. } => "a MAC address without a length".into(),
             Self::BadPrefixLength { max, .. } => format!("0 to {max}"),
-            Self::HostBits { network, .. } => network.clone(),
+            Self::HostBits { value, network } => {
+                format!("{network}, or {} alone", value.split('/').next().unwrap_or_default())
+            }
             Self::LocalOrRemote { .. } => "either a local or a remote address".into(),
             Self::TooManyEntries { limit, .. } => format!("up to {limit}"),
             Self::NoSuchEntry { list, .. } => format!("one of those in '{list}', with the same arguments"),
@@ -75,11 +77,12 @@ impl Refusal {
             | Self::BadAddressType { valid, .. }
             | Self::BadAddressSize { valid, .. }
             | Self::BadAddress { valid, .. }
-            | Self::DuplicateEntry { valid, .. } => (*valid).to_owned(),
+            | Self::DuplicateEntry { valid, .. }
+            | Self::NotApplicable { valid, .. }
+            | Self::KindForbids { valid, .. } => (*valid).to_owned(),
             Self::OutOfRange { min, max, unit: "", .. } => format!("{min} to {max}"),
             Self::OutOfRange { min, max, unit, .. } => format!("{min} to {max} {unit}"),
             Self::BadValue { valid, .. } | Self::Missing { valid, .. } => valid.clone(),
-            Self::NotApplicable { valid, .. } | Self::KindForbids { valid, .. } => (*valid).to_owned(),
             Self::KindContradicts { kind: SwitchKind::Private, .. } => {
                 "remove these first (a private switch connects guests only)".into()
             }

@@ -21,6 +21,15 @@ pub enum Object {
     Port(String),
     /// An uplink, by name.
     Uplink(String),
+    /// One of several list entries of a port that were given together, counted from 1.
+    Element {
+        /// The port, by name.
+        port: Box<str>,
+        /// What the list consists of.
+        what: &'static str,
+        /// Which one of those given.
+        position: u32,
+    },
     /// The switch and its settings.
     Switch,
     /// A request of the API, before it is known what it is about.
@@ -40,6 +49,7 @@ impl fmt::Display for Object {
         match self {
             Self::Port(name) => write!(f, "port '{}'", Shown(name)),
             Self::Uplink(name) => write!(f, "uplink '{}'", Shown(name)),
+            Self::Element { port, what, position } => write!(f, "port '{}', {what} {position}", Shown(port)),
             Self::Switch => f.write_str("switch"),
             Self::Request => f.write_str("request"),
             Self::Caller => f.write_str("caller"),

@@ -3,6 +3,7 @@
 //! The API's JSON, its description and the command line are all made from these types. Values arrive here unjudged
 //! (numbers as wide integers, addresses as text), so that a refusal can name the offending value; [`super::check`] judges.
 
+mod explain;
 mod lists;
 mod policy;
 
@@ -14,6 +15,7 @@ use vswitch::snapshot::SwitchKind;
 
 use crate::spec::WorkerStats;
 
+pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::policy::{LinkState, Policy, PolicyChange};
 
@@ -173,8 +175,12 @@ pub struct PortView {
     pub offered: Vec<String>,
     /// Worker of each queue pair.
     pub worker: Vec<usize>,
-    /// Its policy.
+    /// Its policy, without its lists.
     pub policy: Policy,
+    /// Number of entries of its ACL (`/v1/ports/{name}/acls`).
+    pub acl_entries: usize,
+    /// Number of its extended rules (`/v1/ports/{name}/rules`).
+    pub rules: usize,
     /// Its counters.
     pub counters: Counters,
 }

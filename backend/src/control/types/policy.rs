@@ -90,6 +90,7 @@ pub struct PolicyChange {
 /// A port's policy; its ACL and rules are lists of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Policy {
     /// VLAN mode.
     #[serde(default, with = "text")]
