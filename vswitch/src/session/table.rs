@@ -3,6 +3,7 @@
 //! Every operation takes bounded time however full the table is: the index is chained and never rehashed, victims are
 //! looked for among a few sessions only, and the largest holder is known without asking all.
 
+use super::ranking::Ranking;
 use super::slot::{CHUNK, Handle, Slots};
 use super::track::{State, Track, asks};
 use super::{Counters, Full, Grant, Key};
@@ -50,15 +51,9 @@ struct Holder {
     weak: Vec<u32>,
     /// Where the next search for a victim begins.
     cursor: usize,
-    /// Where the port stands among the holders of as many sessions.
-    place: usize,
 }
 
 impl Holder {
-    fn size(&self) -> usize {
-        self.strong.len() + self.weak.len()
-    }
-
     fn list(&mut self, weak: bool) -> &mut Vec<u32> {
         if weak { &mut self.weak } else { &mut self.strong }
     }
@@ -92,10 +87,10 @@ pub(super) struct Table {
     len: u32,
     /// By port number; as long as the largest number that ever had a session.
     holders: Vec<Option<Box<Holder>>>,
-    /// Port numbers by how many sessions they hold.
-    sizes: Vec<Vec<u16>>,
-    /// How many the largest holders have.
-    most: usize,
+    /// Sessions per port.
+    held: Ranking,
+    /// Weak ones of them.
+    pending: Ranking,
     pub(super) counters: Counters,
 }
 
@@ -111,8 +106,8 @@ impl Table {
             used: 0,
             len: 0,
             holders: Vec::new(),
-            sizes: Vec::new(),
-            most: 0,
+            held: Ranking::default(),
+            pending: Ranking::default(),
             counters: Counters::default(),
         }
     }
@@ -206,7 +201,8 @@ impl Table {
         handle
     }
 
-    /// Notes what an admitted packet says about the connection. False if the session is gone or does not admit it.
+    /// Notes what an admitted packet says about the connection; the session's key. `None` if the session is gone or does
+    /// not admit the packet.
     pub(super) fn advance(
         &mut self,
         slots: &Slots,
@@ -214,24 +210,23 @@ impl Table {
         handle: Handle,
         direction: crate::Direction,
         flags: Option<u8>,
-    ) -> bool {
+    ) -> Option<Key> {
         let slot = handle.index();
-        let Some(at) = slots.get(slot).filter(|at| at.holds(handle) && !at.is_expired(now)) else {
-            return false;
-        };
+        let at = slots.get(slot).filter(|at| at.holds(handle) && !at.is_expired(now))?;
+        let key = self.entry(slot)?.key;
         let track = at.track();
         if !track.admits(direction, flags) {
-            return false;
+            return None;
         }
         let next = track.next(direction, flags);
         if track.state == State::Closing && next.state != State::Closing {
             self.restart(slots, now, slot, next);
-            return true;
+            return Some(key);
         }
         // Noted first: what follows may shorten the timeout, and that counts from this packet on.
         at.note(now, handle);
         self.set_track(slots, slot, next);
-        true
+        Some(key)
     }
 
     /// Puts a new connection in place of one that is over. It gets a new generation: verdicts of the old one would
@@ -281,18 +276,12 @@ impl Table {
         }
     }
 
-    /// Forgets a port that holds nothing; says whether it is forgotten.
-    pub(super) fn forget(&mut self, port: PortId) -> bool {
-        match self.holder(port) {
-            None => true,
-            Some(holder) if holder.size() > 0 => false,
-            Some(_) => {
-                self.unrank(port, 0);
-                if let Some(holder) = self.holders.get_mut(port.index()) {
-                    *holder = None;
-                }
-                true
-            }
+    /// Forgets a port that holds nothing.
+    pub(super) fn forget(&mut self, port: PortId) {
+        if self.held.count(port) == 0
+            && let Some(holder) = self.holders.get_mut(port.index())
+        {
+            *holder = None;
         }
     }
 
@@ -308,21 +297,18 @@ impl Table {
                 Plan::Known(slot)
             };
         }
-        let (held, weak) = self.holder(key.port).map_or((0, 0), |h| (h.size(), h.weak.len()));
-        let mut from = None;
-        if held < self.share as usize {
-            if self.len < self.limit {
-                return Plan::Free;
-            }
-            from = self.largest().filter(|&(_, most)| most > held).map(|(port, _)| port);
+        let (held, pending) = (self.held.count(key.port), self.pending.count(key.port));
+        let under_share = held < self.share as usize;
+        if under_share && self.len < self.limit {
+            return Plan::Free;
         }
-        let weak_of = |port| self.victim(slots, now, port, false);
-        let any_of = |port| self.victim(slots, now, port, true);
-        let victim = if weak < PENDING {
-            from.and_then(any_of).or_else(|| weak_of(key.port))
-        } else {
-            from.and_then(weak_of).or_else(|| weak_of(key.port))
-        };
+        let largest = self.held.top().filter(|&(_, most)| under_share && most > held);
+        let busiest = self.pending.top().filter(|&(_, most)| under_share && most > pending.max(PENDING));
+        let may_take = pending < PENDING;
+        let victim = largest
+            .and_then(|(port, _)| self.victim(slots, now, port, may_take))
+            .or_else(|| self.victim(slots, now, key.port, false))
+            .or_else(|| busiest.and_then(|(port, _)| self.victim(slots, now, port, false)));
         victim.map_or(Plan::Full, |(slot, why)| Plan::Evict(slot, why))
     }
 
@@ -353,12 +339,6 @@ impl Table {
         }
         let longest = longest_weak.or(longest_strong.filter(|_| strong));
         longest.map(|(slot, _)| (slot, Gone::Evicted))
-    }
-
-    /// The port with the most sessions, and how many.
-    fn largest(&self) -> Option<(PortId, usize)> {
-        let port = *self.sizes.get(self.most)?.first()?;
-        Some((PortId(port), self.most))
     }
 
     fn insert(
@@ -428,20 +408,15 @@ impl Table {
             self.holders.resize_with(port.index() + 1, || None);
         }
         let Some(place) = self.holders.get_mut(port.index()) else { return };
-        if place.is_none() {
-            *place = Some(Box::default());
-            self.rank(port, 0);
-        }
-        let Some(before) = self.holder(port).map(Holder::size) else { return };
+        place.get_or_insert_default();
+        self.held.increase(port);
         self.enlist(slot, port, weak);
-        self.resize(port, before, before + 1);
     }
 
     /// Takes a slot off its port's list.
     fn leave(&mut self, slot: u32, port: PortId) {
-        let Some(before) = self.holder(port).map(Holder::size) else { return };
         self.strike(slot, port);
-        self.resize(port, before, before.saturating_sub(1));
+        self.held.decrease(port);
     }
 
     /// Moves a slot to the other list of its port if it does not belong to the one it is on.
@@ -457,6 +432,9 @@ impl Table {
         let list = holder.list(weak);
         let position = list.len() as u32;
         list.push(slot);
+        if weak {
+            self.pending.increase(port);
+        }
         if let Some(entry) = self.entry_mut(slot) {
             (entry.position, entry.weak) = (position, weak);
         }
@@ -472,38 +450,8 @@ impl Table {
         if let Some(moved) = list.get(position).copied().and_then(|s| self.entry_mut(s)) {
             moved.position = position as u32;
         }
-    }
-
-    /// Notes that a port holds a number of sessions that differs by one from what it held.
-    fn resize(&mut self, port: PortId, before: usize, after: usize) {
-        self.unrank(port, before);
-        self.rank(port, after);
-        if self.most == before && self.sizes.get(before).is_some_and(Vec::is_empty) {
-            self.most = after; // This port was the only largest one, so it still is.
-        }
-    }
-
-    fn rank(&mut self, port: PortId, size: usize) {
-        if self.sizes.len() <= size {
-            self.sizes.resize_with(size + 1, Vec::new);
-        }
-        let Some(equals) = self.sizes.get_mut(size) else { return };
-        let place = equals.len();
-        equals.push(port.0);
-        self.most = self.most.max(size);
-        if let Some(holder) = self.holder_mut(port) {
-            holder.place = place;
-        }
-    }
-
-    fn unrank(&mut self, port: PortId, size: usize) {
-        let Some(place) = self.holder(port).map(|h| h.place) else { return };
-        let Some(equals) = self.sizes.get_mut(size).filter(|e| place < e.len()) else { return };
-        equals.swap_remove(place);
-        if let Some(&moved) = equals.get(place)
-            && let Some(holder) = self.holder_mut(PortId(moved))
-        {
-            holder.place = place;
+        if weak {
+            self.pending.decrease(port);
         }
     }
 }

@@ -233,6 +233,8 @@ proptest! {
                 Err(_) => {
                     let own = before[usize::from(port) - 1];
                     prop_assert!(own == 64 || before.iter().all(|&other| other <= own), "{:?}", before);
+                    let shown = sessions.list(now, Some(PortId(port)));
+                    prop_assert!(shown.iter().all(|s| s.state == State::Established), "all its own are in use");
                 }
             }
             prop_assert!(sessions.len() <= 512);
