@@ -89,7 +89,11 @@ impl Bench {
             let frames: Vec<_> = tuples.by_ref().take(BATCH).map(|(from, to)| frame(from, to)).collect();
             let before = forwarder.counters().misses;
             let took = self.timed(&mut forwarder, &frames, 1);
-            assert_eq!(forwarder.counters().misses - before, BATCH as u64, "every frame was to be a first one");
+            assert_eq!(
+                forwarder.counters().misses - before,
+                BATCH as u64,
+                "every frame was to be a first one"
+            );
             self.state.sessions.flush(SENDER.0);
             self.state.sessions.flush(RECEIVER.0);
             took
@@ -119,7 +123,8 @@ impl Bench {
             for burst in frames.chunks(BURST) {
                 forwarder.begin(&self.snap, &self.state, now, SENDER.0);
                 for frame in burst {
-                    let verdict = forwarder.judge(&self.snap, &self.state, now, SENDER.0, frame, len, &mut plan);
+                    let verdict =
+                        forwarder.judge(&self.snap, &self.state, now, SENDER.0, frame, len, &mut plan);
                     assert_eq!(verdict, PASSES);
                     black_box(&plan);
                 }
@@ -153,7 +158,8 @@ fn frame(from: u16, to: u16) -> [u8; LEN] {
 /// everything in UDP above port 1023.
 fn guarded(own: Ipv4Addr, stateful: Option<Nanos>) -> Policy {
     let entries: Vec<_> = [Direction::Out, Direction::In].into_iter().flat_map(entries).collect();
-    let rules: Vec<_> = [Direction::Out, Direction::In].into_iter().flat_map(|d| rules(d, stateful)).collect();
+    let rules: Vec<_> =
+        [Direction::Out, Direction::In].into_iter().flat_map(|d| rules(d, stateful)).collect();
     Policy {
         dhcp_guard: true,
         router_guard: true,
@@ -178,16 +184,22 @@ fn entries(direction: Direction) -> impl Iterator<Item = acl::Entry> {
         let tally = Tally(n + 1);
         let (action, applies, address) = match n {
             0 => (acl::Action::Deny, acl::Applies::Local, acl::Address::Any),
-            1 => {
-                (acl::Action::Allow, acl::Applies::Local, acl::Address::Ip(prefix([198, 18, 0, 0], 24, 0)))
-            }
+            1 => (acl::Action::Allow, acl::Applies::Local, acl::Address::Ip(prefix([198, 18, 0, 0], 24, 0))),
             2..12 => {
                 let length = 7 + n as u8; // 9 to 18: each holds the peer's address
-                (acl::Action::Meter, acl::Applies::Remote, acl::Address::Ip(prefix([198, 18, 0, 0], length, 0)))
+                (
+                    acl::Action::Meter,
+                    acl::Applies::Remote,
+                    acl::Address::Ip(prefix([198, 18, 0, 0], length, 0)),
+                )
             }
             _ => {
                 let length = 20 + (n % 13) as u8;
-                (acl::Action::Deny, acl::Applies::Remote, acl::Address::Ip(prefix([198, 18, 128, 0], length, n)))
+                (
+                    acl::Action::Deny,
+                    acl::Applies::Remote,
+                    acl::Address::Ip(prefix([198, 18, 128, 0], length, n)),
+                )
             }
         };
         acl::Entry { direction, applies, address, action, tally }
