@@ -32,9 +32,9 @@ const UDP: u8 = 17;
 const SECOND: Nanos = 1_000_000_000;
 
 fn main() {
-    let plain = Bench::new(None);
-    let stateless = Bench::new(Some(None));
-    let stateful = Bench::new(Some(Some(30 * SECOND)));
+    let plain = Bench::new(|_| Policy::default());
+    let stateless = Bench::new(|own| guarded(own, None));
+    let stateful = Bench::new(|own| guarded(own, Some(30 * SECOND)));
     for bench in [&stateless, &stateful] {
         assert!(
             bench.judge_one(56) == Verdict::Drop(DropReason::RuleDenied) && bench.judge_one(5000) == PASSES,
@@ -59,15 +59,11 @@ struct Bench {
 }
 
 impl Bench {
-    /// Two ports without policy, or with it; inside, whether the rule that lets the frames pass is stateful.
-    fn new(policy: Option<Option<Nanos>>) -> Self {
-        let ports = [(SENDER, RECEIVER), (RECEIVER, SENDER)].map(|((id, mac, own), _)| Port {
-            id,
-            kind: PortKind::Guest,
-            mac,
-            mtu: 1500,
-            vm: None,
-            policy: policy.map_or_else(Policy::default, |stateful| guarded(own, stateful)),
+    /// Two ports with the policy that `policy` makes of the address they own.
+    fn new(policy: impl Fn(Ipv4Addr) -> Policy) -> Self {
+        let ports = [SENDER, RECEIVER].map(|(id, mac, own)| {
+            let (kind, policy) = (PortKind::Guest, policy(own));
+            Port { id, kind, mac, mtu: 1500, vm: None, policy }
         });
         let snap = Snapshot::new(1, SwitchConfig::default(), ports.into());
         Self { snap, state: State::new(8192, 1) }
@@ -130,7 +126,7 @@ impl Bench {
                 }
             }
         }
-        began.elapsed().as_secs_f64() * 1e9 / (times * frames.len()) as f64
+        began.elapsed().as_secs_f64() * 1e9 / f64::from((times * frames.len()) as u32)
     }
 }
 
