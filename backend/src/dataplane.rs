@@ -71,6 +71,16 @@ impl Dataplane {
         self.shared.state.fdb.entries(tsc::nanos(tsc::cycles()))
     }
 
+    /// The sessions of stateful rules, of a port or of all.
+    pub fn sessions(&self, port: Option<PortId>) -> Vec<vswitch::session::Shown> {
+        self.shared.state.sessions.list(tsc::nanos(tsc::cycles()), port)
+    }
+
+    /// Ends a port's sessions and says how many those were.
+    pub fn flush_sessions(&self, port: PortId) -> u64 {
+        self.shared.state.sessions.flush(port)
+    }
+
     /// Starts to serve a guest port; its policy must already be in the published snapshot.
     pub fn add_guest(&self, spec: GuestSpec) -> Result<(), DataplaneError> {
         self.make_room(spec.id)?;

@@ -1,12 +1,15 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
-//! `routes` says what there is (`lists`: a port's ACL and rules), `body` how requests are read and refusals written, `serve` how connections are
+//! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
+//! and sessions, `config`: all as one document), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
 mod auth;
 mod body;
+mod config;
 mod lists;
+mod live;
 mod metrics;
 mod routes;
 mod serve;
@@ -21,6 +24,7 @@ use crate::events::EventLog;
 
 pub use self::auth::Callers;
 pub use self::body::{ErrorBody, ErrorDetail};
+pub(crate) use self::body::{distance, explain};
 pub use self::routes::{document, metrics_router, router};
 pub use self::serve::{bind, serve_metrics, serve_unix};
 

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
-use super::{Shared, lists, metrics};
+use super::{Shared, config, lists, live, metrics};
 use crate::control::types::{
     ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
     WorkerView,
@@ -35,6 +35,7 @@ pub(super) type Answer<T> = Result<Json<T>, ApiError>;
         (name = "switch", description = "Switch-wide settings"),
         (name = "ports", description = "Guest ports, host ports and their policy"),
         (name = "policy", description = "Lists of a port: its ACL and its extended rules"),
+        (name = "metering", description = "What the meters of ports counted"),
         (name = "uplinks", description = "The physical network"),
         (name = "seeing", description = "What the switch does"),
     )
@@ -50,6 +51,14 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(lists::list_rules, lists::add_rules, lists::remove_rule))
         .routes(routes!(list_uplinks, add_uplink))
         .routes(routes!(show_uplink, remove_uplink))
+        .routes(routes!(config::save, config::apply))
+        .routes(routes!(live::list_meters, live::enable_meters, live::disable_meters))
+        .routes(routes!(live::total_meters))
+        .routes(routes!(live::reset_meters))
+        .routes(routes!(live::show_meter, live::enable_meter, live::disable_meter))
+        .routes(routes!(live::reset_meter))
+        .routes(routes!(live::list_sessions))
+        .routes(routes!(live::port_sessions, live::flush_sessions))
         .routes(routes!(show_fdb))
         .routes(routes!(explain))
         .routes(routes!(list_workers))

@@ -43,6 +43,14 @@ impl Client {
         self.call(Method::PATCH, path, Some(body))
     }
 
+    pub(super) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.call(Method::PUT, path, Some(body))
+    }
+
+    pub(super) fn delete_with_answer<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::DELETE, path, None::<&()>)
+    }
+
     pub(super) fn delete(&self, path: &str) -> Outcome {
         Self::blocking(async {
             let response = self.send(Method::DELETE, path, Bytes::new()).await?;

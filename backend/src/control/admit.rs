@@ -1,5 +1,6 @@
 //! The first phase of a change: everything about it is judged against what exists. Changes nothing.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use vswitch::{Mac, PortId};
 
 use super::model::{Device, MAX_PORTS, MacKind, PortConfig};
 use super::types::{NewPort, NewUplink, Policy, PolicyChange};
-use super::{DEFAULT_MTU, Entry, Switch, check, host, view};
+use super::{DEFAULT_MTU, Switch, check, host, view};
 use crate::guest::features;
 
 /// Addresses and prefixes a port owns at most.
@@ -85,19 +86,30 @@ impl Switch {
         }
     }
 
-    pub(super) fn check_socket(&self, path: &str, client: bool) -> Result<PathBuf, Refusal> {
+    /// Judges a socket's path; in `leaving` are the places whose ports go in the same change.
+    fn check_socket(&self, path: &str, client: bool, leaving: &HashSet<PathBuf>) -> Result<PathBuf, Refusal> {
         // Which port has a path is said before who listens there, because that is this process itself.
         let wanted = check::same_place(Path::new(path));
-        for Entry { config, .. } in self.ports.values() {
-            if matches!(&config.device, Device::Guest { socket, .. } if check::same_place(socket) == wanted) {
-                let by = format!("port '{}'", config.name);
-                return Err(Refusal::SocketInUse { path: path.to_owned(), by });
-            }
+        if let Some(entry) = self.ports.values().find(|e| e.place.as_ref() == Some(&wanted)) {
+            let by = format!("port '{}'", entry.config.name);
+            return Err(Refusal::SocketInUse { path: path.to_owned(), by });
         }
-        check::socket(path, client)
+        check::socket(path, client).or_else(|why| match why {
+            Refusal::SocketInUse { .. } if leaving.contains(&wanted) => Ok(PathBuf::from(path)),
+            why => Err(why),
+        })
     }
 
     pub(super) fn check_port(&self, new: &NewPort) -> Result<PortConfig, Refusal> {
+        self.check_new_port(new, &HashSet::new())
+    }
+
+    /// Judges a new port; in `leaving` are the sockets of ports that go in the same change.
+    pub(super) fn check_new_port(
+        &self,
+        new: &NewPort,
+        leaving: &HashSet<PathBuf>,
+    ) -> Result<PortConfig, Refusal> {
         let guest_only = |given: bool, setting| {
             let valid = "only guest ports (--socket) have it";
             if given { Err(Refusal::NotApplicable { setting, kind: PortKind::Host, valid }) } else { Ok(()) }
@@ -108,7 +120,7 @@ impl Switch {
                 let queues = check::range("queues", new.queues.unwrap_or(1), 1, 8, "")? as u8;
                 let mtu =
                     check::range("mtu", new.mtu.unwrap_or(DEFAULT_MTU.into()), 68, 9000, "bytes")? as u16;
-                let socket = self.check_socket(socket, new.client)?;
+                let socket = self.check_socket(socket, new.client, leaving)?;
                 let device =
                     Device::Guest { socket, client: new.client, queues, mtu, features: new.features.clone() };
                 device.feature_bits().map_err(bad_features)?;
@@ -145,6 +157,7 @@ impl Switch {
             mac_kind,
             device,
             policy,
+            metering: None,
             acl: Arc::default(),
             rules: Arc::default(),
         })
@@ -155,10 +168,7 @@ impl Switch {
         if let Some(existing) = self.names(true).pop() {
             return Err(Refusal::SecondUplink { existing });
         }
-        if let Some(driver) = new.driver.as_deref().filter(|d| *d != "packet") {
-            let valid = "packet".into();
-            return Err(Refusal::BadValue { setting: "driver".into(), value: driver.to_owned(), valid });
-        }
+        check::driver(new.driver.as_deref())?;
         check::interface_name(&new.device)?;
         self.check_interface_free(&new.device)?;
         let mac = check::ethernet(&new.device, &host::interfaces())?;
@@ -172,6 +182,7 @@ impl Switch {
             mac_kind,
             device,
             policy: Policy::default(),
+            metering: None,
             acl: Arc::default(),
             rules: Arc::default(),
         })
@@ -179,7 +190,7 @@ impl Switch {
 
     /// The next free number after the last one given, so that a number is not used again at once.
     pub(super) fn free_id(&self) -> Result<PortId, Refusal> {
-        let taken: std::collections::HashSet<u16> = self.ports.values().map(|e| e.config.id.0).collect();
+        let taken: HashSet<u16> = self.ports.values().map(|e| e.config.id.0).collect();
         let limit = MAX_PORTS as u16;
         (0..limit)
             .map(|step| (self.last_id % limit + step) % limit + 1)

@@ -96,6 +96,16 @@ pub fn interface_name(interface: &str) -> Result<(), Refusal> {
     if valid { Ok(()) } else { Err(Refusal::BadInterfaceName { interface: interface.to_owned() }) }
 }
 
+/// How an uplink's interface is driven.
+pub fn driver(given: Option<&str>) -> Result<(), Refusal> {
+    match given {
+        None | Some("packet") => Ok(()),
+        Some(other) => {
+            Err(Refusal::BadValue { setting: "driver".into(), value: other.into(), valid: "packet".into() })
+        }
+    }
+}
+
 /// An existing Ethernet interface and its address.
 pub fn ethernet(interface: &str, existing: &[Interface]) -> Result<Mac, Refusal> {
     interface_name(interface)?;

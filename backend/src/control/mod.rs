@@ -9,14 +9,18 @@
 
 pub mod acl;
 mod admit;
+mod apply;
+mod change;
 pub mod check;
 mod explain;
 pub mod host;
 pub mod list;
 mod lists;
+pub mod meter;
 pub mod model;
 pub mod path;
 pub mod rule;
+mod session;
 pub mod tallies;
 pub mod types;
 mod view;
@@ -25,6 +29,7 @@ mod view;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use vswitch::event::Event;
@@ -53,12 +58,27 @@ pub struct Host {
     pub pool: MacPool,
 }
 
+#[derive(Clone)]
 struct Entry {
     config: PortConfig,
     /// MTU in force, in bytes.
     mtu: u16,
     /// Why the data path does not serve the port, if it does not.
     fault: Option<String>,
+    /// Where the socket is that it listens on, in the one spelling of [`check::same_place`].
+    place: Option<PathBuf>,
+}
+
+impl Entry {
+    /// A port that is not served yet.
+    fn new(config: PortConfig) -> Self {
+        let mtu = initial_mtu(&config.device);
+        let place = match &config.device {
+            Device::Guest { socket, .. } => Some(check::same_place(socket)),
+            _ => None,
+        };
+        Self { config, mtu, fault: None, place }
+    }
 }
 
 /// The switch.
@@ -102,8 +122,7 @@ impl Switch {
         for config in saved.ports {
             switch.events.name_port(config.id, &config.name);
             switch.last_id = switch.last_id.max(config.id.0);
-            let mtu = initial_mtu(&config.device);
-            switch.ports.insert(config.name.clone(), Entry { config, mtu, fault: None });
+            switch.ports.insert(config.name.clone(), Entry::new(config));
         }
         switch.follow_uplinks();
         let first = switch.snapshot();
@@ -233,9 +252,8 @@ impl Switch {
     fn add(&mut self, config: PortConfig) -> Result<(), Refusal> {
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
         let (id, name) = (config.id, config.name.clone());
-        let mtu = initial_mtu(&config.device);
         self.events.name_port(id, &name);
-        self.ports.insert(name.clone(), Entry { config, mtu, fault: None });
+        self.ports.insert(name.clone(), Entry::new(config));
         self.epoch += 1;
         data.publish(compile(self.epoch, &self.settings, &self.ports));
         let config = &self.ports[&name].config;
@@ -278,62 +296,45 @@ impl Switch {
         let policy = changed(&old.policy, &change.policy, old.device.kind())?;
         self.check_private_vlans(name, &policy.vlan)?;
         let changes = differences(&old.policy, &policy);
-        self.replace(PortConfig { policy, ..old }, changes)
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let port = old.id;
+        self.replace(&PortConfig { policy, ..old })?;
+        self.events.emit(Event::PortChanged { port, changes });
+        Ok(())
     }
 
-    /// Puts a checked configuration in the place of the one with its name.
+    /// Puts a checked configuration in the place of the one with its name, which is returned.
     ///
     /// It is published before it is stored, so that a change is in force as soon as workers can follow, whatever the
     /// disk takes; the command returns after both. If it cannot be stored, the old one is published again.
-    fn replace(&mut self, new: PortConfig, changes: Vec<String>) -> Result<(), Refusal> {
-        let port = new.id;
-        let Some(entry) = self.ports.get_mut(&new.name) else { return Ok(()) };
-        if entry.config == new {
-            return Ok(());
-        }
-        let name = new.name.clone();
-        let old = std::mem::replace(&mut entry.config, new);
+    fn replace(&mut self, new: &PortConfig) -> Result<PortConfig, Refusal> {
+        let old = self.entry(&new.name)?.config.clone();
+        self.put_entry(new.clone());
         self.publish();
-        let stored = self.store.put(None, &[(Some(&old), Some(&self.ports[&name].config))]);
-        if let Err(why) = stored {
-            if let Some(entry) = self.ports.get_mut(&name) {
-                entry.config = old;
-            }
+        if let Err(why) = self.store.put(None, &[(Some(&old), Some(new))]) {
+            self.put_entry(old);
             self.publish();
             return Err(why);
         }
-        self.events.emit(Event::PortChanged { port, changes });
-        Ok(())
+        Ok(old)
+    }
+
+    /// Gives the port of this name this configuration.
+    fn put_entry(&mut self, config: PortConfig) {
+        if let Some(entry) = self.ports.get_mut(&config.name) {
+            entry.config = config;
+        }
     }
 
     fn change_switch(&mut self, change: &SwitchChange) -> Result<(), Refusal> {
         if self.data.is_none() {
             return Err(Refusal::Stopping);
         }
-        let default = Settings::default();
-        let mut new = self.settings.clone();
-        let mut changes = Vec::new();
-        if let Some(kind) = change.kind {
-            new.kind = kind.unwrap_or(default.kind);
-            self.check_kind(new.kind)?;
-            if new.kind != self.settings.kind {
-                changes.push(format!("kind={}", view::switch_kind(new.kind)));
-            }
-        }
-        if let Some(size) = change.fdb_size {
-            let size = size.unwrap_or(default.fdb_size.into());
-            new.fdb_size = check::range("fdb-size", size, 64, 1 << 20, "addresses")? as u32;
-            if new.fdb_size != self.settings.fdb_size {
-                changes.push(format!("fdb_size={size}"));
-            }
-        }
-        if let Some(wait) = change.rx_wait_us {
-            let wait = wait.unwrap_or(default.rx_wait_us.into());
-            new.rx_wait_us = check::range("rx-wait-us", wait, 0, 1_000_000, "microseconds")? as u32;
-            if new.rx_wait_us != self.settings.rx_wait_us {
-                changes.push(format!("rx_wait_us={wait}"));
-            }
-        }
+        let new = self.settings.changed(change)?;
+        self.check_kind(new.kind)?;
+        let changes = change::settings_differences(&self.settings, &new);
         if changes.is_empty() {
             return Ok(());
         }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vswitch::port::PortKind;
+use vswitch::refusal::Refusal;
 use vswitch::snapshot::{SwitchConfig, SwitchKind};
 use vswitch::{Mac, PortId, Tally};
 
 use super::acl::Acl;
 use super::list::Item;
+use super::meter::Metering;
 use super::rule::Rules;
-use super::types::{LinkState, Policy};
+use super::types::{LinkState, Policy, SwitchChange};
 use super::{admit, check};
 use crate::guest::features;
 
@@ -42,6 +44,24 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// These settings after a change, judged alone: whether ports fit the kind is another question.
+    pub fn changed(&self, change: &SwitchChange) -> Result<Self, Refusal> {
+        let default = Self::default();
+        let mut new = self.clone();
+        if let Some(kind) = change.kind {
+            new.kind = kind.unwrap_or(default.kind);
+        }
+        if let Some(size) = change.fdb_size {
+            let size = size.unwrap_or(default.fdb_size.into());
+            new.fdb_size = check::range("fdb-size", size, 64, 1 << 20, "addresses")? as u32;
+        }
+        if let Some(wait) = change.rx_wait_us {
+            let wait = wait.unwrap_or(default.rx_wait_us.into());
+            new.rx_wait_us = check::range("rx-wait-us", wait, 0, 1_000_000, "microseconds")? as u32;
+        }
+        Ok(new)
+    }
+
     /// The settings as the data path follows them.
     pub fn compiled(&self) -> SwitchConfig {
         SwitchConfig { kind: self.kind, fdb_size: self.fdb_size, rx_wait_us: self.rx_wait_us }
@@ -144,6 +164,9 @@ pub struct PortConfig {
     pub device: Device,
     /// Its policy.
     pub policy: Policy,
+    /// That it is metered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metering: Option<Metering>,
     /// Its ACL; the store has a row for each entry.
     #[serde(skip)]
     pub acl: Arc<Acl>,

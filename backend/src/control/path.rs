@@ -2,6 +2,7 @@
 
 use vswitch::explain::Explanation;
 use vswitch::fdb::Entry;
+use vswitch::session::Shown;
 use vswitch::snapshot::Snapshot;
 use vswitch::{PortId, Tally};
 
@@ -29,6 +30,10 @@ pub trait DataPath: Send {
     fn clear_tally(&self, tally: Tally) -> (u64, u64);
     /// Makes room for a tally, which must succeed before a published snapshot may name it.
     fn ensure_tally(&self, tally: Tally) -> std::io::Result<()>;
+    /// The sessions of a port or of all.
+    fn sessions(&self, port: Option<PortId>) -> Vec<Shown>;
+    /// Ends a port's sessions and says how many those were.
+    fn flush_sessions(&self, port: PortId) -> u64;
     /// What would happen to a frame that a port sends: its first bytes and its whole length.
     fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation;
     /// The learned addresses.
@@ -92,6 +97,14 @@ impl DataPath for Dataplane {
 
     fn ensure_tally(&self, tally: Tally) -> std::io::Result<()> {
         self.tallies().ensure(tally)
+    }
+
+    fn sessions(&self, port: Option<PortId>) -> Vec<Shown> {
+        Self::sessions(self, port)
+    }
+
+    fn flush_sessions(&self, port: PortId) -> u64 {
+        Self::flush_sessions(self, port)
     }
 
     fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {

@@ -157,7 +157,7 @@ fn protocol(text: &str) -> Result<u8, Refusal> {
     }
 }
 
-fn protocol_text(protocol: u8) -> String {
+pub(super) fn protocol_text(protocol: u8) -> String {
     match protocol {
         6 => "tcp".into(),
         17 => "udp".into(),

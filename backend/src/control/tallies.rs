@@ -16,7 +16,7 @@ use super::model::PortConfig;
 pub const LIMIT: u32 = (1 << 20) - 1;
 
 /// The numbers that are free.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tallies {
     /// Free ones below `next`.
     free: BTreeSet<u32>,

@@ -1,5 +1,10 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
+mod apply;
+mod lists;
+mod meters;
+mod policy;
+
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
@@ -39,6 +44,10 @@ struct Notes {
     /// Of port 1, as last published.
     published_mtu: u16,
     link_up: bool,
+    /// When that was.
+    published: Option<std::time::Instant>,
+    /// As last published, by number.
+    ports: Vec<Port>,
     tallies: std::collections::HashMap<u32, (u64, u64)>,
 }
 
@@ -64,6 +73,8 @@ impl DataPath for Fake {
         notes.epochs.push(snapshot.epoch());
         let first = snapshot.port(PortId(1));
         notes.link_up = first.is_some_and(|p| p.policy.link_up);
+        notes.published = Some(std::time::Instant::now());
+        notes.ports = snapshot.ports().cloned().collect();
         notes.published_mtu = first.map_or(0, |p| p.mtu);
     }
 
@@ -104,6 +115,14 @@ impl DataPath for Fake {
 
     fn ensure_tally(&self, _: Tally) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn sessions(&self, _: Option<PortId>) -> Vec<vswitch::session::Shown> {
+        Vec::new()
+    }
+
+    fn flush_sessions(&self, _: PortId) -> u64 {
+        0
     }
 
     fn explain(&self, _: PortId, _: &[u8], _: u32) -> Explanation {
@@ -158,7 +177,11 @@ fn kind(kind: SwitchKind) -> SwitchChange {
 
 /// Everything an operator can see.
 fn seen(switch: &Switch) -> Value {
-    json!([switch.show(), switch.list(), switch.fdb(None).unwrap()])
+    let lists =
+        |p: &types::PortView| json!([switch.list_acl(&p.name).unwrap(), switch.list_rules(&p.name).unwrap()]);
+    let ports = switch.list();
+    let lists: Vec<_> = ports.iter().map(lists).collect();
+    json!([switch.show(), ports, switch.fdb(None).unwrap(), lists])
 }
 
 /// Does what must be refused, and checks that nothing changed; returns the line.
@@ -366,6 +389,7 @@ fn stored_uplink() -> PortConfig {
         mac_kind: MacKind::Interface,
         device: Device::Uplink { interface: "eth8".into() },
         policy: Policy::default(),
+        metering: None,
         acl: Arc::default(),
         rules: Arc::default(),
     }

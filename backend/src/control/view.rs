@@ -126,7 +126,7 @@ impl Switch {
     }
 
     fn view(&self, entry: &Entry) -> PortView {
-        let Entry { config, mtu, fault } = entry;
+        let Entry { config, mtu, fault, .. } = entry;
         let data = self.data.as_ref();
         let status = data.and_then(|d| d.status(config.id));
         let counters = data.map(|d| d.counters(config.id)).unwrap_or_default();

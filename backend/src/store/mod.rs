@@ -294,6 +294,7 @@ mod tests {
             mac_kind,
             device,
             policy: Policy::default(),
+            metering: None,
             acl: Arc::default(),
             rules: Arc::default(),
         }

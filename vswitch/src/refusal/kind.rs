@@ -65,6 +65,10 @@ pub enum Refusal {
     BadFeatures { reason: String, known: Vec<String> },
     #[error("'{}' is not known here", Shown(.key))]
     UnknownKey { key: String, known: Vec<String> },
+    #[error("it is not TOML: {reason}")]
+    NotToml { reason: String },
+    #[error("it cannot be read: {reason}")]
+    FileUnusable { reason: String },
     #[error("{what} is missing")]
     Missing { what: String, valid: String },
     #[error("{setting} cannot be set on {} {}", if *.kind == PortKind::Uplink { "an" } else { "a" }, kind_word(*.kind))]
@@ -121,6 +125,8 @@ pub enum Refusal {
     StatefulDeny,
     #[error("all {limit} counters of the switch are in use")]
     NoCounter { limit: u32 },
+    #[error("it is not metered")]
+    NotMetered { port: String },
 
     #[error("{} {} switch has no {}", if *.kind == SwitchKind::Private { "a" } else { "an" }, switch_word(*.kind), kind_word(*.what))]
     KindForbids { kind: SwitchKind, what: PortKind, valid: &'static str },
@@ -208,6 +214,8 @@ impl Refusal {
             Self::BadValue { .. } => ("bad-value", BadValue),
             Self::BadFeatures { .. } => ("bad-features", BadValue),
             Self::UnknownKey { .. } => ("unknown-key", BadValue),
+            Self::NotToml { .. } => ("not-toml", BadValue),
+            Self::FileUnusable { .. } => ("file-unusable", Unavailable),
             Self::Missing { .. } => ("missing", BadValue),
             Self::NotApplicable { .. } => ("not-applicable", BadValue),
             Self::BadVlan(_) => ("bad-vlan", BadValue),
@@ -235,6 +243,7 @@ impl Refusal {
             Self::StatefulProtocol { .. } => ("stateful-protocol", BadValue),
             Self::StatefulDeny => ("stateful-deny", BadValue),
             Self::NoCounter { .. } => ("no-counter", Conflict),
+            Self::NotMetered { .. } => ("not-metered", NotFound),
             Self::KindForbids { .. } => ("kind-forbids", Conflict),
             Self::KindContradicts { .. } => ("kind-contradicts", Conflict),
             Self::SecondUplink { .. } => ("second-uplink", Conflict),

@@ -3,9 +3,12 @@
 //! The API's JSON, its description and the command line are all made from these types. Values arrive here unjudged
 //! (numbers as wide integers, addresses as text), so that a refusal can name the offending value; [`super::check`] judges.
 
+mod config;
 mod explain;
 mod lists;
+mod meter;
 mod policy;
+mod session;
 
 use std::collections::BTreeMap;
 
@@ -15,9 +18,12 @@ use vswitch::snapshot::SwitchKind;
 
 use crate::spec::WorkerStats;
 
+pub use self::config::{Applied, Config, ConfigPort, ConfigUplink, Difference};
 pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
+pub use self::meter::{MeterEntry, MeterView};
 pub use self::policy::{LinkState, Policy, PolicyChange};
+pub use self::session::{Flushed, SessionView};
 
 /// `Some(None)` = the key is there with `null`, which restores the default; `None` = the key is not there.
 type Change<T> = Option<Option<T>>;
@@ -81,7 +87,7 @@ pub struct NewUplink {
 }
 
 /// Changes of the switch; `null` restores the default.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchChange {
     /// What the switch connects: `external`, `internal` or `private`.

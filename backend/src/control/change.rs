@@ -1,0 +1,293 @@
+//! Changes of many ports as one: prepared on a draft of the switch, then adopted as a whole or not at all.
+//!
+//! A draft has the switch's ports and settings and nothing behind them, so that preparing it changes nothing. Adopting it lets go of
+//! the ports that are gone, publishes one snapshot, serves the new ports, and ends with one transaction of the store. What fails
+//! on the way is undone; guests of ports that had to be let go of then lose their connection and make it again.
+
+use std::collections::HashSet;
+use std::mem;
+
+use serde::Serialize;
+use serde_json::Value;
+use vswitch::event::Event;
+use vswitch::refusal::{Object, Refusal, Refused};
+
+use super::list::{self, Item};
+use super::model::{Device, MacKind, PortConfig, Settings};
+use super::types::Difference;
+use super::{Switch, acl, admit, rule, serve, system, view};
+use crate::spec::EventSink;
+use crate::store::Store;
+
+impl Switch {
+    /// A copy to prepare a change on. It has no data path and no store.
+    pub(super) fn draft(&self) -> Self {
+        Self {
+            host: self.host.clone(),
+            settings: self.settings.clone(),
+            ports: self.ports.clone(),
+            last_id: self.last_id,
+            epoch: self.epoch,
+            tallies: self.tallies.clone(),
+            data: None,
+            store: Store::none(),
+            events: self.events.clone(),
+        }
+    }
+
+    /// Becomes what a draft of it has become. A port is the same one if name and number are.
+    pub(super) fn adopt(&mut self, draft: Self) -> Result<(), Refused> {
+        let switch = |why: Refusal| why.of(Object::Switch);
+        let new_tallies = draft.ports.values().flat_map(|entry| entry.config.tallies());
+        self.make_room(new_tallies).map_err(switch)?;
+        let data = self.data.as_ref().ok_or(Refusal::Stopping).map_err(switch)?;
+        let is_in = |there: &Self, config: &PortConfig| {
+            there.ports.get(&config.name).is_some_and(|entry| entry.config.id == config.id)
+        };
+        let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
+        let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
+
+        gone.iter().for_each(|config| data.remove(config.id));
+        fresh.iter().for_each(|config| self.events.name_port(config.id, &config.name));
+        let old = self.exchange(draft);
+        self.publish();
+        if let Err(refused) = self.serve_and_store(&fresh, &old) {
+            self.exchange(old);
+            self.publish();
+            self.serve_again(&gone);
+            fresh.iter().for_each(|config| self.events.forget_port(config.id));
+            gone.iter().for_each(|config| self.events.name_port(config.id, &config.name));
+            return Err(refused);
+        }
+        self.tell(&old, &gone, &fresh);
+        let used: HashSet<_> = self.configs().flat_map(PortConfig::tallies).collect();
+        let unused: Vec<_> =
+            old.configs().flat_map(PortConfig::tallies).filter(|tally| !used.contains(tally)).collect();
+        self.release(unused.into_iter());
+        self.follow_devices();
+        Ok(())
+    }
+
+    pub(super) fn configs(&self) -> impl Iterator<Item = &PortConfig> {
+        self.ports.values().map(|entry| &entry.config)
+    }
+
+    /// Takes over what another switch has of policy, and gives it its own.
+    fn exchange(&mut self, mut other: Self) -> Self {
+        mem::swap(&mut self.settings, &mut other.settings);
+        mem::swap(&mut self.ports, &mut other.ports);
+        mem::swap(&mut self.tallies, &mut other.tallies);
+        mem::swap(&mut self.last_id, &mut other.last_id);
+        other
+    }
+
+    /// Serves new ports and stores everything; whatever fails, none of them is served afterwards.
+    fn serve_and_store(&self, fresh: &[PortConfig], old: &Self) -> Result<(), Refused> {
+        let Some(data) = &self.data else { return Ok(()) };
+        let mut served = 0;
+        let mut all = || {
+            for config in fresh {
+                data.clear_counters(config.id);
+                serve(&**data, config).map_err(|e| system(&e).of(object(config)))?;
+                served += 1;
+            }
+            let mut pairs: Vec<_> =
+                self.configs().map(|new| (old.ports.get(&new.name).map(|e| &e.config), Some(new))).collect();
+            pairs.retain(|(old, new)| old != new);
+            let gone = old.configs().filter(|config| !self.ports.contains_key(&config.name));
+            pairs.extend(gone.map(|config| (Some(config), None)));
+            let settings = (self.settings != old.settings).then_some(&self.settings);
+            if settings.is_none() && pairs.is_empty() {
+                return Ok(());
+            }
+            self.store.put(settings, &pairs).map_err(|why| why.of(Object::Switch))
+        };
+        let result = all();
+        if result.is_err() {
+            fresh[..served].iter().for_each(|config| data.remove(config.id));
+        }
+        result
+    }
+
+    /// Serves ports that were let go of in vain. One that cannot be served now is tried again later.
+    fn serve_again(&mut self, ports: &[PortConfig]) {
+        let Some(data) = &self.data else { return };
+        for config in ports {
+            let fault = serve(&**data, config).err().map(|e| e.to_string());
+            if let Some(reason) = &fault {
+                self.events.emit(Event::PortFailed { port: config.id, reason: reason.clone() });
+            }
+            if let Some(entry) = self.ports.get_mut(&config.name) {
+                entry.fault = fault;
+            }
+        }
+    }
+
+    /// Tells operators who follow the events what became of the ports that `old` has.
+    fn tell(&self, old: &Self, gone: &[PortConfig], fresh: &[PortConfig]) {
+        for PortConfig { id, name, .. } in gone {
+            self.events.emit(Event::PortRemoved { port: *id, name: name.clone() });
+            // The number may have been given anew in the same change.
+            if !fresh.iter().any(|config| config.id == *id) {
+                self.events.forget_port(*id);
+            }
+        }
+        for PortConfig { id, name, .. } in fresh {
+            self.events.emit(Event::PortAdded { port: *id, name: name.clone() });
+        }
+        for new in self.configs() {
+            let before = old.ports.get(&new.name).map(|entry| &entry.config);
+            if let Some(before) = before.filter(|before| before.id == new.id && *before != new) {
+                let lines = port_differences(before, new);
+                let changes = if lines.len() > NAMED {
+                    vec![format!("{} changes", lines.len())]
+                } else {
+                    lines.into_iter().map(|line| format!("{}{}", line.op, line.text)).collect()
+                };
+                self.events.emit(Event::PortChanged { port: new.id, changes });
+            }
+        }
+        let changes = settings_differences(&old.settings, &self.settings);
+        if !changes.is_empty() {
+            self.events.emit(Event::SwitchChanged { changes });
+        }
+    }
+
+    /// What adopting `draft` would change, in the order in which it is shown.
+    pub(super) fn differences(&self, draft: &Self) -> Vec<Difference> {
+        let mut lines = Vec::new();
+        let settings = settings_differences(&self.settings, &draft.settings);
+        if !settings.is_empty() {
+            lines.push(line("~", "switch", options(&settings)));
+        }
+        for old in self.configs() {
+            if draft.ports.get(&old.name).is_none_or(|entry| entry.config.id != old.id) {
+                lines.push(line("-", &object(old).to_string(), String::new()));
+            }
+        }
+        for new in draft.configs() {
+            match self.ports.get(&new.name).map(|entry| &entry.config) {
+                Some(old) if old.id == new.id => {
+                    if old != new {
+                        lines.extend(port_differences(old, new));
+                    }
+                }
+                _ => lines.push(line("+", &object(new).to_string(), described(new))),
+            }
+        }
+        lines
+    }
+}
+
+/// List entries that an event names one by one.
+const NAMED: usize = 8;
+
+/// A port or uplink, for a refusal.
+pub(super) fn object(config: &PortConfig) -> Object {
+    match config.device {
+        Device::Uplink { .. } => Object::Uplink(config.name.clone()),
+        _ => Object::Port(config.name.clone()),
+    }
+}
+
+fn line(op: &str, object: &str, text: String) -> Difference {
+    Difference { op: op.to_owned(), object: object.to_owned(), text }
+}
+
+/// `name=value` as a file would have it.
+fn options(changes: &[String]) -> String {
+    let option = |change: &String| match change.split_once('=') {
+        Some((name, value)) => format!("{} {value}", name.replace('_', "-")),
+        None => change.clone(),
+    };
+    changes.iter().map(option).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn settings_differences(old: &Settings, new: &Settings) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.kind != new.kind {
+        changes.push(format!("kind={}", view::switch_kind(new.kind)));
+    }
+    if old.fdb_size != new.fdb_size {
+        changes.push(format!("fdb_size={}", new.fdb_size));
+    }
+    if old.rx_wait_us != new.rx_wait_us {
+        changes.push(format!("rx_wait_us={}", new.rx_wait_us));
+    }
+    changes
+}
+
+/// A new port in one line.
+fn described(config: &PortConfig) -> String {
+    let mut parts = match &config.device {
+        Device::Guest { socket, .. } => vec![format!("socket {}", socket.to_string_lossy())],
+        Device::Host { interface } => vec![format!("tap {interface}")],
+        Device::Uplink { interface } => vec![format!("device {interface}")],
+    };
+    if config.mac_kind != MacKind::Interface {
+        parts.push(format!("mac {}", config.mac));
+    }
+    let policy = admit::differences(&super::types::Policy::default(), &config.policy);
+    parts.extend(Some(options(&policy)).filter(|text| !text.is_empty()));
+    if config.metering.is_some() {
+        parts.push("metering".into());
+    }
+    for (count, noun) in [(config.acl.items().len(), "ACL"), (config.rules.items().len(), "rule")] {
+        match (count, noun) {
+            (0, _) => {}
+            (n, "ACL") => parts.push(format!("{n} ACL {}", if n == 1 { "entry" } else { "entries" })),
+            (1, _) => parts.push("1 rule".into()),
+            (n, _) => parts.push(format!("{n} rules")),
+        }
+    }
+    parts.join(", ")
+}
+
+/// What differs between two states of one port.
+fn port_differences(old: &PortConfig, new: &PortConfig) -> Vec<Difference> {
+    let name = object(new).to_string();
+    let mut settings = admit::differences(&old.policy, &new.policy);
+    if old.mac_kind != new.mac_kind {
+        settings.push(format!("mac={} ({})", new.mac, new.mac_kind.word()));
+    }
+    if old.metering.is_some() != new.metering.is_some() {
+        settings.push(format!("metering={}", new.metering.is_some()));
+    } else if old.metering != new.metering {
+        settings.push("metering=reset".into());
+    }
+    let mut lines = Vec::new();
+    if !settings.is_empty() {
+        lines.push(line("~", &name, options(&settings)));
+    }
+    lines.extend(list_differences(&format!("{name} acl"), [old.acl.items(), new.acl.items()], acl::spec));
+    lines.extend(list_differences(
+        &format!("{name} rule"),
+        [old.rules.items(), new.rules.items()],
+        rule::spec,
+    ));
+    lines
+}
+
+fn list_differences<I: Item, S: Serialize>(
+    object: &str,
+    [old, new]: [&[I]; 2],
+    spec: impl Fn(&I) -> S,
+) -> Vec<Difference> {
+    let (gone, added) = list::differences(old, new);
+    let gone = gone.into_iter().map(|item| line("-", object, words(&spec(item))));
+    gone.chain(added.into_iter().map(|item| line("+", object, words(&spec(item))))).collect()
+}
+
+/// A list entry as a command would have it: `deny in remote 10.0.0.0/8`.
+fn words(spec: &impl Serialize) -> String {
+    let Ok(Value::Object(keys)) = serde_json::to_value(spec) else { return String::new() };
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let first = ["action", "direction"];
+    let head = first.iter().filter_map(|key| keys.get(*key)).map(text);
+    let others = keys.iter().filter(|(key, _)| !first.contains(&key.as_str()));
+    let others = others.map(|(key, value)| {
+        let key = key.replace('_', "-");
+        if *value == Value::Bool(true) { key } else { format!("{key} {}", text(value)) }
+    });
+    head.chain(others).collect::<Vec<_>>().join(" ")
+}
