@@ -68,31 +68,7 @@ impl<I: Item + Eq> Eq for List<I> {}
 impl<I: Item> List<I> {
     /// A list of these items, in any order.
     pub fn new(items: Vec<I>) -> Result<Self, Refusal> {
-        Self::default().followed_by(items)
-    }
-
-    /// The list of these items, in any order, that comes after this one.
-    fn followed_by(&self, mut items: Vec<I>) -> Result<Self, Refusal> {
-        if items.len() > I::LIMIT {
-            return Err(Refusal::TooManyEntries { what: I::NOUN[0], count: items.len(), limit: I::LIMIT });
-        }
-        items.sort_by_key(I::key);
-        if let Some(pair) = items.windows(2).find(|pair| pair[0].key() == pair[1].key()) {
-            return Err(Refusal::DuplicateEntry {
-                what: I::NOUN[1],
-                entry: pair[0].text(),
-                valid: I::INSTEAD,
-            });
-        }
-        Ok(self.compiled(items))
-    }
-
-    fn compiled(&self, items: Vec<I>) -> Self {
-        let (gone, added) = differences(&self.items, &items);
-        let few = !self.items.is_empty() && gone.len() + added.len() <= FEW;
-        let edited = few.then(|| I::edited(&self.table, &gone, &added)).flatten();
-        let table = Arc::new(edited.unwrap_or_else(|| I::compile(&items)));
-        Self { items, table }
+        Self::default().with(items, false)
     }
 
     /// The items, by key.
@@ -111,21 +87,51 @@ impl<I: Item> List<I> {
     }
 
     /// This list with `added` in it. With `replace`, an added item takes the place of one that has its key.
-    pub fn with(&self, added: Vec<I>, replace: bool) -> Result<Self, Refusal> {
-        let mut items = self.items.clone();
-        if replace {
-            let mut keys: Vec<_> = added.iter().map(I::key).collect();
-            keys.sort_unstable();
-            items.retain(|item| keys.binary_search(&item.key()).is_err());
+    pub fn with(&self, mut added: Vec<I>, replace: bool) -> Result<Self, Refusal> {
+        let duplicate =
+            |item: &I| Refusal::DuplicateEntry { what: I::NOUN[1], entry: item.text(), valid: I::INSTEAD };
+        added.sort_by_key(I::key);
+        if let Some(pair) = added.windows(2).find(|pair| pair[0].key() == pair[1].key()) {
+            return Err(duplicate(&pair[0]));
         }
-        items.extend(added);
-        self.followed_by(items)
+        // Both are sorted, so that one walk over them is enough.
+        let mut items = Vec::with_capacity(self.items.len() + added.len());
+        let mut gone = Vec::new();
+        let mut old = self.items.as_slice();
+        for item in &added {
+            let key = item.key();
+            let before = old.partition_point(|old| old.key() < key);
+            items.extend_from_slice(&old[..before]);
+            old = &old[before..];
+            if let Some(same) = old.first().filter(|old| old.key() == key) {
+                if !replace {
+                    return Err(duplicate(same));
+                }
+                gone.push(same);
+                old = &old[1..];
+            }
+            items.push(item.clone());
+        }
+        items.extend_from_slice(old);
+        if items.len() > I::LIMIT {
+            return Err(Refusal::TooManyEntries { what: I::NOUN[0], count: items.len(), limit: I::LIMIT });
+        }
+        Ok(self.followed_by(items, &gone, &added.iter().collect::<Vec<_>>()))
     }
 
     /// This list without the items for which `removed` says so.
     #[must_use]
     pub fn without(&self, removed: impl Fn(&I) -> bool) -> Self {
-        self.compiled(self.items.iter().filter(|item| !removed(item)).cloned().collect())
+        let (gone, rest): (Vec<&I>, Vec<&I>) = self.items.iter().partition(|item| removed(item));
+        self.followed_by(rest.into_iter().cloned().collect(), &gone, &[])
+    }
+
+    /// The list of `items`, which are those of this one with `gone` gone and `added` added.
+    fn followed_by(&self, items: Vec<I>, gone: &[&I], added: &[&I]) -> Self {
+        let few = !self.items.is_empty() && gone.len() + added.len() <= FEW;
+        let edited = few.then(|| I::edited(&self.table, gone, added)).flatten();
+        let table = Arc::new(edited.unwrap_or_else(|| I::compile(&items)));
+        Self { items, table }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use vswitch::Tally;
+use vswitch::event::Event;
 use vswitch::port::PortKind;
 use vswitch::port::acl::Entry;
 use vswitch::port::rule::Rule;
@@ -15,6 +16,7 @@ use super::list::{self, Item, List};
 use super::model::PortConfig;
 use super::types::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 use super::{Switch, acl, rule};
+use crate::spec::EventSink;
 
 /// Changed entries that an event names one by one.
 const NAMED: usize = 8;
@@ -132,13 +134,12 @@ impl Switch {
 
     /// Puts a configuration with other lists in force; numbers that nobody uses any more become free.
     fn replace_lists(&mut self, new: PortConfig) -> Result<(), Refusal> {
-        let old = self.entry(&new.name)?.config.clone();
-        let (acl, rules) = (new.acl.clone(), new.rules.clone());
-        let (gone_entries, new_entries) = list::differences(old.acl.items(), acl.items());
-        let (gone_rules, new_rules) = list::differences(old.rules.items(), rules.items());
+        let old = self.replace(&new)?;
+        let (gone_entries, new_entries) = list::differences(old.acl.items(), new.acl.items());
+        let (gone_rules, new_rules) = list::differences(old.rules.items(), new.rules.items());
         let mut changes = words("acl", &gone_entries, &new_entries);
         changes.extend(words("rule", &gone_rules, &new_rules));
-        self.replace(new, changes)?;
+        self.events.emit(Event::PortChanged { port: new.id, changes });
         let entries = gone_entries.iter().map(|entry| entry.tally());
         self.release(entries.chain(gone_rules.iter().map(|rule| rule.tally())));
         Ok(())

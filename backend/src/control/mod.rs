@@ -296,32 +296,36 @@ impl Switch {
         let policy = changed(&old.policy, &change.policy, old.device.kind())?;
         self.check_private_vlans(name, &policy.vlan)?;
         let changes = differences(&old.policy, &policy);
-        self.replace(PortConfig { policy, ..old }, changes)
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let port = old.id;
+        self.replace(&PortConfig { policy, ..old })?;
+        self.events.emit(Event::PortChanged { port, changes });
+        Ok(())
     }
 
-    /// Puts a checked configuration in the place of the one with its name.
+    /// Puts a checked configuration in the place of the one with its name, which is returned.
     ///
     /// It is published before it is stored, so that a change is in force as soon as workers can follow, whatever the
     /// disk takes; the command returns after both. If it cannot be stored, the old one is published again.
-    fn replace(&mut self, new: PortConfig, changes: Vec<String>) -> Result<(), Refusal> {
-        let port = new.id;
-        let Some(entry) = self.ports.get_mut(&new.name) else { return Ok(()) };
-        if entry.config == new {
-            return Ok(());
-        }
-        let name = new.name.clone();
-        let old = std::mem::replace(&mut entry.config, new);
+    fn replace(&mut self, new: &PortConfig) -> Result<PortConfig, Refusal> {
+        let old = self.entry(&new.name)?.config.clone();
+        self.put_entry(new.clone());
         self.publish();
-        let stored = self.store.put(None, &[(Some(&old), Some(&self.ports[&name].config))]);
-        if let Err(why) = stored {
-            if let Some(entry) = self.ports.get_mut(&name) {
-                entry.config = old;
-            }
+        if let Err(why) = self.store.put(None, &[(Some(&old), Some(new))]) {
+            self.put_entry(old);
             self.publish();
             return Err(why);
         }
-        self.events.emit(Event::PortChanged { port, changes });
-        Ok(())
+        Ok(old)
+    }
+
+    /// Gives the port of this name this configuration.
+    fn put_entry(&mut self, config: PortConfig) {
+        if let Some(entry) = self.ports.get_mut(&config.name) {
+            entry.config = config;
+        }
     }
 
     fn change_switch(&mut self, change: &SwitchChange) -> Result<(), Refusal> {

@@ -1,6 +1,8 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
+mod lists;
 mod meters;
+mod policy;
 
 use std::sync::Mutex;
 
@@ -41,6 +43,10 @@ struct Notes {
     /// Of port 1, as last published.
     published_mtu: u16,
     link_up: bool,
+    /// When that was.
+    published: Option<std::time::Instant>,
+    /// As last published, by number.
+    ports: Vec<Port>,
     tallies: std::collections::HashMap<u32, (u64, u64)>,
 }
 
@@ -66,6 +72,8 @@ impl DataPath for Fake {
         notes.epochs.push(snapshot.epoch());
         let first = snapshot.port(PortId(1));
         notes.link_up = first.is_some_and(|p| p.policy.link_up);
+        notes.published = Some(std::time::Instant::now());
+        notes.ports = snapshot.ports().cloned().collect();
         notes.published_mtu = first.map_or(0, |p| p.mtu);
     }
 
@@ -168,7 +176,11 @@ fn kind(kind: SwitchKind) -> SwitchChange {
 
 /// Everything an operator can see.
 fn seen(switch: &Switch) -> Value {
-    json!([switch.show(), switch.list(), switch.fdb(None).unwrap()])
+    let lists =
+        |p: &types::PortView| json!([switch.list_acl(&p.name).unwrap(), switch.list_rules(&p.name).unwrap()]);
+    let ports = switch.list();
+    let lists: Vec<_> = ports.iter().map(lists).collect();
+    json!([switch.show(), ports, switch.fdb(None).unwrap(), lists])
 }
 
 /// Does what must be refused, and checks that nothing changed; returns the line.
