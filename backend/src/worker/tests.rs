@@ -225,13 +225,13 @@ fn full() -> Policy {
     let rule = |n: u32| Rule {
         direction: if n % 4 < 2 { Direction::Out } else { Direction::In },
         weight: n + 1,
-        action: if n % 2 == 0 { rule::Action::Allow } else { rule::Action::Deny },
+        action: if n.is_multiple_of(2) { rule::Action::Allow } else { rule::Action::Deny },
         local: None,
         remote: Some(net(if n < 4 { "10.0.0.0/24".into() } else { format!("10.{n}.0.0/16") })),
         local_ports: None,
         remote_ports: (n % 2 == 1).then_some(20..=22),
         protocol: Some(17),
-        stateful: (n % 2 == 0).then_some(30_000_000_000),
+        stateful: n.is_multiple_of(2).then_some(30_000_000_000),
         isolation: None,
         tally: Tally(200 + n),
     };
@@ -265,7 +265,8 @@ fn a_burst_under_full_policy_allocates_nothing_and_every_frame_is_counted() {
 /// Prints TSC cycles a frame; a figure for people (`cargo test --release -- --nocapture cycles`), never a verdict.
 #[test]
 fn cycles_a_frame() {
-    let policies: [(&str, u64, fn() -> Policy); 4] = [
+    type Case = (&'static str, u64, fn() -> Policy);
+    let policies: [Case; 4] = [
         ("no policy", 1, Policy::default),
         ("full policy", 1, full),
         ("no policy, 64 flows", 64, Policy::default),

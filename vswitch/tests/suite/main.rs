@@ -18,3 +18,4 @@ mod rules_extended;
 mod segmentation;
 mod sessions;
 mod support;
+mod vlan;
