@@ -143,7 +143,10 @@ fn explain_agrees_with_what_then_happens() {
         delivered += by.len();
         dropped.extend(said.drops.into_iter().map(|(.., reason)| reason));
     }
-    assert!(delivered > 150 && dropped.len() >= 15, "a dull set: {delivered} deliveries, reasons {dropped:?}");
+    assert!(
+        delivered > 150 && dropped.len() >= 15,
+        "a dull set: {delivered} deliveries, reasons {dropped:?}"
+    );
 }
 
 #[test]
