@@ -185,7 +185,7 @@ fn parse_object<T: DeserializeOwned>(value: Value) -> Result<T, Refused> {
 }
 
 /// Turns serde's words into a refusal that names the key and what would be valid.
-fn explain(path: &str, text: &str) -> Refusal {
+pub(crate) fn explain(path: &str, text: &str) -> Refusal {
     let mut quoted = text.split('`').skip(1).step_by(2).map(str::to_owned);
     if text.starts_with("unknown field") {
         let key = quoted.next().unwrap_or_default();
@@ -211,7 +211,7 @@ fn explain(path: &str, text: &str) -> Refusal {
 }
 
 /// Number of single-character changes between two words (Levenshtein), for "the nearest known key".
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().take(64).enumerate() {

@@ -24,6 +24,7 @@ use crate::events::EventLog;
 
 pub use self::auth::Callers;
 pub use self::body::{ErrorBody, ErrorDetail};
+pub(crate) use self::body::{distance, explain};
 pub use self::routes::{document, metrics_router, router};
 pub use self::serve::{bind, serve_metrics, serve_unix};
 

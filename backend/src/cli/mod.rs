@@ -3,11 +3,13 @@
 //! Exit codes: 0 done, 1 refused or failed with one line on stderr, 2 wrong usage.
 
 mod acl;
+mod apply;
 mod client;
 mod completions;
 mod events;
 mod explain;
 mod fdb;
+mod file;
 mod meter;
 mod policy;
 mod port;
@@ -101,6 +103,10 @@ enum Command {
     Worker(worker::Worker),
     /// Say what would happen to a frame now, step by step, and why; nothing is sent.
     Explain(explain::Explain),
+    /// Make the switch equal to a file: shows the differences, and changes all of it or nothing.
+    Apply(apply::Apply),
+    /// Print the switch as a file for `apply`; what is at its default is left out.
+    Save(apply::Save),
     /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
     /// Print a completion script for a shell, for example
@@ -184,6 +190,8 @@ pub fn main() -> ExitCode {
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
         Command::Explain(explain) => explain.run(&client, &answer),
+        Command::Apply(apply) => apply.run(&client, &answer),
+        Command::Save(save) => save.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

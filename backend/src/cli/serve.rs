@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use vswitch::refusal::{Object, Refusal, Refused};
 
-use super::{Failure, NoJson, Outcome};
+use super::{Failure, NoJson, Outcome, apply, file};
 use crate::api::{self, Callers, Shared};
 use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
@@ -39,6 +39,10 @@ pub(super) struct Serve {
     /// Where ports are kept over a restart; `none` keeps nothing.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/turnpike")]
     state_dir: PathBuf,
+
+    /// Make the switch equal to this file before it begins, as `turnpike apply` would.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// Threads that move frames, 1 to 64 [default: one per two CPUs, 1 to 4; guests need the others].
     #[arg(long, value_name = "N")]
@@ -130,6 +134,7 @@ impl Serve {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let (workers, options) = self.worker_options()?;
         let callers = self.callers()?;
+        let config = self.config.as_deref().map(file::read).transpose()?;
         let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
         let (store, saved) = directory.map_or_else(|| Ok((Store::none(), Saved::default())), Store::open)?;
         let tallies = Tallies::open(directory, workers)?;
@@ -154,9 +159,14 @@ impl Serve {
             id: self.host_id.unwrap_or(host_name),
         };
         let sink = events.clone();
-        let switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
+        let mut switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
             Dataplane::start(&options, tallies, snapshot, sink)
         })?;
+        if let Some(config) = &config {
+            for line in apply::lines(&switch.apply(config, false)?) {
+                log::info!("configuration: {line}");
+            }
+        }
         let ports = switch.port_count();
         let (stop, stopping) = watch::channel(false);
         let shared = Shared {

@@ -1,5 +1,6 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
+mod apply;
 mod lists;
 mod meters;
 mod policy;

@@ -71,6 +71,8 @@ impl Refusal {
             Self::BadPortRange { .. } => "0 to 65535, or two of them such as 8000-8100".into(),
             Self::PortsWithoutTransport { .. } | Self::StatefulProtocol { .. } => "protocol tcp or udp".into(),
             Self::StatefulDeny => "action allow, or a rule that is not stateful".into(),
+            Self::NotToml { .. } => "a file as 'turnpike save' prints it".into(),
+            Self::FileUnusable { .. } => "a file that may be read, or - for standard input".into(),
             Self::NoCounter { .. } => "remove entries or rules first".into(),
             Self::NotMetered { port } => format!("'turnpike meter enable {}' first", Shown(port)),
             Self::BadAction { valid, .. }

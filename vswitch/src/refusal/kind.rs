@@ -65,6 +65,10 @@ pub enum Refusal {
     BadFeatures { reason: String, known: Vec<String> },
     #[error("'{}' is not known here", Shown(.key))]
     UnknownKey { key: String, known: Vec<String> },
+    #[error("it is not TOML: {reason}")]
+    NotToml { reason: String },
+    #[error("it cannot be read: {reason}")]
+    FileUnusable { reason: String },
     #[error("{what} is missing")]
     Missing { what: String, valid: String },
     #[error("{setting} cannot be set on {} {}", if *.kind == PortKind::Uplink { "an" } else { "a" }, kind_word(*.kind))]
@@ -210,6 +214,8 @@ impl Refusal {
             Self::BadValue { .. } => ("bad-value", BadValue),
             Self::BadFeatures { .. } => ("bad-features", BadValue),
             Self::UnknownKey { .. } => ("unknown-key", BadValue),
+            Self::NotToml { .. } => ("not-toml", BadValue),
+            Self::FileUnusable { .. } => ("file-unusable", Unavailable),
             Self::Missing { .. } => ("missing", BadValue),
             Self::NotApplicable { .. } => ("not-applicable", BadValue),
             Self::BadVlan(_) => ("bad-vlan", BadValue),

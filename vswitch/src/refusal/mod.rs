@@ -40,6 +40,13 @@ pub enum Object {
     Option(&'static str),
     /// The API socket, by path.
     Api(String),
+    /// A configuration file.
+    File {
+        /// Its path.
+        path: String,
+        /// The line, counted from 1.
+        line: Option<usize>,
+    },
     /// The state directory, by path.
     State(String),
 }
@@ -55,6 +62,8 @@ impl fmt::Display for Object {
             Self::Caller => f.write_str("caller"),
             Self::Option(option) => f.write_str(option),
             Self::Api(path) => write!(f, "API socket '{}'", Shown(path)),
+            Self::File { path, line: None } => write!(f, "file '{}'", Shown(path)),
+            Self::File { path, line: Some(line) } => write!(f, "file '{}', line {line}", Shown(path)),
             Self::State(path) => write!(f, "state '{}'", Shown(path)),
         }
     }
