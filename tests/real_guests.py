@@ -8,15 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import guest, host, image, net, nested, suite, switch, testpmd, traffic, world  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
-from lab.world import IP, MAC, NO_OFFLOADS, bad_checksums, pair, reachable, received, the_switch, up  # noqa: E402
-
-
-def both_ways(a, ip, seconds=2, extra="", least=20):
-    """TCP in both directions; returns the two flows."""
-    flows = [traffic.iperf(a, ip, seconds, reverse=r, extra=extra) for r in (False, True)]
-    for way, flow in zip(("to", "from"), flows):
-        must(flow.mbps > least, f"only {flow} {way} {ip}")
-    return flows
+from lab.world import IP, MAC, NO_OFFLOADS, bad_checksums, both_ways, pair, reachable, received, the_switch, up  # noqa: E402
 
 
 def gap(text, interval):
@@ -388,6 +380,9 @@ def cloud_hypervisor_guests_talk():
     if not Path(binary).is_file():
         raise Skip(f"$CLOUD_HYPERVISOR={binary} is not a file")
     return nested.cloud_hypervisor(Path(binary), switch.binary())
+
+
+import guest_policy  # noqa: E402, F401  # its tests come before the last one
 
 
 @test

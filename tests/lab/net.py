@@ -154,20 +154,34 @@ class ear:
     def __exit__(self, *_):
         self._socket.close()
 
+    def say(self, frame):
+        """Send a frame by the interface, tags and all."""
+        self._socket.send(frame)
+
+    def all(self, wanted, seconds=0.4):
+        """All frames within this time for which `wanted(frame)` holds; what the interface itself has sent is not among them."""
+        end, got = time.monotonic() + seconds, []
+        while (left := end - time.monotonic()) > 0:
+            try:
+                got.append(self.wait_for(wanted, left))
+            except LabError:
+                break
+        return got
+
     def wait_for(self, wanted, timeout=3):
         """The first frame for which `wanted(frame)` holds, with its VLAN tag back in place."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
-                frame, extra, _, _ = self._socket.recvmsg(65536, 256)
+                frame, extra, _, origin = self._socket.recvmsg(65536, 256)
             except TimeoutError:
                 break
             for level, kind, data in extra:
                 status, _, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data[:20])
                 if (level, kind) == (263, 8) and status & 16:
                     frame = frame[:12] + struct.pack("!HH", tpid if status & 64 else 0x8100, tci) + frame[12:]
-            if wanted(frame):
+            if origin[2] != socket.PACKET_OUTGOING and wanted(frame):
                 return frame
         raise LabError("the frame did not come")
 

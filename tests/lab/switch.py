@@ -89,6 +89,23 @@ class Turnpike:
             out[p["name"]] = sums
         return out
 
+    def clear_policy(self, port):
+        """Every policy of a port back to its default, no ACL entry, no rule."""
+        defaults = ("--dhcp-guard", "--router-guard", "--addresses", "--address-limit", "--storm-limit", "--mirror", "--vlan", "--vsid")
+        self.cli("port", "set", port, *(word for option in defaults for word in (option, "default")))
+        self.cli("meter", "disable", port, check=False)
+        for e in self.cli("acl", "list", port):
+            side = "local" if e["local"] else "remote"
+            self.cli("acl", "remove", port, "--action", e["action"], "--direction", e["direction"], f"--{side}", e[side])
+        for r in self.cli("rule", "list", port):
+            self.cli("rule", "remove", port, "--direction", r["direction"], "--weight", r["weight"])
+
+    def meters(self, port):
+        """{(direction, side, address): (packets, bytes)} of a port's report."""
+        rows = self.cli("meter", "show", port)[0]["entries"]
+        side = lambda r: "local" if r.get("local") else "remote"
+        return {(r["direction"], side(r), r[side(r)]): (r["packets"], r["bytes"]) for r in rows}
+
     def kill(self):
         """SIGKILL."""
         self.process.send_signal(signal.SIGKILL)

@@ -2,12 +2,15 @@
 
 A boot costs 4 to 15 s without KVM, so a guest is reused by every later test that wants the same card.
 """
+import contextlib
+
 from . import guest, host, image, switch, traffic
 from .host import LabError
-from .suite import Skip
+from .suite import Skip, must
 
 MAC = {"a": "52:54:00:aa:00:01", "b": "52:54:00:aa:00:02", "c": "52:54:00:aa:00:03"}
 IP = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
+ALL_TAGS = ("--vlan", "trunk:1-4094")
 NO_OFFLOADS = ",".join(f"{f}=off" for f in ("csum", "guest_csum", "gso", "host_tso4", "host_tso6", "host_ecn", "host_ufo", "guest_tso4",
                                             "guest_tso6", "guest_ecn", "guest_ufo"))
 
@@ -16,12 +19,12 @@ _guests = {}
 
 
 def the_switch():
-    """The switch, started at first use: ports a, b and c with four queue pairs and an MTU of up to 9000."""
+    """The switch, started at first use: ports a, b and c with four queue pairs, an MTU of up to 9000 and every VLAN tagged."""
     global _switch
     if _switch is None:
         _switch = switch.Turnpike()
         for name, mac in MAC.items():
-            _switch.port(name, "--mac", mac, "--queues", 4, "--mtu", 9000)
+            _switch.port(name, "--mac", mac, "--queues", 4, "--mtu", 9000, *ALL_TAGS)
     return _switch
 
 
@@ -97,3 +100,25 @@ def received(where, interface="eth0"):
     base = f"/sys/class/net/{interface}/statistics"
     packets, size = where.run(f"cat {base}/rx_packets {base}/rx_bytes").out.split()
     return int(packets), int(size)
+
+
+@contextlib.contextmanager
+def policy(*settings):
+    """`with policy(("a", "--vlan", "access:5"), …)`: options of ports of the switch; all ports are without policy again afterwards."""
+    s = the_switch()
+    try:
+        for port, *options in settings:
+            s.cli("port", "set", port, *options)
+        yield s
+    finally:
+        for port in MAC:
+            s.clear_policy(port)
+            s.cli("port", "set", port, *ALL_TAGS)
+
+
+def both_ways(a, ip, seconds=2, extra="", least=20):
+    """TCP in both directions; returns the two flows."""
+    flows = [traffic.iperf(a, ip, seconds, reverse=r, extra=extra) for r in (False, True)]
+    for way, flow in zip(("to", "from"), flows):
+        must(flow.mbps > least, f"only {flow} {way} {ip}")
+    return flows

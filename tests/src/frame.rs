@@ -10,7 +10,7 @@
 //! Packet::of(&frame).verify().unwrap();
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::guest::Guest;
 use crate::net_hdr::{self, NetHdr};
@@ -25,6 +25,10 @@ pub const BROADCAST: Mac = [0xff; 6];
 pub mod tcp {
     /// No more data.
     pub const FIN: u8 = 0x01;
+    /// Begin of a connection.
+    pub const SYN: u8 = 0x02;
+    /// The connection is broken off.
+    pub const RST: u8 = 0x04;
     /// Push.
     pub const PSH: u8 = 0x08;
     /// Acknowledgement.
@@ -41,12 +45,16 @@ pub mod ext {
     pub const HOP_BY_HOP: u8 = 0;
     /// Routing.
     pub const ROUTING: u8 = 43;
+    /// Fragment.
+    pub const FRAGMENT: u8 = 44;
     /// Destination options.
     pub const DESTINATION: u8 = 60;
 }
 
+const PROTO_ICMP: u8 = 1;
 const PROTO_TCP: u8 = 6;
 const PROTO_UDP: u8 = 17;
+const PROTO_ICMPV6: u8 = 58;
 
 #[derive(Clone, Debug)]
 enum Net {
@@ -106,6 +114,56 @@ impl Frame {
     #[must_use]
     pub fn of_len(from: &Guest, to: &Guest, len: usize, seed: u64) -> Vec<u8> {
         Self::between(from, to).payload(&pattern(len - 14, seed)).build()
+    }
+
+    /// Another source address; the IP addresses stay.
+    #[must_use]
+    pub fn source(mut self, mac: Mac) -> Self {
+        self.src = mac;
+        self
+    }
+
+    /// Another destination address; the IP addresses stay.
+    #[must_use]
+    pub fn destination(mut self, mac: Mac) -> Self {
+        self.dst = mac;
+        self
+    }
+
+    /// Another IP source address of either family.
+    #[must_use]
+    pub fn from_ip(mut self, ip: impl Into<IpAddr>) -> Self {
+        match ip.into() {
+            IpAddr::V4(ip) => self.v4.0 = ip,
+            IpAddr::V6(ip) => self.v6.0 = ip,
+        }
+        self
+    }
+
+    /// Another IP destination address of either family.
+    #[must_use]
+    pub fn to_ip(mut self, ip: impl Into<IpAddr>) -> Self {
+        match ip.into() {
+            IpAddr::V4(ip) => self.v4.1 = ip,
+            IpAddr::V6(ip) => self.v6.1 = ip,
+        }
+        self
+    }
+
+    /// Makes the packet a fragment that begins `offset` bytes (a multiple of eight) into the whole and may have `more` behind it.
+    /// IPv6: by a fragment header behind the extension headers so far.
+    #[must_use]
+    pub fn fragment(mut self, offset: u16, more: bool) -> Self {
+        assert!(offset.is_multiple_of(8), "fragments begin at multiples of eight bytes, not {offset}");
+        match &mut self.net {
+            Net::V4 { fragment, .. } => *fragment = (offset / 8) | if more { 0x2000 } else { 0 },
+            Net::V6 { extensions, .. } => {
+                let [high, low] = (offset | u16::from(more)).to_be_bytes();
+                extensions.push((ext::FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 7]));
+            }
+            Net::Raw(_) => {}
+        }
+        self
     }
 
     /// Replaces the ethertype; what follows is payload.
@@ -331,13 +389,15 @@ impl Frame {
         };
         let start = frame.len();
         frame.extend(&segment);
-        let offset = match self.transport {
-            Transport::Udp => 6,
-            Transport::Tcp { .. } => 16,
-            _ => return (NetHdr::default(), frame),
-        };
         let Some(addresses) = pseudo else { return (NetHdr::default(), frame) };
         let pseudo = addresses + u64::from(protocol) + segment.len() as u64;
+        let (offset, pseudo) = match self.transport {
+            Transport::Udp => (6, pseudo),
+            Transport::Tcp { .. } => (16, pseudo),
+            Transport::Other(PROTO_ICMPV6) if segment.len() >= 4 && !partial => (2, pseudo),
+            Transport::Other(PROTO_ICMP) if segment.len() >= 4 && !partial => (2, 0),
+            _ => return (NetHdr::default(), frame),
+        };
         let place = start + offset..start + offset + 2;
         if partial {
             frame[place].copy_from_slice(&fold(pseudo).to_be_bytes());

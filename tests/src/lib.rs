@@ -23,6 +23,9 @@
 //! - [`message`]: vhost-user messages as bytes and descriptors, for saying what no well-behaved front end says;
 //! - [`guest`]: a whole well-behaved guest (handshake by the `vhost` crate), of which every part can be misused;
 //! - [`switch`]: the process under test, its command line, its log and its resources;
+//! - [`protocols`]: ARP, neighbour discovery, router messages and DHCP as frames;
+//! - [`lan`]: a switch with a guest on every port, for tests of who hears what;
+//! - [`reference`]: port ACLs and rules as the rule book reads, linear and obvious, to compare the switch with;
 //! - [`arena`]: a switch with two neighbours in conversation and one port to attack; a hostile case in a dozen lines.
 //!
 //! A failed expectation panics with what was expected and what came, because a panic is how a Rust test fails.
@@ -39,11 +42,14 @@ pub mod arena;
 pub mod features;
 pub mod frame;
 pub mod guest;
+pub mod lan;
 pub mod memory;
 pub mod message;
 pub mod net_hdr;
 pub mod options;
 pub mod packet;
+pub mod protocols;
+pub mod reference;
 pub mod ring;
 pub mod switch;
 pub mod traffic;
@@ -51,6 +57,7 @@ pub mod traffic;
 pub use arena::{Arena, Neighbours};
 pub use frame::Frame;
 pub use guest::Guest;
+pub use lan::Lan;
 pub use memory::Memory;
 pub use message::{Channel, Message};
 pub use net_hdr::NetHdr;

@@ -7,6 +7,15 @@ use turnpike_tests::features::{
 use turnpike_tests::frame::{ext, pattern, tcp};
 use turnpike_tests::{Frame, Guest, Options, Packet, Switch};
 
+/// A switch whose ports may send and receive every tag.
+fn trunks() -> Switch {
+    let switch = Switch::start();
+    for name in ["a", "b"] {
+        switch.add_port(name, &["--mtu", "9000", "--vlan", "trunk:1-4094"]);
+    }
+    switch
+}
+
 fn sender() -> Options {
     Options::plain().with(SEND_OFFLOADS)
 }
@@ -31,7 +40,7 @@ fn kinds(base: &Frame) -> Vec<Frame> {
 
 #[test]
 fn a_partial_checksum_passes_untouched_to_a_guest_that_knows_them() {
-    let switch = Switch::start();
+    let switch = trunks();
     let (mut a, mut b) = Guest::pair(&switch, sender(), Options::plain().with(GUEST_CSUM | MRG_RXBUF));
     for kind in kinds(&Frame::between(&a, &b)) {
         let (header, frame) = kind.build_partial();
@@ -44,7 +53,7 @@ fn a_partial_checksum_passes_untouched_to_a_guest_that_knows_them() {
 
 #[test]
 fn a_partial_checksum_is_completed_for_a_guest_that_does_not_know_them() {
-    let switch = Switch::start();
+    let switch = trunks();
     for receiver in [Options::plain(), Options::plain().with(MRG_RXBUF).rx_buffer(128)] {
         let (mut a, mut b) = Guest::pair(&switch, sender(), receiver);
         for kind in kinds(&Frame::between(&a, &b)) {
@@ -152,7 +161,7 @@ fn check_segments(name: &str, large: &[u8], mss: usize, segments: &[Vec<u8>]) {
 
 #[test]
 fn a_large_frame_passes_untouched_between_guests_that_know_them() {
-    let switch = Switch::start();
+    let switch = trunks();
     for receiver in
         [Options::plain().with(RECEIVE_OFFLOADS | MRG_RXBUF), Options::plain().with(RECEIVE_OFFLOADS)]
     {
@@ -172,7 +181,7 @@ fn a_large_frame_passes_untouched_between_guests_that_know_them() {
 }
 
 fn is_cut(receiver: Options, completed: bool) {
-    let switch = Switch::start();
+    let switch = trunks();
     let (mut a, mut b) = Guest::pair(&switch, sender(), receiver);
     for mss in [1448, 536, 1000] {
         for (name, kind) in large_kinds(&Frame::between(&a, &b)) {

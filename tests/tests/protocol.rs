@@ -128,7 +128,8 @@ fn the_configuration_space_tells_mac_link_queues_and_mtu() {
 #[test]
 fn a_frame_longer_than_the_receivers_mtu_is_dropped() {
     let switch = Switch::start();
-    switch.add_port("b", &["--mtu", "1500"]);
+    switch.add_port("a", &["--mtu", "9000", "--vlan", "trunk:5"]);
+    switch.add_port("b", &["--mtu", "1500", "--vlan", "trunk:5"]);
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     let fits = Frame::between(&a, &b).ipv4().udp(1, 2).payload(&pattern(1472, 0)).build();
     let tagged = Frame::between(&a, &b).vlan(5).ipv4().udp(1, 2).payload(&pattern(1472, 0)).build();

@@ -62,6 +62,7 @@ pub enum Direction {
 
 impl Direction {
     /// The other way.
+    #[must_use]
     pub const fn reverse(self) -> Self {
         match self {
             Self::Out => Self::In,

@@ -114,11 +114,12 @@ fn one_of_flood<'a>(
     Some(verdict)
 }
 
-/// How a monitor gets its copy of a frame from `from`; `None` = not at all, its network is another.
+/// How a monitor gets its copy of a frame from `from`; `None` = not at all: its network is another, or it would get a second tag as the first.
 pub fn mirrored(snap: &Snapshot, from: PortId, to: PortId, head: &[u8], len: u32) -> Option<Tagging> {
     let ether = ethernet::check(head, len).ok()?;
     let (from, to) = (snap.port(from)?, snap.port(to)?);
-    admission::tagging(from, to, from.segment(ether.tag).ok()?, ether.tag.is_some())
+    let tagging = admission::tagging(from, to, from.segment(ether.tag).ok()?, ether.tag.is_some())?;
+    (!admission::uncovers(tagging, head)).then_some(tagging)
 }
 
 /// A frame at the beginning of its way.

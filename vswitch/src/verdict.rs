@@ -108,6 +108,7 @@ pub type Rule = fn(&mut Frame<'_>) -> Step;
 pub type Towards = fn(&mut Frame<'_>, &Port) -> Result<(), DropReason>;
 
 /// A frame on its way through the steps.
+#[allow(clippy::struct_excessive_bools)] // what steps found out, each for itself
 #[derive(Debug)]
 pub struct Frame<'a> {
     pub(crate) snap: &'a Snapshot,

@@ -69,8 +69,8 @@ impl Frame {
         head[..length].copy_from_slice(&self.head[..length]);
         let before = Untagged { head_len: length as u16, len: self.len, offload: self.offload, head };
         self.head_len = change.apply(&before.head[..length], &mut self.head)? as u16;
-        self.len = self.len.saturating_add_signed(growth);
-        self.offload = self.offload.moved(growth as i16);
+        self.len = self.len.saturating_add_signed(growth.into());
+        self.offload = self.offload.moved(growth);
         Some(before)
     }
 

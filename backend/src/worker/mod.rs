@@ -5,8 +5,10 @@
 //! running ports), swapped as one piece. A change is in force when every worker has passed it: `Shared::publish` waits for
 //! that, and a port that is no longer in the view is used by nobody after it.
 
+mod bill;
 mod counters;
 mod deliver;
+mod forward;
 mod poll;
 mod sleep;
 mod source;

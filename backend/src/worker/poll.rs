@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 
 use vswitch::{Nanos, PortId};
 
-use super::deliver::{Blocked, Delivery, Patience, own_frame, report};
+use super::deliver::{Blocked, Delivery, Patience, own_frame};
+use super::forward::report;
 use super::sleep::Sleeper;
 use super::source::{Kind, Source, has_more, load, receive, token};
 use super::{FLOWS, Handle, Port, Shared, View, now};

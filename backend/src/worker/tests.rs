@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress};
 use vswitch::event::Event;
+use vswitch::port::acl::{self, Address, Applies, Entry};
+use vswitch::port::rule::{self, Rule};
 use vswitch::port::{Policy, Port as SwitchPort, PortKind};
 use vswitch::snapshot::{Snapshot, SwitchConfig};
-use vswitch::{Mac, PortId};
+use vswitch::{Direction, Mac, PortId, Tally};
 
 use super::deliver::{Blocked, Delivery, Patience};
 use super::{Counters, FLOWS, Port, Shared};
@@ -53,7 +55,7 @@ const fn mac(id: u16) -> Mac {
 
 impl Guest {
     /// `queue` 0: the guest receives into its ring; 1: it sends from it.
-    fn new(id: u16, queue: usize, frame: usize) -> Self {
+    fn new(id: u16, queue: usize, frame: usize, flows: u64) -> Self {
         let spec = GuestSpec {
             id: PortId(id),
             name: format!("g{id}"),
@@ -76,7 +78,13 @@ impl Guest {
             let mut bytes = vec![0u8; 12 + frame];
             bytes[12..18].copy_from_slice(&mac(2).0);
             bytes[18..24].copy_from_slice(&mac(1).0);
+            // An IPv4 UDP datagram from 10.0.0.1 to 10.0.0.2, one of so many flows.
             bytes[24] = 8;
+            bytes[26] = 0x45;
+            bytes[35] = 17;
+            bytes[38..46].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+            bytes[46..48].copy_from_slice(&(1000 + (index % flows) as u16).to_be_bytes());
+            bytes[48..50].copy_from_slice(&9u16.to_be_bytes());
             ram.write_slice(&bytes, GuestAddress(at)).unwrap();
         }
         // No interrupts: the test looks for itself.
@@ -105,6 +113,7 @@ struct Bench {
     sender: Guest,
     receiver: Guest,
     shared: Shared,
+    tallies: Tallies,
     counters: Counters,
     delivery: Delivery,
     burst: Burst,
@@ -112,22 +121,27 @@ struct Bench {
 
 impl Bench {
     fn new(frame: usize) -> Self {
-        let (sender, receiver) = (Guest::new(1, 1, frame), Guest::new(2, 0, frame));
+        Self::with(frame, 1, Policy::default)
+    }
+
+    fn with(frame: usize, flows: u64, policy: impl Fn() -> Policy) -> Self {
+        let (sender, receiver) = (Guest::new(1, 1, frame, flows), Guest::new(2, 0, frame, flows));
         let port = |id| SwitchPort {
             vm: None,
             id: PortId(id),
             kind: PortKind::Guest,
             mac: mac(id),
             mtu: 1500,
-            policy: Policy::default(),
+            policy: policy(),
         };
         let snapshot = Snapshot::new(1, SwitchConfig::default(), vec![port(1), port(2)]);
         let shared = Shared::new(snapshot, PollMode::Busy, 1, Arc::new(Silent));
         let ports = [&sender, &receiver].map(|g| Some(Port::Guest(Arc::clone(&g.port))));
         shared.publish(None, |table| *table = [None].into_iter().chain(ports).collect());
         let delivery = Delivery::new(1, FLOWS);
-        let counters = Counters::new(Tallies::open(None, 1).unwrap().worker(0).unwrap());
-        Self { sender, receiver, shared, counters, delivery, burst: Burst::default() }
+        let tallies = Tallies::open(None, 1).unwrap();
+        let counters = Counters::new(tallies.worker(0).unwrap());
+        Self { sender, receiver, shared, tallies, counters, delivery, burst: Burst::default() }
     }
 
     /// Sends and receives one burst; returns the frames that were finished.
@@ -194,11 +208,72 @@ fn one_used_index_store_makes_a_whole_burst_visible_and_nothing_before() {
     assert_eq!(bench.sender.used(), 3);
 }
 
+/// Guards, owned addresses, 100 ACL entries with meters, 20 rules of which 10 are stateful; the frames pass by a stateful one.
+fn full() -> Policy {
+    let net = |text: String| text.parse().expect("a prefix");
+    let mut entries = Vec::new();
+    for n in 0..100 {
+        let direction = if n % 2 == 0 { Direction::Out } else { Direction::In };
+        let (address, action) = match n {
+            0 | 1 => (Address::Any, acl::Action::Meter),
+            n if n % 3 == 0 => (Address::Ip(net(format!("10.{n}.0.0/16"))), acl::Action::Deny),
+            n if n % 3 == 1 => (Address::Ip(net(format!("10.0.{n}.0/24"))), acl::Action::Meter),
+            n => (Address::Ip(net(format!("10.0.0.{n}/32"))), acl::Action::Allow),
+        };
+        entries.push(Entry { direction, applies: Applies::Remote, address, action, tally: Tally(n + 1) });
+    }
+    let rule = |n: u32| Rule {
+        direction: if n % 4 < 2 { Direction::Out } else { Direction::In },
+        weight: n + 1,
+        action: if n.is_multiple_of(2) { rule::Action::Allow } else { rule::Action::Deny },
+        local: None,
+        remote: Some(net(if n < 4 { "10.0.0.0/24".into() } else { format!("10.{n}.0.0/16") })),
+        local_ports: None,
+        remote_ports: (n % 2 == 1).then_some(20..=22),
+        protocol: Some(17),
+        stateful: n.is_multiple_of(2).then_some(30_000_000_000),
+        isolation: None,
+        tally: Tally(200 + n),
+    };
+    Policy {
+        dhcp_guard: true,
+        router_guard: true,
+        addresses: Some([net("10.0.0.1/32".into()), net("10.0.0.2/32".into())].into()),
+        acl: Arc::new(acl::Table::new(&entries)),
+        rules: Arc::new(rule::Table::new(&(0..20).map(rule).collect::<Vec<_>>())),
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn a_burst_under_full_policy_allocates_nothing_and_every_frame_is_counted() {
+    let mut bench = Bench::with(60, 4, full);
+    assert_eq!(bench.turn(BURST as u16), BURST as u32, "warm-up opens the sessions");
+    let info = allocation_counter::measure(|| {
+        for _ in 0..100 {
+            assert_eq!(bench.turn(BURST as u16), BURST as u32);
+        }
+    });
+    assert_eq!(info.count_total, 0, "allocations in 6400 frames");
+    assert_eq!(bench.receiver.used(), 101 * 64);
+    let count = |tally| bench.tallies.read(Tally(tally));
+    let all = (101 * 64, 101 * 64 * 60);
+    assert_eq!([count(1), count(2), count(200), count(202)], [all; 4], "meters and rules of both ports");
+    assert_eq!(bench.shared.state.sessions.len(), 2 * 4);
+}
+
 /// Prints TSC cycles a frame; a figure for people (`cargo test --release -- --nocapture cycles`), never a verdict.
 #[test]
 fn cycles_a_frame() {
-    for frame in [60, 1514] {
-        let mut bench = Bench::new(frame);
+    type Case = (&'static str, u64, fn() -> Policy);
+    let policies: [Case; 4] = [
+        ("no policy", 1, Policy::default),
+        ("full policy", 1, full),
+        ("no policy, 64 flows", 64, Policy::default),
+        ("full policy, 64 flows", 64, full),
+    ];
+    for (frame, (name, flows, policy)) in [60, 1514].into_iter().flat_map(|f| policies.map(|p| (f, p))) {
+        let mut bench = Bench::with(frame, flows, policy);
         let mut best = u64::MAX;
         for _ in 0..200 {
             let start = tsc::cycles();
@@ -207,6 +282,6 @@ fn cycles_a_frame() {
             }
             best = best.min((tsc::cycles() - start) / (10 * BURST as u64));
         }
-        println!("{frame} bytes: {best} cycles a frame at best");
+        println!("{frame} bytes, {name}: {best} cycles a frame at best");
     }
 }

@@ -8,11 +8,13 @@ use libfuzzer_sys::fuzz_target;
 use vswitch::HEAD_LEN;
 use vswitch::frame::checksum::complete_checksum;
 use vswitch::frame::ethernet::{self, Ethernet};
+use vswitch::frame::headers::Headers;
 use vswitch::frame::ipv4::Ipv4;
 use vswitch::frame::ipv6::Ipv6;
 use vswitch::frame::offload::{GuestOffloads, IpVersion, MAX_SEGMENTS, NetHeader, Offload};
 use vswitch::frame::segment::Segmenter;
 use vswitch::frame::tcp::Tcp;
+use vswitch::frame::{claims, singular};
 
 fuzz_target!(|input: &[u8]| {
     let Some((header, rest)) = input.split_first_chunk::<12>() else { return };
@@ -24,6 +26,7 @@ fuzz_target!(|input: &[u8]| {
     frame.resize(bytes.len() + usize::from(u16::from_le_bytes([low, high])), 0x5a);
     let head = &frame[..frame.len().min(HEAD_LEN)];
     let bit = |n: u8| accepted >> n & 1 != 0;
+    seen_by_policy(head, frame.len() as u32);
     let accepted = GuestOffloads { csum: bit(0), tso4: bit(1), tso6: bit(2), ecn: bit(3) };
     let frame_len = frame.len() as u32;
     if ethernet::check(head, frame_len).is_err() {
@@ -49,6 +52,23 @@ fuzz_target!(|input: &[u8]| {
         }
     }
 });
+
+/// What policy sees is within the frame's first bytes, and does not change with what is behind them.
+fn seen_by_policy(head: &[u8], len: u32) {
+    let seen = Headers::parse(head, len);
+    let Ok(headers) = seen else { return };
+    let _ = (headers.hidden(head), singular::frame(&headers), claims::of(&headers, head));
+    assert!(headers.payload <= head.len());
+    if let Some(ip) = headers.ip {
+        let needed = if ip.ports.is_some() || ip.icmp.is_some() { 8 } else { 0 };
+        assert!(ip.upper + needed <= head.len());
+    }
+    let mut longer = head.to_vec();
+    longer.resize(2 * HEAD_LEN, 0xa5);
+    if head.len() == HEAD_LEN {
+        assert_eq!(Headers::parse(&longer, len), seen);
+    }
+}
 
 fn views(bytes: &[u8]) {
     if let Some(ether) = Ethernet::parse(bytes) {

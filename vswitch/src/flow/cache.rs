@@ -4,14 +4,22 @@ use crate::flow::Key;
 use crate::hash;
 use crate::verdict::Verdict;
 
-/// One remembered verdict: 32 bytes.
+/// What is remembered of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Known {
+    /// Every frame with its key has this verdict, and nothing else is to be done with it.
+    Verdict(Verdict),
+    /// What the key holds does not decide.
+    LookDeeper,
+}
+
+/// One remembered flow: 32 bytes.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     key: Key,
     /// 0 = empty.
     epoch: u64,
-    /// `None` = what the key holds does not decide; look deeper.
-    verdict: Option<Verdict>,
+    known: Known,
     /// From this tick on the pipeline must see the flow again; `u32::MAX` = never.
     revisit: u32,
 }
@@ -32,7 +40,7 @@ impl FlowCache {
     /// A table for `entries` flows, rounded up to a power of two, at least 4 and at most 2^24.
     pub fn new(seed: u64, entries: usize) -> Self {
         let sets = entries.clamp(4, 1 << 24).div_ceil(2).next_power_of_two();
-        let empty = Entry { key: Key { a: 0, b: 0 }, epoch: 0, verdict: None, revisit: u32::MAX };
+        let empty = Entry { key: Key { a: 0, b: 0 }, epoch: 0, known: Known::LookDeeper, revisit: u32::MAX };
         Self {
             sets: vec![Set([empty; 2]); sets].into_boxed_slice(),
             shift: u64::BITS - sets.trailing_zeros(),
@@ -53,20 +61,20 @@ impl FlowCache {
     /// What is remembered of a flow in this epoch, unless it is due to be looked at again at `tick`: its verdict, or that
     /// it must be looked at more deeply.
     #[inline]
-    pub(crate) fn get(&self, key: Key, epoch: u64, tick: u32) -> Option<Option<Verdict>> {
+    pub(crate) fn get(&self, key: Key, epoch: u64, tick: u32) -> Option<Known> {
         let Set([first, second]) = self.sets.get(self.index(key))?;
         let hit = |e: &Entry| e.key == key && e.epoch == epoch && tick < e.revisit;
         if hit(first) {
-            return Some(first.verdict);
+            return Some(first.known);
         }
-        hit(second).then_some(second.verdict)
+        hit(second).then_some(second.known)
     }
 
     /// Remembers a verdict; of the set's two, an outdated one or else the older one makes room.
-    pub(crate) fn put(&mut self, key: Key, epoch: u64, verdict: Option<Verdict>, revisit: u32) {
+    pub(crate) fn put(&mut self, key: Key, epoch: u64, known: Known, revisit: u32) {
         let index = self.index(key);
         if let Some(Set(ways)) = self.sets.get_mut(index) {
-            let entry = Entry { key, epoch, verdict, revisit };
+            let entry = Entry { key, epoch, known, revisit };
             if ways[1].key == key {
                 ways[1] = entry;
             } else {

@@ -54,10 +54,10 @@ impl DeepCache {
     /// The first of the two slots a flow may be in.
     #[inline]
     fn index(&self, key: &DeepKey) -> usize {
-        let [a, b, c, d, e, f, g] = key.0;
-        let [s0, s1, s2, s3, s4, s5, s6] = self.seeds;
-        let hash = hash::fold(a ^ s0, b ^ s1) ^ hash::fold(c ^ s2, d ^ s3) ^ hash::fold(e ^ s4, f ^ s5);
-        (hash::fold(hash ^ s6, g ^ s0) >> self.shift) as usize * 2
+        let word = |i: usize| key.0[i] ^ self.seeds[i];
+        let pair = |i: usize| hash::fold(word(i), word(i + 1));
+        let hash = hash::fold(pair(0) ^ pair(2) ^ pair(4), word(6));
+        (hash >> self.shift) as usize * 2
     }
 
     /// Where a flow's decision of this epoch is, unless it is due to be looked at again at `tick`.

@@ -11,7 +11,7 @@ use crate::frame::ethernet::{self, MAX_LEN, TAG_LEN, ethertype};
 use crate::frame::headers::{Fragment, Headers};
 use crate::frame::{ipv4, ipv6, protocol, singular, tcp};
 
-/// Source port, destination, source and tag of a frame: 125 of 128 bits.
+/// Source port, destination, source and tags of a frame: 126 of 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     pub(crate) a: u64,
@@ -21,10 +21,11 @@ pub struct Key {
 const LOW_48: u64 = (1 << 48) - 1;
 /// There is a tag; its VLAN may be 0.
 const TAGGED: u64 = 1 << 60;
+/// There is another one behind it.
+const INNER: u64 = 1 << 61;
 
 impl Key {
-    /// The key of a frame; `None` for one that is to be judged on its own because it is too short or too long, or has a tag behind a
-    /// priority tag.
+    /// The key of a frame; `None` for one that is to be judged on its own because it is too short or too long.
     ///
     /// Two frames with one key get one verdict: [`ethernet::check`] and this function agree on what a frame is.
     #[inline]
@@ -38,10 +39,8 @@ impl Key {
         let src_type = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, t0, t1]);
         let tag = if ethernet::is_tag([t0, t1]) {
             let id = u64::from(u16::from_be_bytes(*rest.first_chunk()?) & 0xfff);
-            if id == 0 && ethernet::has_inner_tag(head) {
-                return None;
-            }
-            TAGGED | id << 48
+            let inner = if ethernet::has_inner_tag(head) { INNER } else { 0 };
+            TAGGED | inner | id << 48
         } else {
             0
         };

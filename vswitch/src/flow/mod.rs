@@ -15,6 +15,7 @@ mod key;
 mod notices;
 
 pub use cache::FlowCache;
+use cache::Known;
 pub use key::{DeepKey, Key};
 
 use crate::event::Event;
@@ -124,7 +125,7 @@ impl Forwarder {
         if let Some(key) = key
             && let Some(known) = self.cache.get(key, self.epoch, self.tick)
         {
-            let Some(verdict) = known else {
+            let Known::Verdict(verdict) = known else {
                 return self.judge_deeply(snap, state, now, from, head, len, plan);
             };
             self.hits += 1;
@@ -216,10 +217,14 @@ impl Forwarder {
         let &Decision { verdict, actions, single, .. } = decision;
         let revisit = if decision.revisit { self.tick.saturating_add(1) } else { u32::MAX };
         if let Some(key) = key {
-            let (verdict, revisit) = if decision.deep { (None, u32::MAX) } else { (Some(verdict), revisit) };
+            let (known, revisit) = if decision.deep {
+                (Known::LookDeeper, u32::MAX)
+            } else {
+                (Known::Verdict(verdict), revisit)
+            };
             // A frame that stands for itself says nothing about the next one, not even that it has to be looked at deeply.
             if !single || decision.deep {
-                self.cache.put(key, after, verdict, revisit);
+                self.cache.put(key, after, known, revisit);
             }
         }
         if let Some(deep) = deep
@@ -285,6 +290,6 @@ mod tests {
         assert_eq!((forwarder.cache.get(key, 5, 0), forwarder.cache.get(key, 6, 0)), (None, None));
         assert_eq!(forwarder.epoch, 6, "the rest of the burst follows the new state");
         forwarder.remember(Some(key), None, 6, 6, &decision);
-        assert_eq!(forwarder.cache.get(key, 6, 0), Some(Some(verdict)));
+        assert_eq!(forwarder.cache.get(key, 6, 0), Some(Known::Verdict(verdict)));
     }
 }

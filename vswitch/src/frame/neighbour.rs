@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::Mac;
 use crate::frame::headers::{Fragment, Headers};
 use crate::frame::ipv6::{self, Ipv6};
 use crate::frame::protocol;
+use crate::{HEAD_LEN, Mac};
 
 /// `ICMPv6` types.
 pub mod kind {
@@ -56,6 +56,7 @@ impl<'a> Neighbour<'a> {
         if ip.protocol != protocol::ICMPV6 || !kind::is_discovery(kind) {
             return Ok(None);
         }
+        let head = head.get(..HEAD_LEN).unwrap_or(head);
         let packet = head.get(headers.payload..).and_then(Ipv6::parse).ok_or(Unreadable)?;
         if packet.is_fragment() || ip.fragment != Fragment::Whole {
             return Err(Unreadable);

@@ -5,6 +5,10 @@ use crate::frame::ethernet::{HEADER_LEN, TAG_LEN, ethertype, is_tag};
 /// Where a tag begins: behind the addresses.
 const AT: usize = 12;
 
+/// By how much a tag makes a frame longer.
+const GROWTH: i16 = 4;
+const _: () = assert!(GROWTH as usize == TAG_LEN, "a tag is what it is");
+
 /// What to do with the outermost tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Tagging {
@@ -38,11 +42,11 @@ pub enum Change {
 
 impl Change {
     /// By how many bytes the frame becomes longer.
-    pub const fn growth(self) -> i32 {
+    pub const fn growth(self) -> i16 {
         match self {
             Self::None | Self::Replace(_) => 0,
-            Self::Remove => -(TAG_LEN as i32),
-            Self::Insert(_) => TAG_LEN as i32,
+            Self::Remove => -GROWTH,
+            Self::Insert(_) => GROWTH,
         }
     }
 

@@ -3,7 +3,8 @@
 //! - A port with a VLAN mode sends and receives as [`crate::port::vlan`] says; one with a virtual subnet only untagged, in
 //!   that subnet; the uplink carries every VLAN, tagged, and the untagged network, but no virtual subnet.
 //! - Behind a priority tag there may be no other tag: without the first one it would be the outer one, and so the guest would
-//!   choose its VLAN on the physical network.
+//!   choose its VLAN on the physical network. For the same reason a port that gets a network untagged gets no frame of it
+//!   with a second tag: without the first one the receiver, if it is a trunk, would take it for another network's.
 //! - The 802.1p priority that a port sends is kept only if its policy says so, and that of the uplink always.
 
 use crate::Segment;
@@ -76,6 +77,9 @@ pub(crate) fn membership(frame: &mut Frame<'_>, to: &Port) -> Result<(), DropRea
     let Some(tagging) = tagging(frame.port, to, frame.segment, frame.tag.is_some()) else {
         return Err(mismatch(frame, to));
     };
+    if uncovers(tagging, frame.head) {
+        return Err(DropReason::TagInHeader);
+    }
     frame.actions.tagging = tagging;
     let segment = frame.segment;
     frame.note(|| match tagging {
@@ -97,6 +101,11 @@ pub(crate) fn tagging(from: &Port, to: &Port, segment: Segment, tagged: bool) ->
         Receives::Untagged => Some(Tagging::Keep),
         Receives::Tagged(vid) => Some(Tagging::Write { vid, priority }),
     }
+}
+
+/// Whether the receiver would take the frame's second tag for its first.
+pub(crate) fn uncovers(tagging: Tagging, head: &[u8]) -> bool {
+    matches!(tagging, Tagging::Strip | Tagging::Write { vid: 0, .. }) && ethernet::has_inner_tag(head)
 }
 
 /// Why a port is not in the frame's segment.

@@ -12,6 +12,7 @@
 
 use std::net::IpAddr;
 
+use crate::HEAD_LEN;
 use crate::frame::dhcp::{self, CLIENT, CLIENT_V6, SERVER, SERVER_V6, message};
 use crate::frame::headers::{Fragment, Ip};
 use crate::frame::protocol;
@@ -38,7 +39,7 @@ pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
 fn is_servers(ip: &Ip, head: &[u8], len: u32) -> bool {
     let Some((src, dst)) = ip.ports.filter(|_| ip.protocol == protocol::UDP) else { return false };
     let at = ip.upper + UDP_LEN;
-    let message = head.get(at..).unwrap_or_default();
+    let message = head.get(..HEAD_LEN).unwrap_or(head).get(at..).unwrap_or_default();
     // Whether its first byte is there to be read, or the receiver could see one that we do not.
     let unsure = ip.fragment != Fragment::Whole || message.is_empty() && at < len as usize;
     let first = message.first().copied();

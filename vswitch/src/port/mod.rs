@@ -56,6 +56,7 @@ pub enum Mirror {
 
 /// The settings of one port that decide what happens to its frames. The default is that of a new port: nothing is guarded
 /// but its source MAC address.
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own that an operator knows by name
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// VLAN mode.

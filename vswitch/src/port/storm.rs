@@ -12,6 +12,12 @@ use crate::{Nanos, PortId};
 
 const SECOND: Nanos = 1_000_000_000;
 
+/// Low bits of a window that count frames; the others are the second, and hold any that [`Nanos`] can tell.
+const COUNT_BITS: u32 = 29;
+
+/// Largest limit, in frames per second; a larger one works like this one.
+pub const MAX_LIMIT: u32 = (1 << COUNT_BITS) - 1;
+
 /// Drops broadcast and multicast beyond the limit. Unknown unicast is known as such only when it is forwarded.
 pub(crate) fn limit(frame: &mut Frame<'_>) -> Step {
     if frame.dst.is_group() && !take(frame) { stop(DropReason::StormLimit) } else { Step::Continue(()) }
@@ -37,7 +43,7 @@ pub struct Storms {
     windows: Box<[Window]>,
 }
 
-/// Second (modulo 2^32) in the high half, frames counted in it in the low half.
+/// Second and frames counted in it, see [`COUNT_BITS`].
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Window(AtomicU64);
@@ -80,10 +86,10 @@ impl Default for Storms {
 }
 
 /// A window with one more frame; `None` if it is full.
-fn counted(packed: u64, now: Nanos, limit: u32) -> Option<u64> {
-    let (second, count) = ((packed >> 32) as u32, packed as u32);
-    let current = (now / SECOND) as u32;
-    // A worker whose clock reading is a little older than another's counts in the newer second.
-    let (second, count) = if second.wrapping_sub(current) <= 2 { (second, count) } else { (current, 0) };
-    (count < limit).then(|| u64::from(second) << 32 | u64::from(count + 1))
+fn counted(window: u64, now: Nanos, limit: u32) -> Option<u64> {
+    let (second, count) = (window >> COUNT_BITS, window as u32 & MAX_LIMIT);
+    let current = now / SECOND;
+    // A worker whose clock reading is older than another's counts in the newer second, else it would start it again.
+    let (second, count) = if second >= current { (second, count) } else { (current, 0) };
+    (count < limit.min(MAX_LIMIT)).then(|| second << COUNT_BITS | u64::from(count + 1))
 }

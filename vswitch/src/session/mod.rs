@@ -181,7 +181,8 @@ pub struct Sessions {
     seed: u64,
     slots: Slots,
     table: RwLock<Table>,
-    /// How many sessions were opened, by the low bits of their keys' hashes; see [`Sessions::absence`].
+    /// How often a session was opened or came to admit more, by the low bits of the keys' hashes; see
+    /// [`Sessions::absence`].
     opened: Box<[AtomicU32]>,
 }
 
@@ -201,8 +202,9 @@ impl Sessions {
         }
     }
 
-    /// A handle for there being no session with this key: it lives until one may have been opened. To be taken before
-    /// [`Sessions::find`]. So a verdict that was given because there was no session can be remembered too.
+    /// A handle for there being no session with this key that admits a packet: it lives until one may have been opened or
+    /// may admit more. To be taken before [`Sessions::find`]. So a verdict that was given because there was no session can
+    /// be remembered too.
     pub fn absence(&self, key: &Key) -> Handle {
         let place = key.hash(self.seed) as usize % OPENED;
         let count = self.opened.get(place).map_or(0, |count| count.load(Ordering::Acquire));
@@ -230,7 +232,9 @@ impl Sessions {
         if track.admits(direction, tcp_flags) && track.next(direction, tcp_flags) == track {
             return at.note(now, handle);
         }
-        self.write().advance(&self.slots, now, handle, direction, tcp_flags)
+        let passed = self.write().advance(&self.slots, now, handle, direction, tcp_flags);
+        // It may now admit what it did not: an answered connection more than a half-open one.
+        passed.inspect(|key| self.present(key.hash(self.seed))).is_some()
     }
 
     /// Whether the session lives; notes that a packet passed. For packets that need no further look: without SYN, FIN and
@@ -252,10 +256,17 @@ impl Sessions {
     pub fn open(&self, now: Nanos, key: Key, grant: Grant, tcp_flags: Option<u8>) -> Result<Handle, Full> {
         let hash = key.hash(self.seed);
         let opened = self.write().open(&self.slots, now, (hash, key), grant, tcp_flags);
+        if opened.is_ok() {
+            self.present(hash);
+        }
+        opened
+    }
+
+    /// Ends the absence of a key.
+    fn present(&self, hash: u64) {
         if let Some(count) = self.opened.get(hash as usize % OPENED) {
             count.fetch_add(1, Ordering::Release);
         }
-        opened
     }
 
     /// Whether [`Sessions::open`] would succeed for any packet that is not a RST (which always may pass). Changes nothing.
@@ -295,9 +306,9 @@ impl Sessions {
         self.retire(&handles, Gone::Expired, |at| at.is_expired(now))
     }
 
-    /// Asks for every session, of one port or of all, what the rules now say: another grant, or `None` to end it. Says how many were ended. To be
-    /// called when every worker has the snapshot with these rules: before, one could open a session by the old ones
-    /// behind the back of this walk. `judge` is called without the lock.
+    /// Asks for every session, of one port or of all, what the rules now say: another grant, or `None` to end it. Says
+    /// how many were ended. To be called when every worker has the snapshot with these rules: before, one could open a
+    /// session by the old ones behind the back of this walk. `judge` is called without the lock.
     pub fn reconcile(
         &self,
         now: Nanos,

@@ -201,7 +201,8 @@ impl Table {
         handle
     }
 
-    /// Notes what an admitted packet says about the connection. False if the session is gone or does not admit it.
+    /// Notes what an admitted packet says about the connection; the session's key. `None` if the session is gone or does
+    /// not admit the packet.
     pub(super) fn advance(
         &mut self,
         slots: &Slots,
@@ -209,24 +210,23 @@ impl Table {
         handle: Handle,
         direction: crate::Direction,
         flags: Option<u8>,
-    ) -> bool {
+    ) -> Option<Key> {
         let slot = handle.index();
-        let Some(at) = slots.get(slot).filter(|at| at.holds(handle) && !at.is_expired(now)) else {
-            return false;
-        };
+        let at = slots.get(slot).filter(|at| at.holds(handle) && !at.is_expired(now))?;
+        let key = self.entry(slot)?.key;
         let track = at.track();
         if !track.admits(direction, flags) {
-            return false;
+            return None;
         }
         let next = track.next(direction, flags);
         if track.state == State::Closing && next.state != State::Closing {
             self.restart(slots, now, slot, next);
-            return true;
+            return Some(key);
         }
         // Noted first: what follows may shorten the timeout, and that counts from this packet on.
         at.note(now, handle);
         self.set_track(slots, slot, next);
-        true
+        Some(key)
     }
 
     /// Puts a new connection in place of one that is over. It gets a new generation: verdicts of the old one would

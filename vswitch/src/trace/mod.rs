@@ -57,9 +57,7 @@ drop_reasons! {
     VlanNotAllowed = "vlan-not-allowed",
         "The frame has a VLAN tag that the port it came from may not send: any tag unless the port is a trunk, and there only the listed ones.";
     TagInHeader = "tag-in-header",
-        "Behind a priority tag (VLAN 0) there is another VLAN tag, which would become the outer one.";
-    UntaggedNotAllowed = "untagged-not-allowed",
-        "The frame has no VLAN tag and the port's isolation admits only tagged ones.";
+        "Behind a VLAN tag that does not stay (a priority tag, or that of a network the receiver gets untagged) there is another one, which would become the first.";
     VlanFiltered = "vlan-filtered",
         "The port that has the destination address is not in the frame's VLAN.";
     PrivateVlan = "private-vlan",

@@ -2,13 +2,20 @@
 
 mod acl;
 mod checksums;
+mod evasion;
 mod fdb;
 mod flow_cache;
 mod flow_policy;
+mod guards;
+mod headers;
 mod hostile_bytes;
+mod limits;
 mod offload_header;
+mod packets;
+mod receiver;
 mod rules;
 mod rules_extended;
 mod segmentation;
 mod sessions;
 mod support;
+mod vlan;

@@ -180,3 +180,14 @@ fn h29_a_table_filled_by_many_floods_serves_a_quiet_port() {
     assert!(sessions.touch(SECOND, late));
     assert_eq!(sessions.find(SECOND, &tcp(99, 7000)).unwrap().state, State::Established);
 }
+
+#[test]
+fn h29_the_search_for_room_goes_round_so_the_oldest_of_a_flood_go() {
+    let sessions = Sessions::new(1024, 1);
+    for n in 0..128 + 1000 {
+        sessions.open(u64::from(n) * SECOND / 100, tcp(1, n), grant(IDLE), SYN).unwrap();
+    }
+    let now = 12 * SECOND;
+    let oldest = sessions.list(now, Some(PortId(1))).iter().map(|s| s.idle_ms).max();
+    assert!(oldest.is_some_and(|ms| ms < 10_000), "the first 128 are gone: {oldest:?}");
+}

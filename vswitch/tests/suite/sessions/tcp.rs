@@ -187,3 +187,27 @@ fn s8_a_fin_that_was_the_first_packet_counts() {
     assert!(tcp.packet(0, In, FIN));
     assert_eq!(tcp.state(0), Some(State::Closing));
 }
+
+#[test]
+fn s8_an_absence_ends_when_a_session_opens_or_admits_more() {
+    let tcp = Connection::new();
+    let nobody = tcp.sessions.absence(&tcp.key);
+    assert!(tcp.sessions.touch(0, nobody) && !nobody.is_session());
+    tcp.open(0, SYN);
+    assert!(!tcp.sessions.touch(0, nobody));
+    let refused = tcp.sessions.absence(&tcp.key);
+    assert!(!tcp.packet(0, In, NO_FLAGS), "a forged segment that the rules drop, and workers remember that");
+    assert!(tcp.packet(0, Out, SYN) && tcp.sessions.touch(0, refused));
+    assert!(tcp.packet(0, In, SYN_ACK));
+    assert!(!tcp.sessions.touch(0, refused), "the answered connection must not be dropped with it");
+    let steady = tcp.sessions.absence(&tcp.key);
+    assert!(tcp.packet(0, Out, ACK) && tcp.packet(0, In, ACK) && tcp.sessions.touch(0, steady));
+}
+
+#[test]
+fn h29_a_refused_session_ends_no_absence() {
+    let sessions = Sessions::new(0, 1);
+    let absence = sessions.absence(&key(1, 1));
+    assert!(sessions.open(0, key(1, 1), grant(IDLE), None).is_err());
+    assert!(sessions.touch(0, absence), "a flood at its limit leaves cached verdicts alone");
+}
