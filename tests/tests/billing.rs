@@ -76,6 +76,11 @@ fn s9_a_kill_loses_at_most_one_burst() {
         let lost = |now: i64, then: i64| (now - then).unsigned_abs();
         assert!(lost(gaps.0, out_gap) <= BURST, "out: {out} counted, {taken} taken, gap was {out_gap}");
         assert!(lost(gaps.1, in_gap) <= BURST, "in: {into} counted, {received} received, gap was {in_gap}");
+        let port = switch.counter("b", "in_packets");
+        assert!(
+            port.abs_diff(received) <= BURST * (round + 1),
+            "port b: {port} counted, {received} received"
+        );
         // Packets and bytes are two numbers; a kill may come between them.
         let burst_bytes = BURST * length * (round + 1);
         assert!(out_bytes.abs_diff(out * length) <= burst_bytes, "{out} packets, {out_bytes} bytes");

@@ -272,8 +272,11 @@ fn rewritten(path: &Path, workers: usize) -> Result<File, Bad> {
     };
     let new = path.with_extension("new");
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
-    fold::write(&file, workers, &sums)?;
-    fold::replace(&file, &new, path)?;
+    let written = fold::write(&file, workers, &sums).and_then(|()| fold::replace(&file, &new, path));
+    written.inspect_err(|_| {
+        // A disk that is full needs the room.
+        let _ = std::fs::remove_file(&new);
+    })?;
     Ok(file)
 }
 
