@@ -1,6 +1,6 @@
 """Changing policy: one rule of ten thousand under full load, and a thousand ports from one file."""
 import random, statistics, time
-from lab import net, switch, testpmd
+from lab import host, net, switch, testpmd
 from lab.host import LabError
 from . import frames
 from .api import Api
@@ -146,9 +146,11 @@ def row_apply(contenders, seconds):
             nothing.write_text("")
             out = {}
             for key, what, ports in (("value", file, PORTS), ("again", file, PORTS), ("removal", nothing, 0)):
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), host.cpu_seconds(s.pid)
                 s.cli("apply", what)
                 out[key] = time.perf_counter() - began
+                if key == "value":
+                    out["switch_cpu_s"] = host.cpu_seconds(s.pid) - cpu
                 if (there := len(s.cli("port", "list"))) != ports:
                     raise LabError(f"after `apply {what.name}` there are {there} ports, expected {ports}")
                 if ports and (entries := len(s.cli("acl", "list", f"p{ports - 1}"))) != ENTRIES:
