@@ -8,180 +8,31 @@ import argparse, json, os, statistics, subprocess, sys, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
-from lab import guest, host, image, net, switch, testpmd, traffic  # noqa: E402
-from frontends import IdleFrontEnd  # noqa: E402
+from lab import guest, host, image  # noqa: E402
+from rows import BRIDGE, OVS, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, miss, options, pairs, policy  # noqa: E402
 
-TURNPIKE, BRIDGE, OVS, VHOST = "turnpike", "bridge", "ovs-dpdk", "dpdk-vhost"
-
-
-# --- two guests: iperf and ping --------------------------------------------------------------------------------------------------
-class Pair:
-    """Two guests on one switch, frozen (SIGSTOP) while another contender is measured."""
-
-    def __init__(self, contender, number):
-        directory, net10 = host.work(), f"10.77.{number}"
-        self.switch, server, sockets, taps = None, False, [None, None], [None, None]
-        if contender == TURNPIKE:
-            self.switch = switch.Turnpike(name=f"pair{number}", state="none")
-            sockets = [self.switch.port(n, "--mac", f"52:54:00:77:{number:02x}:0{i + 1}") for i, n in enumerate("ab")]
-        elif contender == OVS:
-            self.switch, server = net.Ovs(tso=True), True
-            sockets = [directory / f"ovs-{n}.sock" for n in "ab"]
-        else:
-            bridge = net.Bridge()
-            taps = [bridge.tap(), bridge.tap()]
-        self.pid = self.switch.pid if self.switch else None
-        self.guests = [guest.Guest(f"{contender}-{n}", f"{net10}.{i + 1}/24", socket=sockets[i], tap=taps[i], server=server, qemu=QEMU,
-                                   mac=f"52:54:00:77:{number:02x}:0{i + 1}") for i, n in enumerate("ab")]
-        if contender == OVS:
-            for n, path in zip("ab", sockets):
-                self.switch.port(n, path)
-        guest.boot(*self.guests)
-        self.a, self.b = self.guests
-        traffic.ping(self.a, self.b.ip, 3)
-        self.freeze()
-
-    def freeze(self):
-        for g in self.guests:
-            g.freeze()
-        if isinstance(self.switch, net.Ovs):
-            self.switch.process.send_signal(19)  # its polling thread must not take a CPU from the others
-
-    def thaw(self):
-        if isinstance(self.switch, net.Ovs):
-            self.switch.process.send_signal(18)
-        for g in self.guests:
-            g.thaw()
-        time.sleep(1)  # clocks and timers of the guests catch up
-        traffic.ping(self.a, self.b.ip, 3)
-
-    def close(self):
-        for g in self.guests:
-            g.thaw()
-            g.close()
-        if self.switch:
-            self.switch.close()
-
-
-def pairs(contenders, measure):
-    """Boot a pair per contender; a run thaws one pair, measures, freezes it."""
-    made = {c: Pair(c, i) for i, c in enumerate(contenders)}
-
-    def run(contender):
-        pair = made[contender]
-        pair.thaw()
-        try:
-            return measure(pair)
-        finally:
-            pair.freeze()
-
-    return run, lambda: [p.close() for p in made.values()]
-
-
-def row_iperf(contenders, seconds):
-    """Mbit/s of one TCP stream, mean of both directions"""
-    def measure(pair):
-        cpu, began = pair.pid and host.cpu_seconds(pair.pid), time.monotonic()
-        flows = [traffic.iperf(pair.a, pair.b.ip, seconds, reverse=r) for r in (False, True)]
-        out = {"value": statistics.mean(f.mbps for f in flows), "retransmits": sum(f.retransmits for f in flows)}
-        if pair.pid:
-            out["switch_cpu_percent"] = round(100 * (host.cpu_seconds(pair.pid) - cpu) / (time.monotonic() - began))
-        return out
-    return pairs(contenders, measure)
-
-
-def row_ping(contenders, seconds):
-    """p99 of the round trip in ms, 5 a second, so that the switch sleeps between any two"""
-    def measure(pair):
-        result = traffic.ping(pair.a, pair.b.ip, max(20, seconds * 5), interval=0.2)
-        return {"value": result.p99, "p50": result.p50, "lost": result.lost}
-    return pairs(contenders, measure)
-
-
-# --- DPDK virtio-user pair -------------------------------------------------------------------------------------------------------
-def row_frames(size):
-    """Millions of frames per second received by a DPDK virtio-user pair (generator CPU 0, switch CPU 1)"""
-    def setup(contenders, seconds):
-        directory = host.work()
-
-        def run(contender):
-            paths, server = [directory / f"{size}-{contender}-{i}" for i in range(2)], False
-            if contender == TURNPIKE:
-                s = switch.Turnpike("--workers", "1", "--cpus", "1", "--poll-us", "busy", name=f"frames{size}", state="none")
-                for name, mac in zip("ab", testpmd.MACS):
-                    s.cli("port", "add", name, "--socket", paths["ab".index(name)], "--mac", mac)
-            elif contender == OVS:
-                s, server = net.Ovs(), True
-                for i, path in enumerate(paths):
-                    path.unlink(missing_ok=True)
-                    s.port(f"p{i}", path)
-            else:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                s = testpmd.Testpmd([f"net_vhost{i},iface={p},queues=1" for i, p in enumerate(paths)], cpu=1, prefix="ceiling", mode="io")
-                s.prompt()
-                s.go(size)
-            generator = None
-            try:
-                net.hugepages(2300 + 256)
-                generator = testpmd.Testpmd([testpmd.virtio_user(i, p, server=server, extra=VDEV) for i, p in enumerate(paths)])
-                generator.prompt()
-                generator.go(size)
-                time.sleep(1)
-                return {"value": generator.rate(seconds) / 1e6}
-            finally:
-                if generator:
-                    generator.close()
-                s.close()
-
-        net.hugepages(2300 + 256)
-        return run, lambda: None
-
-    setup.__doc__ = row_frames.__doc__
-    return setup
-
-
-# --- idle ------------------------------------------------------------------------------------------------------------------------
-def row_idle(contenders, seconds):
-    """CPU of the switch in percent of one CPU with 100 attached ports that do nothing"""
-    s = switch.Turnpike(name="idle", state="none")
-    paths = [s.port(f"p{i}") for i in range(100)]
-    ends = [IdleFrontEnd(p) for p in paths]
-    for i in range(100):
-        s.wait_state(f"p{i}", "running")
-
-    def run(_contender):
-        time.sleep(1)
-        before, began = host.cpu_seconds(s.pid), time.monotonic()
-        time.sleep(max(seconds, 10))
-        return {"value": 100 * (host.cpu_seconds(s.pid) - before) / (time.monotonic() - began)}
-
-    def close():
-        for e in ends:
-            e.close()
-        s.close()
-
-    return run, close
-
-
-# --- rounds ----------------------------------------------------------------------------------------------------------------------
-# name: (setup, unit, contenders; the first is ours, more is better, {peer: the least or most the ratio may be})
 ROWS = {
-    "iperf": (row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], True, {BRIDGE: 1.1, OVS: 1.8}),
-    "64-split": (row_frames(64), "Mpps", [TURNPIKE, OVS, VHOST], True, {OVS: 0.9}),
-    "1500-split": (row_frames(1500), "Mpps", [TURNPIKE, OVS, VHOST], True, {OVS: 1.2}),
-    "ping": (row_ping, "ms p99", [TURNPIKE, BRIDGE], False, {BRIDGE: 1.0}),
-    "idle": (row_idle, "% of a CPU", [TURNPIKE], False, {None: 1.0}),
+    "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
+    "64-split": Row(frames.row_frames(64), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 0.9}),
+    "1500-split": Row(frames.row_frames(1500), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2}),
+    "ping": Row(pairs.row_ping, "ms p99", [TURNPIKE, BRIDGE], more=False, limits={BRIDGE: 1.0}, guests=True),
+    "idle": Row(idle.row_idle, "% of a CPU", [TURNPIKE], more=False, limits={None: 1.0}),
+    "policy-64": Row(policy.row_policy(1), "Mpps", [TURNPIKE, PLAIN, OVS], limits={PLAIN: 0.9, OVS: 2.0}),
+    "policy-64-flows": Row(policy.row_policy(256), "Mpps", [TURNPIKE, PLAIN, OVS], limits={PLAIN: 0.9, OVS: 2.0}),
+    "policy-miss": Row(miss.row_miss, "µs", [TURNPIKE], more=False, limits={None: 3.0}, also={"first_stateful_ns": 3000.0}),
+    "policy-replace": Row(changes.row_replace, "ms p99", [TURNPIKE], more=False, limits={None: 1.0}, also={"dip_percent": 5.0}),
+    "policy-apply": Row(changes.row_apply, "s", [TURNPIKE], more=False, limits={None: 2.0}),
 }
+GROUPS = {"policy": [name for name in ROWS if name.startswith("policy-")]}
 
 
 def line_transfer():
     """Nanoseconds a cache line needs from one CPU to another, or None where there is no compiler."""
-    probe = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/line-transfer"
     try:
-        return float(host.sh(probe, timeout=20))
+        return float(host.sh(RELEASE / "line-transfer", timeout=20))
     except (OSError, host.LabError):
         return None
 
@@ -196,84 +47,115 @@ def spread(values, digits):
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
+def verdict(value, limit, more):
+    """Whether a median reaches what is aimed at."""
+    return f"aim {'≥' if more else '≤'} {limit}: {'reached' if (value >= limit if more else value <= limit) else 'MISSED'}"
+
+
+def table(name, row, contenders, results, states):
+    """The lines of one row: medians, ratios within the rounds, and how the machine was meanwhile."""
+    lines, values = [], {c: [r["value"] for r in results[c]] for c in contenders}
+    for c in contenders:
+        lines.append(f"{name:<15} {c:<10} {spread(values[c], 2):>26} {row.unit}")
+        if c == TURNPIKE and None in row.limits:
+            lines[-1] += f"   {verdict(statistics.median(values[c]), row.limits[None], False)}"
+        elif c != TURNPIKE and TURNPIKE in values:
+            ratios = [a / b for a, b in zip(values[TURNPIKE], values[c]) if b]
+            lines[-1] += f"   turnpike is {spread(ratios, 2)} ×"
+            if c in row.limits:
+                lines[-1] += f", {verdict(statistics.median(ratios), row.limits[c], row.more)}"
+        others = [k for k, v in results[c][0].items() if k != "value" and isinstance(v, (int, float))]
+        for k in others:
+            column = [r[k] for r in results[c] if k in r]
+            lines.append(f"{'':<15} {'':<10} {spread(column, 2 * any(isinstance(v, float) for v in column)):>26} {k.replace('_', ' ')}")
+            if c == TURNPIKE and k in row.also:
+                lines[-1] += f"   {verdict(statistics.median(column), row.also[k], False)}"
+    lines_ns = [s["line_ns"] for s in states if s["line_ns"]]
+    lines.append(f"{'':<15} machine: load {spread([s['load1'] for s in states], 1)}, cache line CPU to CPU "
+                 + (f"{spread(lines_ns, 0)} ns" if lines_ns else "unknown")
+                 + f", stolen ticks {states[-1]['steal_ticks'] - states[0]['steal_ticks']}")
+    if statistics.median(s["load1"] for s in states) > os.cpu_count() + 1.5:  # generator and switch keep two CPUs busy themselves
+        lines.append(f"{'':<15} THE MACHINE WAS BUSY WITH OTHER WORK: these figures and verdicts mean little")
+    return lines
+
+
 def compare(name, only, runs, seconds, out):
     """All rounds of one row; returns the lines of its table."""
-    setup, unit, contenders, more, limits = ROWS[name]
-    contenders = [c for c in contenders if not only or c in only]
-    host.say(f"\n{name}: {setup.__doc__.splitlines()[0]}; {runs} rounds of {', '.join(contenders)}")
-    run, close = setup(contenders, seconds)
+    row = ROWS[name]
+    contenders = [c for c in row.contenders if not only or c in only]
+    if not contenders:
+        return []
+    host.say(f"\n{name}: {row.setup.__doc__.splitlines()[0]}; {runs} rounds of {', '.join(contenders)}")
+    run, close = row.setup(contenders, seconds)
     results, states = {c: [] for c in contenders}, []
     try:
         for number in range(runs):
             states.append(state())
             for c in contenders:
                 r = run(c)
-                results[c].append(r["value"])
-                host.say(f"  round {number + 1}  {c:<10} {r['value']:8.2f} {unit}  " + "  ".join(f"{k} {v:.4g}" for k, v in r.items() if k != "value"))
-                out.write(json.dumps({"row": name, "round": number, "contender": c, "unit": unit, "time": int(time.time()), **r, **states[-1]}) + "\n")
+                results[c].append(r)
+                host.say(f"  round {number + 1}  {c:<10} {r['value']:8.2f} {row.unit}  " + "  ".join(f"{k} {v:.4g}" for k, v in r.items() if k != "value"))
+                out.write(json.dumps({"row": name, "round": number, "contender": c, "unit": row.unit, "time": int(time.time()), **r, **states[-1]}) + "\n")
                 out.flush()
+        states.append(state())
     finally:
         close()
-    ours, lines = results.get(TURNPIKE), []
-    for c in contenders:
-        lines.append(f"{name:<11} {c:<11} {spread(results[c], 2):>26} {unit}")
-        limit = limits.get(c)
-        if ours and c != TURNPIKE:
-            ratios = [a / b for a, b in zip(ours, results[c]) if b]
-            lines[-1] += f"   turnpike is {spread(ratios, 2)} ×"
-            if limit:
-                middle = statistics.median(ratios)
-                good = middle >= limit if more else middle <= limit
-                lines[-1] += f", aim {'≥' if more else '≤'} {limit}: {'reached' if good else 'MISSED'}"
-        elif c == TURNPIKE and None in limits:
-            lines[-1] += f"   aim < {limits[None]}: {'reached' if statistics.median(ours) < limits[None] else 'MISSED'}"
-    lines_ns = [s["line_ns"] for s in states if s["line_ns"]]
-    lines.append(f"{'':<11} machine: load {spread([s['load1'] for s in states], 1)}, cache line CPU to CPU "
-                 + (f"{spread(lines_ns, 0)} ns" if lines_ns else "unknown")
-                 + f", stolen ticks {states[-1]['steal_ticks'] - states[0]['steal_ticks']}")
-    return lines
+    return table(name, row, contenders, results, states)
+
+
+def qemu(wanted):
+    """The QEMU that the guests run under."""
+    try:
+        return image.qemu(wanted or 10)
+    except host.LabError:
+        if wanted:
+            raise
+        return image.qemu()
 
 
 def main():
     parser = argparse.ArgumentParser(prog="benches/compare.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", nargs="*", help=f"rows to run, default all: {' '.join(ROWS)}")
+    parser.add_argument("row", nargs="*", help=f"rows to run, default all: {' '.join(ROWS)}; or a group of them: {' '.join(GROUPS)}")
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS", 5)), help="rounds per row ($RUNS, default 5)")
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("SECONDS_EACH", 5)), help="length of one measurement ($SECONDS_EACH, default 5)")
-    parser.add_argument("--only", action="append", metavar="CONTENDER", help=f"only these: {TURNPIKE}, {BRIDGE}, {OVS}, {VHOST} (may be repeated)")
+    parser.add_argument("--only", action="append", metavar="CONTENDER", help=f"only these: {TURNPIKE}, {PLAIN}, {BRIDGE}, {OVS}, {VHOST} (may be repeated)")
     parser.add_argument("--qemu", type=int, help="major version of QEMU for the guests (default: 10 where it can be had)")
     parser.add_argument("--vdev", default="", metavar="EXTRA", help="more properties of DPDK's virtio-user cards, such as in_order=0 "
                         "(by default DPDK takes whatever the switch offers)")
     parser.add_argument("--out", default=str(ROOT / "target/compare.jsonl"), help="every single result, one JSON object per line, is added to this file")
     args = parser.parse_args()
-    unknown = [r for r in args.row if r not in ROWS]
+    unknown = [r for r in args.row if r not in ROWS and r not in GROUPS]
     if unknown:
-        parser.error(f"no row named {unknown[0]}; there are {', '.join(ROWS)}")
+        parser.error(f"no row named {unknown[0]}; there are {', '.join([*ROWS, *GROUPS])}")
+    wanted = [name for r in args.row or ROWS for name in GROUPS.get(r, [r])]
     host.arm()
-    global QEMU, VDEV
-    VDEV = args.vdev
-    try:
-        QEMU = image.qemu(args.qemu or 10)
-    except host.LabError:
-        if args.qemu:
-            raise
-        QEMU = image.qemu()
-    if not args.only or TURNPIKE in args.only:
+    options["vdev"] = args.vdev
+    if any(ROWS[name].guests for name in wanted):
+        options["qemu"] = qemu(args.qemu)
+    if not args.only or TURNPIKE in args.only or PLAIN in args.only:
         subprocess.run(["cargo", "build", "-q", "--release", "-p", "turnpike", "-p", "turnpike-benches"], cwd=ROOT, check=True)
+        os.environ.setdefault("TURNPIKE_BIN", str(RELEASE / "turnpike"))  # never a debug build that happens to be newer
     if host.sh("nproc").strip() == "1":
         raise host.LabError("this machine has one CPU; the generator and the switch need one each")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    table = []
+    lines, failed = [], False
     with open(args.out, "a") as out:
-        for name in args.row or ROWS:
-            table += compare(name, args.only, args.runs, args.seconds, out)
+        for name in wanted:
+            try:
+                lines += compare(name, args.only, args.runs, args.seconds, out)
+            except host.LabError as e:  # the other rows can still be had
+                failed = True
+                lines.append(f"{name:<15} FAILED: {e}")
+                host.say(lines[-1])
     cpu = next((l.split(":", 1)[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")), "?")
-    print(f"\n{args.runs} rounds, medians (least–most); {cpu}, {os.cpu_count()} CPUs, kernel {os.uname().release}, {QEMU}, "
-          f"guests under {'KVM' if guest.kvm_works() else 'TCG'}")
-    print("\n".join(table))
+    print(f"\n{args.runs} rounds, medians (least–most); {cpu}, {os.cpu_count()} CPUs, kernel {os.uname().release}"
+          + (f", {options['qemu']}, guests under {'KVM' if guest.kvm_works() else 'TCG'}" if options["qemu"] else ""))
+    print("\n".join(lines))
+    return int(failed)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except host.LabError as e:
         sys.exit(f"compare: {e}")

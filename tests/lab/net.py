@@ -96,6 +96,11 @@ class Ovs:
     def __init__(self, tso=False):
         host.need("openvswitch-switch-dpdk", "librte-mempool-ring23", "librte-net-vhost23" if host.release() == "bookworm" else "dpdk-dev")
         hugepages(2300)
+        # vswitchd leaves its TAPs behind when it is killed; those of another that runs are not ours to delete.
+        if subprocess.run(["pidof", "ovs-vswitchd-dpdk", "ovs-vswitchd"], stdout=subprocess.DEVNULL).returncode == 0:
+            raise LabError("another ovs-vswitchd runs on this machine; two would fight over its interfaces")
+        self._delete_links()
+        host.at_exit(self._delete_links)
         self.directory = d = host.work() / f"ovs{next(_serial)}"
         d.mkdir()
         env = {**os.environ, "OVS_RUNDIR": str(d), "OVS_LOGDIR": str(d), "OVS_DBDIR": str(d)}
@@ -130,9 +135,24 @@ class Ovs:
         """Remove a port."""
         self.vsctl("del-port", "br0", name)
 
+    def appctl(self, *args):
+        """ovs-appctl against this instance."""
+        return sh("ovs-appctl", f"--target={self.directory}/ctl", *args, timeout=90)
+
+    def ofctl(self, command, *args, **kw):
+        """ovs-ofctl against this instance's bridge."""
+        return sh("ovs-ofctl", command, f"unix:{self.directory}/br0.mgmt", *args, timeout=90, **kw)
+
     def close(self):
-        """Stop the switch."""
+        """Stop the switch and remove its interfaces."""
         host.stop(self.process)
+        self._delete_links()
+
+    @staticmethod
+    def _delete_links():
+        for name in ("br0", "ovs-netdev"):
+            if Path(f"/sys/class/net/{name}/tun_flags").exists():  # a bridge of that name is somebody else's
+                _delete_link(name)
 
 
 class ear:

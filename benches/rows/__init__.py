@@ -1,0 +1,22 @@
+"""The rows of the comparison: what is set up for each contender, and what one run of it measures."""
+from dataclasses import dataclass, field
+
+TURNPIKE, BRIDGE, OVS, VHOST = "turnpike", "bridge", "ovs-dpdk", "dpdk-vhost"
+PLAIN = "no-policy"  # Turnpike again, its ports without any policy
+
+# What the command line says about all rows; compare.py fills it in.
+options = {"qemu": None, "vdev": ""}
+
+
+@dataclass
+class Row:
+    """One line of the table. `setup(contenders, seconds)` returns (run, close); `run(contender)` returns {"value": …, and what else is
+    worth a column}. The first contender is ours. `limits`: {peer: the least (or, where less is better, the most) that ours / peer may be,
+    None: what our value must stay below}. `also`: {another column of ours: what it must stay below}."""
+    setup: object
+    unit: str
+    contenders: list
+    more: bool = True
+    limits: dict = field(default_factory=dict)
+    also: dict = field(default_factory=dict)
+    guests: bool = False  # whether it boots guests
