@@ -176,7 +176,15 @@ fn explain_sends_counts_and_remembers_nothing() {
     let _ = explained(&lan, "b", &Frame::new(BROADCAST, inner).vlan(9).payload(&[1; 60]).build());
     assert!(lan.heard().0.is_empty(), "a frame was sent");
     assert_eq!(quiet(&lan), before);
-    // No session was opened, no address used up.
+    // No address was used up, no session opened.
+    let from = |last: u8| Frame::new(mac(6), mac(7)).ipv4().from_ip([10, 0, 7, last]).udp(1, 2).build();
+    for last in 1..9 {
+        let _ = explained(&lan, "none2", &from(last));
+    }
+    for last in 20..23 {
+        lan.passes("none2", "none", &from(last));
+    }
+    lan.dropped("none2", &from(23), ("none2", "out"), "address-limit");
     let answer = Frame::new(mac(7), mac(6)).ipv4().from_ip([10, 0, 0, 1]).udp(53, 1000).build();
     lan.dropped("none", &answer, ("none2", "in"), "rule-denied");
 }
