@@ -12,6 +12,7 @@
 mod cache;
 mod deep;
 mod key;
+mod memo;
 mod notices;
 
 pub use cache::FlowCache;
@@ -19,6 +20,7 @@ use cache::Known;
 pub use key::{DeepKey, Key};
 
 use crate::event::Event;
+use crate::frame::ethernet::MAX_LEN;
 use crate::pipeline::{self, Actions, Decision, Verdict};
 use crate::session::Handle;
 use crate::snapshot::Snapshot;
@@ -26,6 +28,7 @@ use crate::state::State;
 use crate::trace::DropReason;
 use crate::{Nanos, PortId};
 use deep::{DeepCache, Remembered};
+use memo::Memo;
 use notices::Notices;
 
 /// How often the cache knew the answer.
@@ -48,6 +51,8 @@ pub struct Plan {
     /// Frames with the same non-zero number have the same actions; only within one burst. 0 = there is nothing to do, and
     /// `actions` is not set.
     pub flow: u32,
+    /// `actions` is not set: it is that of the last frame of the burst for which it was.
+    pub repeats: bool,
 }
 
 /// One worker's judge of frames.
@@ -64,8 +69,8 @@ pub struct Forwarder {
     looks: bool,
     /// Numbers of plans that are not in the table: above all that are.
     next_single: u32,
-    /// The flow of the frame before, within the burst: most frames follow one of their own flow. 0 = there is none.
-    last: (u32, DeepKey),
+    /// The frame before, within the burst.
+    last: Memo,
     hits: u64,
     misses: u64,
     notices: Notices,
@@ -91,7 +96,7 @@ impl Forwarder {
             tick: 0,
             looks: false,
             next_single: SINGLE,
-            last: (0, DeepKey::default()),
+            last: Memo::nothing(Verdict::Drop(DropReason::NoSuchPort)),
             hits: 0,
             misses: 0,
             notices: Notices::default(),
@@ -105,7 +110,7 @@ impl Forwarder {
         self.epoch = epoch(snap, state);
         self.looks = snap.port(from).is_some_and(|port| port.policy.looks());
         self.next_single = SINGLE;
-        self.last.0 = 0;
+        self.last.flow = 0;
     }
 
     /// Judges one frame that `from` sent: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its
@@ -134,7 +139,7 @@ impl Forwarder {
                 return self.judge_deeply(snap, state, now, from, head, len, plan);
             };
             self.hits += 1;
-            plan.flow = 0;
+            (plan.flow, plan.repeats) = (0, false);
             return verdict;
         }
         self.miss(snap, state, now, from, head, len, (key, None), plan)
@@ -151,27 +156,30 @@ impl Forwarder {
         len: u32,
         plan: &mut Plan,
     ) -> Verdict {
+        if len <= MAX_LEN && self.last.is_same(head) {
+            self.hits += 1;
+            (plan.flow, plan.repeats) = (self.last.flow, true);
+            return self.last.verdict;
+        }
         let key = DeepKey::new(from, head, len);
-        if let Some(key) = &key {
-            let follows = self.last.0 != 0 && self.last.1 == *key;
-            let place = if follows {
-                Some(self.last.0 as usize - 1)
-            } else {
-                self.deep.find(key, self.epoch, self.tick).filter(|&place| self.is_live(place, state, now))
-            };
-            if let Some(place) = place
-                && let Some(known) = self.deep.at(place)
-            {
-                self.hits += 1;
-                self.last = (place as u32 + 1, *key);
-                plan.flow = place as u32 + 1;
-                plan.actions = known.actions;
-                if known.actions.storm && !pipeline::storm_admits(snap, state, now, from) {
+        if let Some(key) = &key
+            && let Some(place) = self.deep.find(key, self.epoch, self.tick)
+            && self.is_live(place, state, now)
+            && let Some(&Remembered { verdict, actions, .. }) = self.deep.at(place)
+        {
+            self.hits += 1;
+            *plan = Plan { actions, flow: place as u32 + 1, repeats: false };
+            if actions.storm {
+                // Each frame of it is counted, so none may be taken for the one before.
+                self.last.flow = 0;
+                if !pipeline::storm_admits(snap, state, now, from) {
                     *plan = Plan::default();
                     return Verdict::Drop(DropReason::StormLimit);
                 }
-                return known.verdict;
+            } else {
+                self.last.set(head, plan.flow, verdict);
             }
+            return verdict;
         }
         self.miss(snap, state, now, from, head, len, (None, key), plan)
     }
@@ -200,7 +208,7 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         self.misses += 1;
-        self.last.0 = 0;
+        self.last.flow = 0;
         let before = epoch(snap, state);
         let mut decision = pipeline::decide(snap, state, now, from, head, len);
         if let Some(event) = decision.event.take() {
@@ -210,8 +218,7 @@ impl Forwarder {
         self.remember(key, deep.as_ref(), before, epoch(snap, state), &decision);
         *plan = Plan::default();
         if decision.deep && decision.actions != Actions::default() {
-            plan.actions = decision.actions;
-            plan.flow = self.next_single;
+            (plan.actions, plan.flow) = (decision.actions, self.next_single);
             self.next_single += 1;
         }
         decision.verdict
