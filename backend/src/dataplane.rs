@@ -83,8 +83,36 @@ impl Dataplane {
 
     /// Starts to serve a guest port; its policy must already be in the published snapshot.
     pub fn add_guest(&self, spec: GuestSpec) -> Result<(), DataplaneError> {
-        self.make_room(spec.id)?;
         let id = spec.id;
+        let served = self.serve_guest(spec)?;
+        self.run(vec![(id, served)]);
+        Ok(())
+    }
+
+    /// Starts to serve guest ports, all of them or, with the place of the one that was refused, none. Workers take over once,
+    /// which for many ports takes far less than one by one.
+    pub fn add_guests(&self, specs: Vec<GuestSpec>) -> Result<(), (usize, DataplaneError)> {
+        let mut all = Vec::new();
+        for (place, spec) in specs.into_iter().enumerate() {
+            let id = spec.id;
+            match self.serve_guest(spec) {
+                Ok(served) => all.push((id, served)),
+                Err(error) => {
+                    for (_, Served { port, server }) in all {
+                        drop(server);
+                        self.give_back(&port);
+                    }
+                    return Err((place, error));
+                }
+            }
+        }
+        self.run(all);
+        Ok(())
+    }
+
+    /// A guest port with its socket, which workers do not know yet.
+    fn serve_guest(&self, spec: GuestSpec) -> Result<Served, DataplaneError> {
+        self.make_room(spec.id)?;
         let owners = (0..spec.queue_pairs)
             .map(|_| {
                 let worker = self.place();
@@ -95,10 +123,7 @@ impl Dataplane {
         let server = Server::start(Arc::clone(&port));
         let served = Served { port: Port::Guest(port), server: None };
         match server {
-            Ok(server) => {
-                self.run(id, Served { server: Some(server), ..served });
-                Ok(())
-            }
+            Ok(server) => Ok(Served { server: Some(server), ..served }),
             Err(error) => {
                 self.give_back(&served.port);
                 Err(error)
@@ -132,33 +157,50 @@ impl Dataplane {
 
     fn add_link(&self, id: PortId, mtu: u16, link: Box<dyn Link>) {
         let port = Port::Link(Arc::new(LinkPort::new(id, link, mtu, self.place())));
-        self.run(id, Served { port, server: None });
+        self.run(vec![(id, Served { port, server: None })]);
         self.shared.events.emit(Event::PortRunning { port: id });
     }
 
-    /// Puts a port into the view of all workers.
-    fn run(&self, id: PortId, served: Served) {
-        let port = served.port.clone();
-        lock(&self.served).insert(id, served);
-        self.shared.publish(None, |ports| {
-            if ports.len() <= id.index() {
-                ports.resize(id.index() + 1, None);
+    /// Puts ports into the view of all workers.
+    fn run(&self, all: Vec<(PortId, Served)>) {
+        let ports: Vec<_> = all.iter().map(|(id, served)| (*id, served.port.clone())).collect();
+        lock(&self.served).extend(all);
+        self.shared.publish(None, |table| {
+            for (id, port) in ports {
+                if table.len() <= id.index() {
+                    table.resize(id.index() + 1, None);
+                }
+                table[id.index()] = Some(port);
             }
-            ports[id.index()] = Some(port);
         });
     }
 
     /// Stops serving a port and returns when no worker uses it any more.
     pub fn remove(&self, id: PortId) {
-        let Some(served) = lock(&self.served).remove(&id) else { return };
+        self.remove_all(&[id]);
+    }
+
+    /// Stops serving ports and returns when no worker uses any of them any more.
+    pub fn remove_all(&self, ids: &[PortId]) {
+        let mut served = lock(&self.served);
+        let gone: Vec<_> =
+            ids.iter().filter_map(|id| served.remove(id).map(|served| (*id, served))).collect();
+        drop(served);
+        if gone.is_empty() {
+            return;
+        }
         self.shared.publish(None, |ports| {
-            if let Some(slot) = ports.get_mut(id.index()) {
-                *slot = None;
+            for (id, _) in &gone {
+                if let Some(slot) = ports.get_mut(id.index()) {
+                    *slot = None;
+                }
             }
         });
-        drop(served.server);
-        self.give_back(&served.port);
-        self.shared.state.remove_port(id);
+        for (id, Served { port, server }) in gone {
+            drop(server);
+            self.give_back(&port);
+            self.shared.state.remove_port(id);
+        }
     }
 
     /// What a port is doing; `None` for an unknown one.
@@ -203,9 +245,7 @@ impl Dataplane {
     /// Stops all rings and joins all threads.
     pub fn shutdown(self) {
         let ids: Vec<_> = lock(&self.served).keys().copied().collect();
-        for id in ids {
-            self.remove(id);
-        }
+        self.remove_all(&ids);
         drop(self.workers);
     }
 

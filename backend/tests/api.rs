@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 17] = [
+const ROUTES: [(&str, &str); 38] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -16,6 +16,27 @@ const ROUTES: [(&str, &str); 17] = [
     ("get", "/v1/ports/{name}"),
     ("patch", "/v1/ports/{name}"),
     ("delete", "/v1/ports/{name}"),
+    ("get", "/v1/ports/{name}/acls"),
+    ("post", "/v1/ports/{name}/acls"),
+    ("delete", "/v1/ports/{name}/acls"),
+    ("get", "/v1/ports/{name}/rules"),
+    ("post", "/v1/ports/{name}/rules"),
+    ("delete", "/v1/ports/{name}/rules"),
+    ("get", "/v1/ports/{name}/meter"),
+    ("put", "/v1/ports/{name}/meter"),
+    ("delete", "/v1/ports/{name}/meter"),
+    ("post", "/v1/ports/{name}/meter/reset"),
+    ("get", "/v1/ports/{name}/sessions"),
+    ("delete", "/v1/ports/{name}/sessions"),
+    ("get", "/v1/meters"),
+    ("put", "/v1/meters"),
+    ("delete", "/v1/meters"),
+    ("get", "/v1/meters/total"),
+    ("post", "/v1/meters/reset"),
+    ("get", "/v1/sessions"),
+    ("get", "/v1/config"),
+    ("put", "/v1/config"),
+    ("post", "/v1/explain"),
     ("get", "/v1/uplinks"),
     ("post", "/v1/uplinks"),
     ("get", "/v1/uplinks/{name}"),
@@ -101,7 +122,13 @@ fn a_port_has_the_keys_of_the_contract() {
         assert!(port.get(key).is_some(), "{key} is missing: {port}");
     }
     assert_eq!((&port["kind"], &port["socket"]), (&json!("guest"), &json!(socket)));
-    assert_eq!(port["policy"], json!({"mac_spoofing": false, "link": "up"}));
+    let default = json!({
+        "vlan": "none", "vsid": null, "mac_spoofing": false, "vm": null, "teaming": false, "dhcp_guard": false,
+        "router_guard": false, "addresses": null, "address_limit": 0, "storm_limit": 0, "mirror": "none",
+        "priority_tag": false, "link": "up",
+    });
+    assert_eq!(port["policy"], default);
+    assert_eq!((&port["acl_entries"], &port["rules"]), (&json!(0), &json!(0)));
     let counters = port["counters"].as_object().unwrap();
     let keys: Vec<_> = counters.keys().map(String::as_str).collect();
     assert_eq!(keys, ["in_bytes", "in_drops", "in_packets", "out_bytes", "out_drops", "out_packets"]);
@@ -157,6 +184,29 @@ fn an_error_has_code_object_message_and_hint() {
             "out-of-range",
         ),
         ("PATCH", "/v1/ports/a", r#"{"policy": {"link": "sideways"}}"#, 400, "bad-value"),
+        ("POST", "/v1/ports/a/acls", "[]", 400, "missing"),
+        ("POST", "/v1/ports/a/acls", "[7]", 400, "malformed"),
+        (
+            "POST",
+            "/v1/ports/a/acls",
+            r#"{"action": "deny", "direction": "in", "peer": "any"}"#,
+            400,
+            "unknown-key",
+        ),
+        ("POST", "/v1/ports/a/acls", r#"{"action": "deny", "direction": "in"}"#, 404, "unknown-port"),
+        ("POST", "/v1/ports/a/rules", r#"{"action": "deny", "direction": "in"}"#, 400, "missing"),
+        (
+            "POST",
+            "/v1/ports/a/rules",
+            r#"{"action": "deny", "direction": "in", "weight": -1}"#,
+            400,
+            "bad-value",
+        ),
+        ("POST", "/v1/ports/a/rules?replce=true", "{}", 400, "unknown-key"),
+        ("DELETE", "/v1/ports/a/rules?direction=in&weight=x", "", 400, "bad-value"),
+        ("DELETE", "/v1/ports/a/acls?direction=in", "", 400, "missing"),
+        ("GET", "/v1/ports/a/rules", "", 404, "unknown-port"),
+        ("POST", "/v1/explain", r#"{"from": "a", "frame": "00"}"#, 404, "unknown-port"),
         ("PATCH", "/v1/ports/a", "{}", 404, "unknown-port"),
         ("POST", "/v1/uplinks", r#"{"name": "u", "device": "lo", "driver": "xdp"}"#, 400, "bad-value"),
         ("GET", "/v1/events?since=x", "", 400, "bad-value"),
@@ -171,6 +221,94 @@ fn an_error_has_code_object_message_and_hint() {
             assert!(error[key].as_str().is_some_and(|t| !t.is_empty()), "{method} {path} {body}: {error}");
         }
     }
+}
+
+#[test]
+fn a_refusal_of_the_hyper_v_switch_has_its_number() {
+    let directory = directory();
+    let daemon = Daemon::start(directory.path(), &[]);
+    daemon.ok(&["port", "add", "a", "--socket", "a.sock"]);
+    let (status, body) = daemon.http("PATCH", "/v1/ports/a", r#"{"policy": {"vlan": "access:4095"}}"#);
+    let error = serde_json::from_str::<Value>(&body).unwrap()["error"].clone();
+    assert_eq!((status, &error["code"], &error["reason"]), (400, &json!("bad-vlan"), &json!(36)));
+    assert_eq!(error["message"], "vlan: access VLAN '4095' is out of range");
+}
+
+#[test]
+fn ten_thousand_rules_are_one_request_and_survive_the_process() {
+    let directory = directory();
+    let daemon = Daemon::start(directory.path(), &[]);
+    daemon.ok(&["port", "add", "a", "--socket", "a.sock"]);
+    let rule = |weight: u32| {
+        json!({
+            "action": "allow", "direction": "in", "weight": weight, "local": "2001:db8:1234:5678::/64",
+            "remote": "2001:db8:8765:4321::/64", "local_port": "10000-20000", "remote_port": "10000-20000",
+            "protocol": "tcp", "stateful": true, "idle_timeout": "90s", "isolation_id": 16_777_214,
+        })
+    };
+    let rules: Vec<_> = (1..=10_000).map(rule).collect();
+    let (status, body) = daemon.http("POST", "/v1/ports/a/rules", &json!(rules).to_string());
+    assert_eq!(status, 201, "{body}");
+    let other = json!({"action": "deny", "direction": "in", "weight": 5000}).to_string();
+    assert_eq!(daemon.http("POST", "/v1/ports/a/rules", &other).0, 409);
+    assert_eq!(daemon.http("POST", "/v1/ports/a/rules?replace=true", &other).0, 201);
+    assert_eq!(daemon.http("DELETE", "/v1/ports/a/rules?direction=in&weight=5001", "").0, 204);
+    let before = daemon.json(&["rule", "list", "a"]);
+    assert_eq!((before.as_array().unwrap().len(), &before[5000]["action"]), (9999, &json!("allow")));
+    assert_eq!((&before[4999]["weight"], &before[4999]["action"]), (&json!(5000), &json!("deny")));
+    assert_eq!(daemon.end("-KILL"), -1);
+    let daemon = Daemon::start(directory.path(), &[]);
+    assert_eq!(daemon.json(&["rule", "list", "a"]), before);
+}
+
+#[test]
+fn explain_tells_steps_verdict_and_destinations() {
+    let directory = directory();
+    let daemon = Daemon::start(directory.path(), &[]);
+    for (name, mac) in [("a", "02:00:00:00:00:0a"), ("b", "02:00:00:00:00:0b")] {
+        daemon.ok(&["port", "add", name, "--socket", &format!("{name}.sock"), "--mac", mac]);
+    }
+    let frame = format!("02000000000b02000000000a0800{}", "00".repeat(46));
+    let explain = || daemon.json(&["explain", "--from", "a", "--frame", &frame]);
+    let told = explain();
+    assert_eq!((&told["verdict"], told.get("reason")), (&json!("unicast"), None), "{told}");
+    let to = json!([{"port": "b", "tag": "kept", "verdict": "deliver", "copy": false, "steps": []}]);
+    assert_eq!(told["destinations"], to);
+    assert_eq!(told["steps"][0], json!({"step": "sender-link", "outcome": "pass", "notes": []}));
+
+    daemon.ok(&["port", "set", "b", "--vlan", "access:7"]);
+    let told = explain();
+    assert_eq!((&told["verdict"], &told["reason"]), (&json!("drop"), &json!("vlan-filtered")), "{told}");
+    let last = told["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["outcome"], "drop vlan-filtered", "{told}");
+    daemon.ok(&["port", "set", "b", "--vlan", "default"]);
+    daemon.ok(&["acl", "add", "b", "--action", "deny", "--direction", "in", "--remote", "any-mac"]);
+    let told = explain();
+    assert_eq!((&told["verdict"], &told["reason"]), (&json!("drop"), &json!("acl-denied")), "{told}");
+    assert_eq!(told["destinations"][0]["reason"], "acl-denied", "{told}");
+    let text = daemon.ok(&["explain", "--from", "a", "--frame", &frame]);
+    for part in [
+        "denied by 'deny in remote any-mac'",
+        "verdict: drop (acl-denied)\n",
+        "to port 'b': drop (acl-denied)",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    // A capture file: every frame of it.
+    let mut file = 0xa1b2_c3d4_u32.to_be_bytes().to_vec();
+    file.extend([0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 1]);
+    for _ in 0..2 {
+        file.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 60]);
+        file.extend((0..60).map(|i| u8::from_str_radix(&frame[i * 2..i * 2 + 2], 16).unwrap()));
+    }
+    std::fs::write(directory.path().join("two.pcap"), file).unwrap();
+    assert_eq!(daemon.json(&["explain", "--from", "a", "--frame", "two.pcap"]), json!([told, told]));
+    let counters = &daemon.json(&["port", "show", "a"])["counters"];
+    assert_eq!(
+        (&counters["out_packets"], &counters["out_drops"]),
+        (&json!(0), &json!({})),
+        "nothing was sent"
+    );
 }
 
 #[test]

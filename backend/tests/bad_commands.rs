@@ -109,6 +109,52 @@ fn a_bad_command_is_refused_with_one_clear_line_and_changes_nothing() {
         ),
         (&["uplink", "remove", "web"], "uplink 'web': this is a guest port; valid: 'turnpike port remove web'".into()),
         (
+            &["port", "add", "x", "--socket", "x.sock", "--vlan", "access:0"],
+            "port 'x': vlan: access VLAN '0' is out of range (reason 36); valid: none, access:ID, …".into(),
+        ),
+        (
+            &["port", "set", "web", "--teaming", "on"],
+            "port 'web': teaming is on, and which virtual machine the port belongs to is not said; valid: --vm NAME …".into(),
+        ),
+        (
+            &["port", "set", "web", "--vsid", "5000", "--vlan", "access:7"],
+            "port 'web': vsid 5000 and vlan access:7 exclude each other (reason 31); valid: one of them; set the other to none".into(),
+        ),
+        (
+            &["acl", "add", "web", "--action", "deny", "--direction", "both", "--remote", "10.0.0.1/8"],
+            "port 'web': '10.0.0.1/8' has bits set beyond its prefix length (reason 19); valid: 10.0.0.0/8, or 10.0.0.1 alone".into(),
+        ),
+        (
+            &["acl", "remove", "web", "--action", "deny", "--direction", "in", "--remote", "a b&c=d"],
+            "port 'web': 'a b&c=d' is not an address (reason 14); valid: …".into(),
+        ),
+        (
+            &["acl", "remove", "web", "--action", "deny", "--direction", "in", "--remote", "fe80::/10"],
+            "port 'web': there is no ACL entry 'deny in remote fe80::/10' (reason 26); valid: one of those in 'turnpike acl list web', \
+             with the same arguments"
+                .into(),
+        ),
+        (&["acl", "list", "db"], "port 'db': there is no such port; valid: web (see 'turnpike port list')".into()),
+        (&["acl", "list", "a/b"], format!("port 'a/b': {name}")),
+        (
+            &["rule", "add", "web", "--action", "allow", "--direction", "in", "--weight", "1", "--stateful"],
+            "port 'web': a stateful rule is about every protocol (reason 80); valid: protocol tcp or udp".into(),
+        ),
+        (
+            &["rule", "remove", "web", "--direction", "in", "--weight", "1"],
+            "port 'web': there is no rule 'in weight 1' (reason 26); valid: one of those in 'turnpike rule list web', with the same \
+             arguments"
+                .into(),
+        ),
+        (
+            &["explain", "--from", "web", "--frame", "nothing.pcap"],
+            "frame 'nothing.pcap': these are not hexadecimal bytes, and the file cannot be read: …".into(),
+        ),
+        (
+            &["explain", "--from", "web", "--frame", "file"],
+            "frame 'file': this is not a pcap file: …".into(),
+        ),
+        (
             &["switch", "set", "--fdb-size", "1"],
             "switch: fdb-size 1 is out of range; valid: 64 to 1048576 addresses".into(),
         ),
@@ -152,7 +198,14 @@ fn wrong_usage_ends_with_code_2() {
         &["port", "add", "x", "--socket", "a", "--tap", "b"],
         &["port", "add", "x", "--tap", "b", "--queues", "2"],
         &["port", "add", "x", "--socket", "a", "--queues", "many"],
-        &["port", "add", "x", "--socket", "a", "--vlan", "access:7"],
+        &["port", "add", "x", "--socket", "a", "--max-rate", "1G"],
+        &["port", "set", "x", "--storm-limit", "lots"],
+        &["acl", "add", "x", "--action", "deny", "--direction", "in"],
+        &["acl", "add", "x", "--action", "deny", "--direction", "in", "--local", "any", "--remote", "any"],
+        &["acl", "add", "x", "--action", "drop", "--direction", "in", "--local", "any"],
+        &["rule", "add", "x", "--action", "deny", "--direction", "both", "--weight", "1"],
+        &["rule", "add", "x", "--action", "deny", "--direction", "in"],
+        &["explain", "--from", "x"],
         &["port", "set", "x"],
         &["port", "set", "x", "--link", "sideways"],
         &["switch", "set"],

@@ -7,7 +7,7 @@ use turnpike_tests::frame::{BROADCAST, ext, pattern, tcp};
 use turnpike_tests::lan::{mac, v4, v6};
 use turnpike_tests::protocols::{BOOTREPLY, BOOTREQUEST, arp, icmp};
 use turnpike_tests::switch::SwitchOptions;
-use turnpike_tests::{Frame, Lan, NetHdr, Options};
+use turnpike_tests::{Frame, Lan, NetHdr, Options, Packet};
 
 const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
@@ -233,6 +233,8 @@ fn h29_router_messages_do_not_hide_behind_headers_or_fragments() {
         ("behind a long chain", advert(long(30, 8))),
         ("behind more than policy looks at", advert(long(1, 200))),
         ("behind a wide chain", advert(long(4, 64))),
+        ("behind three tags", advert(six.clone()).vlan(7).vlan(8).vlan(9)),
+        ("behind stacked priority tags", advert(six.clone()).tag(0x8100, 0).tag(0x8100, 0).tag(0x8100, 0)),
         ("in a fragment in a fragment", advert(six.clone().fragment(0, true).fragment(0, false))),
     ];
     for (name, frame) in &frames {
@@ -249,6 +251,46 @@ fn h29_router_messages_do_not_hide_behind_headers_or_fragments() {
     for len in 54..whole.len() - 31 {
         assert!(lan.send("a", &whole[..len]).0.is_empty(), "cut to {len} bytes it got through");
     }
+}
+
+/// An IP packet behind an 802.3 length and an LLC/SNAP header (RFC 1042), which many receivers take as they take Ethernet II.
+fn behind_snap(frame: &Frame, length: Option<u16>) -> Vec<u8> {
+    let whole = frame.build();
+    let packet = Packet::of(&whole);
+    let (head, rest) = whole.split_at(packet.l3 - 2);
+    let length = length.unwrap_or(rest.len() as u16 + 6);
+    [head, &length.to_be_bytes(), &[0xaa, 0xaa, 3, 0, 0, 0], rest].concat()
+}
+
+#[test]
+fn h29_guards_are_not_evaded_by_llc_and_snap() {
+    let mut lan = guarded("--dhcp-guard on --router-guard on --addresses 10.0.0.1,fd00::1");
+    lan.run("acl add a --action deny --direction out --remote 10.0.0.2");
+    lan.run("acl add a --action deny --direction out --remote fd00::2");
+    let base = lan.frame("a", "b");
+    let frames = [
+        ("router advertisement", base.clone().ipv6().to_ip(v6(9)).icmp6(icmp::V6_ROUTER_ADVERTISEMENT, 0)),
+        ("DHCP offer", base.clone().ipv4().to_ip(v4(9)).dhcp4((67, 68), BOOTREPLY, NOBODY)),
+        ("denied address", base.clone().ipv4().udp(1, 2)),
+        ("foreign source", base.clone().ipv4().from_ip(v4(77)).to_ip(v4(9)).udp(1, 2)),
+        ("ARP", base.clone().arp(arp::REPLY, (mac(1), v4(77)), (mac(2), v4(2)))),
+    ];
+    for (name, frame) in &frames {
+        for tags in [
+            frame.clone(),
+            frame.clone().vlan(7),
+            frame.clone().tag(0x8100, 0),
+            frame.clone().vlan(7).vlan(8),
+        ] {
+            for length in [None, Some(0), Some(8), Some(1500), Some(1535)] {
+                let heard = lan.send("a", &behind_snap(&tags, length));
+                assert!(heard.0.is_empty(), "{name} in SNAP (length {length:?}) got through");
+            }
+        }
+    }
+    // Spanning tree, NetBEUI and the like are no IP, and nobody's guard.
+    let llc = base.ethertype(40).payload(&[&[0xf0, 0xf0, 3][..], &[0; 57]].concat()).build();
+    lan.passes("a", "b", &llc);
 }
 
 /// Sends `count` copies of a frame within one or two windows; returns how many `to` received.

@@ -49,9 +49,6 @@ pub(super) struct Apply {
     dry_run: bool,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Save {}
-
 impl Apply {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         let config = file::read(&self.file)?;
@@ -62,12 +59,11 @@ impl Apply {
     }
 }
 
-impl Save {
-    pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
-        let config: Config = client.get("/v1/config")?;
-        let text = file::text(&config).map_err(|e| Failure(format!("the configuration is not TOML: {e}")))?;
-        answer.print(&config, |_| text)
-    }
+/// Prints the switch as a file.
+pub(super) fn save(client: &Client, answer: &Answer) -> Outcome {
+    let config: Config = client.get("/v1/config")?;
+    let text = file::text(&config).map_err(|e| Failure(format!("the configuration is not TOML: {e}")))?;
+    answer.print(&config, |_| text)
 }
 
 /// One line for each difference.

@@ -35,8 +35,8 @@ pub(super) fn read(path: &Path) -> Result<Config, Refused> {
         why.of(Object::File { path: name.to_string(), line: None })
     })?;
     parse(&text).map_err(|(span, why)| {
-        let line = Some(text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
-        why.of(Object::File { path: name.into_owned(), line })
+        let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
+        why.of(Object::File { path: name.into_owned(), line: u32::try_from(line).ok() })
     })
 }
 

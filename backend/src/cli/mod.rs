@@ -101,12 +101,12 @@ enum Command {
     /// The threads that move frames, and their load.
     #[command(subcommand)]
     Worker(worker::Worker),
-    /// Say what would happen to a frame now, step by step, and why; nothing is sent.
-    Explain(explain::Explain),
     /// Make the switch equal to a file: shows the differences, and changes all of it or nothing.
     Apply(apply::Apply),
     /// Print the switch as a file for `apply`; what is at its default is left out.
-    Save(apply::Save),
+    Save,
+    /// Say what would happen to a frame now, step by step, and why; nothing is sent.
+    Explain(explain::Explain),
     /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
     /// Print a completion script for a shell, for example
@@ -189,9 +189,9 @@ pub fn main() -> ExitCode {
         Command::Session(session) => session.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
-        Command::Explain(explain) => explain.run(&client, &answer),
         Command::Apply(apply) => apply.run(&client, &answer),
-        Command::Save(save) => save.run(&client, &answer),
+        Command::Save => apply::save(&client, &answer),
+        Command::Explain(explain) => explain.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

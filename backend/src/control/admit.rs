@@ -374,7 +374,8 @@ fn consistent<'a>(vlan: &Vlan, others: impl Iterator<Item = (&'a str, &'a Vlan)>
     let mine = secondaries(vlan);
     for (port, other) in others {
         let Some((their_primary, _)) = other.private() else { continue };
-        let conflict = |secondary, here, there| {
+        let conflict = |secondary, here: String, there: String| {
+            let (here, there) = (here.into(), there.into());
             Err(Refusal::PrivateVlanConflict { secondary, here, there, port: port.to_owned() })
         };
         for (id, its_primary, its_kind) in secondaries(other) {

@@ -47,16 +47,22 @@ impl Switch {
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
         let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
 
-        gone.iter().for_each(|config| data.remove(config.id));
-        fresh.iter().for_each(|config| self.events.name_port(config.id, &config.name));
+        data.remove_all(&gone.iter().map(|config| config.id).collect::<Vec<_>>());
+        for config in &fresh {
+            self.events.name_port(config.id, &config.name);
+        }
         let old = self.exchange(draft);
         self.publish();
         if let Err(refused) = self.serve_and_store(&fresh, &old) {
             self.exchange(old);
             self.publish();
             self.serve_again(&gone);
-            fresh.iter().for_each(|config| self.events.forget_port(config.id));
-            gone.iter().for_each(|config| self.events.name_port(config.id, &config.name));
+            for config in &fresh {
+                self.events.forget_port(config.id);
+            }
+            for config in &gone {
+                self.events.name_port(config.id, &config.name);
+            }
             return Err(refused);
         }
         self.tell(&old, &gone, &fresh);
@@ -84,13 +90,13 @@ impl Switch {
     /// Serves new ports and stores everything; whatever fails, none of them is served afterwards.
     fn serve_and_store(&self, fresh: &[PortConfig], old: &Self) -> Result<(), Refused> {
         let Some(data) = &self.data else { return Ok(()) };
-        let mut served = 0;
-        let mut all = || {
-            for config in fresh {
-                data.clear_counters(config.id);
-                serve(&**data, config).map_err(|e| system(&e).of(object(config)))?;
-                served += 1;
-            }
+        for config in fresh {
+            data.clear_counters(config.id);
+        }
+        let ports: Vec<_> = fresh.iter().map(|c| (c, c.device.feature_bits().unwrap_or(0))).collect();
+        data.add_all(&ports)
+            .map_err(|(place, e)| system(&e).of(fresh.get(place).map_or(Object::Switch, object)))?;
+        let store = || {
             let mut pairs: Vec<_> =
                 self.configs().map(|new| (old.ports.get(&new.name).map(|e| &e.config), Some(new))).collect();
             pairs.retain(|(old, new)| old != new);
@@ -102,11 +108,7 @@ impl Switch {
             }
             self.store.put(settings, &pairs).map_err(|why| why.of(Object::Switch))
         };
-        let result = all();
-        if result.is_err() {
-            fresh[..served].iter().for_each(|config| data.remove(config.id));
-        }
-        result
+        store().inspect_err(|_| data.remove_all(&fresh.iter().map(|config| config.id).collect::<Vec<_>>()))
     }
 
     /// Serves ports that were let go of in vain. One that cannot be served now is tried again later.

@@ -276,6 +276,64 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_shown_as_they_were_given() {
+        for text in [
+            "any",
+            "any-mac",
+            "02:00:00:00:00:01",
+            "10.0.0.1",
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "::/0",
+            "2001:db8::/32",
+        ] {
+            assert_eq!(address(text).map(|a| a.to_string()), Ok(text.to_owned()));
+        }
+        assert_eq!(address("10.0.0.1/32").map(|a| a.to_string()), Ok("10.0.0.1".into()));
+        assert_eq!(prefix("::ffff:10.0.0.1").map(|net| prefix_text(&net)), Ok("::ffff:10.0.0.1".into()));
+        assert_eq!(prefix_or_any("any"), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_apart() {
+        use Refusal as R;
+        assert!(matches!(prefix("any"), Err(R::BadAddressType { .. })));
+        assert!(matches!(prefix("02:00:00:00:00:01"), Err(R::BadAddressSize { parts: 6, .. })));
+        assert!(matches!(prefix("10.0.0.0/8/8"), Err(R::BadPrefixLength { max: 32, .. })));
+        assert!(matches!(prefix("10.0.0.0/"), Err(R::BadPrefixLength { max: 32, .. })));
+        assert!(matches!(prefix("10.0.0.0/-1"), Err(R::BadPrefixLength { .. })));
+        assert!(matches!(prefix("fe80::1%eth0"), Err(R::BadAddressType { .. })));
+        assert!(matches!(prefix("1:2:3"), Err(R::BadAddress { .. })));
+        assert!(matches!(prefix(" 10.0.0.1"), Err(R::BadAddressType { .. })));
+        assert!(matches!(prefix("010.0.0.1"), Err(R::BadAddress { .. })));
+        assert!(
+            matches!(prefix("2001:db8::1/32"), Err(R::HostBits { network, .. }) if network == "2001:db8::/32")
+        );
+    }
+
+    #[test]
+    fn durations_are_shown_in_the_largest_unit_in_which_they_are_whole() {
+        for text in ["1ns", "50us", "10ms", "30s", "90s", "90m", "24h"] {
+            assert_eq!(duration(text).map(duration_text), Some(text.to_owned()));
+        }
+        assert_eq!(duration("3600s").map(duration_text), Some("1h".into()));
+        for wrong in ["", "s", "30", "1.5s", "-1s", "+1s", "1 s", "9999999999999h", "30S"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_bytes_may_be_written_in_the_usual_ways() {
+        let bytes = Some(vec![0x02, 0xab, 0xFF]);
+        for text in ["02abff", "02:ab:ff", "02-AB-FF", "02 ab\n ff"] {
+            assert_eq!(hexadecimal(text), bytes, "{text}");
+        }
+        for wrong in ["", " ", "02a", "0x02", "frame.pcap"] {
+            assert_eq!(hexadecimal(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn interface_names_are_those_of_the_kernel() {
         for bad in ["", ".", "..", "a/b", "a b", "0123456789abcdef", "a:b"] {
             assert!(interface_name(bad).is_err(), "{bad}");

@@ -91,8 +91,12 @@ impl<I: Item> List<I> {
         let duplicate =
             |item: &I| Refusal::DuplicateEntry { what: I::NOUN[1], entry: item.text(), valid: I::INSTEAD };
         added.sort_by_key(I::key);
-        if let Some(pair) = added.windows(2).find(|pair| pair[0].key() == pair[1].key()) {
-            return Err(duplicate(&pair[0]));
+        let twice = added.windows(2).find_map(|pair| match pair {
+            [a, b] if a.key() == b.key() => Some(a),
+            _ => None,
+        });
+        if let Some(item) = twice {
+            return Err(duplicate(item));
         }
         // Both are sorted, so that one walk over them is enough.
         let mut items = Vec::with_capacity(self.items.len() + added.len());

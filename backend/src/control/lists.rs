@@ -47,7 +47,7 @@ impl Switch {
             }
             let keys: Vec<_> = wanted.iter().map(Item::key).collect();
             let acl = Arc::new(config.acl.without(|entry| keys.contains(&entry.key())));
-            self.replace_lists(PortConfig { acl, ..config })
+            self.replace_lists(&PortConfig { acl, ..config })
         });
         self.noted(result, || Object::Port(name.to_owned()))
     }
@@ -86,7 +86,7 @@ impl Switch {
                 return Err(Refusal::NoSuchEntry { what: Rule::NOUN[2], entry, list });
             }
             let rules = Arc::new(config.rules.without(|rule| rule.key() == key));
-            self.replace_lists(PortConfig { rules, ..config })
+            self.replace_lists(&PortConfig { rules, ..config })
         });
         self.noted(result, || Object::Port(name.to_owned()))
     }
@@ -123,7 +123,7 @@ impl Switch {
             self.make_room(added.iter().map(Item::tally)).and_then(|()| list(&config, added.clone()));
         let result = result.and_then(|list| {
             put(&mut config, Arc::new(list));
-            self.replace_lists(config)
+            self.replace_lists(&config)
         });
         if let Err(why) = result {
             self.release(added.iter().map(Item::tally));
@@ -133,8 +133,8 @@ impl Switch {
     }
 
     /// Puts a configuration with other lists in force; numbers that nobody uses any more become free.
-    fn replace_lists(&mut self, new: PortConfig) -> Result<(), Refusal> {
-        let old = self.replace(&new)?;
+    fn replace_lists(&mut self, new: &PortConfig) -> Result<(), Refusal> {
+        let old = self.replace(new)?;
         let (gone_entries, new_entries) = list::differences(old.acl.items(), new.acl.items());
         let (gone_rules, new_rules) = list::differences(old.rules.items(), new.rules.items());
         let mut changes = words("acl", &gone_entries, &new_entries);

@@ -22,6 +22,9 @@ use super::tallies::Tallies;
 use super::types::{MeterEntry, MeterView};
 use super::{Switch, acl};
 
+/// Direction, local and remote address of a meter.
+type Place = (String, Option<String>, Option<String>);
+
 /// That a port is metered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,7 +140,7 @@ impl Switch {
 
     /// The reports of all metered ports as one: meters of the same direction and address are added up.
     pub fn meter_total(&self) -> MeterView {
-        let mut sums: BTreeMap<(String, Option<String>, Option<String>), (u64, u64)> = BTreeMap::new();
+        let mut sums: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
         let reports = self.meters();
         for entry in reports.iter().flat_map(|report| report.entries.clone()) {
             let sum = sums.entry((entry.direction, entry.local, entry.remote)).or_default();

@@ -18,6 +18,23 @@ pub trait DataPath: Send {
     fn add(&self, port: &PortConfig, features: u64) -> Result<(), DataplaneError>;
     /// Stops serving a port.
     fn remove(&self, id: PortId);
+    /// The same as [`Self::add`] for many ports: all of them or, with the place of the one that was refused, none.
+    fn add_all(&self, ports: &[(&PortConfig, u64)]) -> Result<(), (usize, DataplaneError)> {
+        for (place, (port, features)) in ports.iter().enumerate() {
+            if let Err(error) = self.add(port, *features) {
+                let served: Vec<_> = ports[..place].iter().map(|(port, _)| port.id).collect();
+                self.remove_all(&served);
+                return Err((place, error));
+            }
+        }
+        Ok(())
+    }
+    /// The same as [`Self::remove`] for many ports.
+    fn remove_all(&self, ids: &[PortId]) {
+        for id in ids {
+            self.remove(*id);
+        }
+    }
     /// What a port is doing.
     fn status(&self, id: PortId) -> Option<PortStatus>;
     /// A port's counters.
@@ -52,16 +69,7 @@ impl DataPath for Dataplane {
     fn add(&self, port: &PortConfig, features: u64) -> Result<(), DataplaneError> {
         let (id, name) = (port.id, port.name.clone());
         match &port.device {
-            Device::Guest { socket, client, queues, mtu, .. } => self.add_guest(GuestSpec {
-                id,
-                name,
-                socket: socket.clone(),
-                client: *client,
-                mac: port.mac,
-                queue_pairs: *queues,
-                mtu: *mtu,
-                features,
-            }),
+            Device::Guest { .. } => guest(port, features).map_or(Ok(()), |spec| self.add_guest(spec)),
             Device::Host { interface } => {
                 self.add_tap(&TapSpec { id, name, interface: interface.clone(), mac: port.mac })
             }
@@ -73,6 +81,32 @@ impl DataPath for Dataplane {
 
     fn remove(&self, id: PortId) {
         Self::remove(self, id);
+    }
+
+    fn add_all(&self, ports: &[(&PortConfig, u64)]) -> Result<(), (usize, DataplaneError)> {
+        let (mut guests, mut places, mut links) = (Vec::new(), Vec::new(), Vec::new());
+        let undone = |links: &[PortId], place, error| {
+            Self::remove_all(self, links);
+            Err((place, error))
+        };
+        for (place, (port, features)) in ports.iter().enumerate() {
+            match guest(port, *features) {
+                Some(spec) => {
+                    guests.push(spec);
+                    places.push(place);
+                }
+                None => match self.add(port, *features) {
+                    Ok(()) => links.push(port.id),
+                    Err(error) => return undone(&links, place, error),
+                },
+            }
+        }
+        let added = self.add_guests(guests);
+        added.or_else(|(place, error)| undone(&links, places.get(place).copied().unwrap_or_default(), error))
+    }
+
+    fn remove_all(&self, ids: &[PortId]) {
+        Self::remove_all(self, ids);
     }
 
     fn status(&self, id: PortId) -> Option<PortStatus> {
@@ -122,4 +156,19 @@ impl DataPath for Dataplane {
     fn shutdown(self: Box<Self>) {
         Self::shutdown(*self);
     }
+}
+
+/// What the data path needs to know of a guest port; `None` for other ports.
+fn guest(port: &PortConfig, features: u64) -> Option<GuestSpec> {
+    let Device::Guest { socket, client, queues, mtu, .. } = &port.device else { return None };
+    Some(GuestSpec {
+        id: port.id,
+        name: port.name.clone(),
+        socket: socket.clone(),
+        client: *client,
+        mac: port.mac,
+        queue_pairs: *queues,
+        mtu: *mtu,
+        features,
+    })
 }

@@ -275,7 +275,7 @@ mod tests {
 
     use super::*;
     use crate::control::model::{Device, MacKind};
-    use crate::control::types::Policy;
+    use crate::control::types::{LinkState, Policy, RuleSpec};
 
     fn port(name: &str, id: u16) -> PortConfig {
         let socket = format!("/run/{name}.sock").into();
@@ -362,6 +362,85 @@ mod tests {
     }
 
     #[test]
+    fn a_store_of_the_first_format_is_taken_over_with_policies_at_their_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut old = serde_json::to_value(port("a", 1)).unwrap();
+        old["policy"] = serde_json::json!({"mac_spoofing": true, "link": "down"});
+        raw(directory.path(), META, "format", &1);
+        raw(directory.path(), PORTS, "a", &old);
+        for _ in 0..2 {
+            let (_, saved) = Store::open(directory.path()).unwrap();
+            let policy = Policy { mac_spoofing: true, link: LinkState::Down, ..Policy::default() };
+            assert_eq!(saved.ports, [PortConfig { policy, ..port("a", 1) }]);
+        }
+        let database = Database::create(directory.path().join(FILE)).unwrap();
+        let transaction = database.begin_read().unwrap();
+        let format = transaction.open_table(META).unwrap().get("format").unwrap().unwrap().value().to_vec();
+        assert_eq!(format, b"2", "an older program must not open it any more");
+    }
+
+    /// Writes a row of a list as it never should be.
+    fn bad_row(
+        directory: &Path,
+        table: TableDefinition<(&str, &str), &[u8]>,
+        port: &str,
+        row: &serde_json::Value,
+    ) {
+        let database = Database::create(directory.join(FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let bytes = serde_json::to_vec(row).unwrap();
+        transaction.open_table(table).unwrap().insert((port, "row"), bytes.as_slice()).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    #[test]
+    fn a_stored_entry_that_breaks_the_rules_is_refused() {
+        let json = |action: &str, direction: &str| serde_json::json!({"entry": {"action": action, "direction": direction, "local": "any"}, "tally": 1});
+        let rule =
+            serde_json::json!({"rule": {"action": "allow", "direction": "in", "weight": 0}, "tally": 1});
+        let newer = serde_json::json!({"rule": {"action": "allow", "direction": "in", "weight": 1, "log": true}, "tally": 1});
+        for (table, port_name, row, reason) in [
+            (ACLS, "a", json("drop", "in"), "port 'a', row: 'drop' is not an action"),
+            (ACLS, "a", json("deny", "both"), "port 'a', row: 'both' is not a direction"),
+            (ACLS, "b", json("deny", "in"), "there are entries of port 'b', which does not exist"),
+            (RULES, "a", rule, "port 'a', row: weight 0 is out of range"),
+            (RULES, "a", newer, "unknown field `log`"),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            Store::open(directory.path()).unwrap().0.put(None, &[(None, Some(&port("a", 1)))]).unwrap();
+            bad_row(directory.path(), table, port_name, &row);
+            let line = line(Store::open(directory.path()));
+            assert!(line.contains("the store is damaged") && line.contains(reason), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_what_differs_of_a_list_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let rules = |weights: &[u64], action: &str| {
+            let spec = |&weight| RuleSpec {
+                action: action.into(),
+                direction: "out".into(),
+                weight,
+                ..RuleSpec::default()
+            };
+            let rules = weights.iter().map(|weight| rule::rule(&spec(weight)).unwrap()).collect();
+            PortConfig { rules: Arc::new(List::new(rules).unwrap()), ..port("a", 1) }
+        };
+        let (store, _) = Store::open(directory.path()).unwrap();
+        let steps = [rules(&[1, 2, 3], "allow"), rules(&[2, 3, 4], "allow"), rules(&[2], "deny")];
+        store.put(None, &[(None, Some(&steps[0]))]).unwrap();
+        store.put(None, &[(Some(&steps[0]), Some(&steps[1]))]).unwrap();
+        store.put(None, &[(Some(&steps[1]), Some(&steps[2]))]).unwrap();
+        drop(store);
+        let (store, saved) = Store::open(directory.path()).unwrap();
+        assert_eq!(saved.ports, [steps[2].clone()]);
+        store.put(None, &[(Some(&steps[2]), None)]).unwrap();
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().1.ports, []);
+    }
+
+    #[test]
     fn a_stored_port_that_breaks_the_rules_is_refused() {
         let policy = serde_json::json!({"mac_spoofing": false, "link": "up", "warp": true});
         let mut with_policy = serde_json::to_value(port("a", 1)).unwrap();
@@ -370,7 +449,11 @@ mod tests {
         many_queues["device"]["queues"] = 9.into();
         let mut no_number = serde_json::to_value(port("a", 1)).unwrap();
         no_number["id"] = 0.into();
+        let mut two_networks = serde_json::to_value(port("a", 1)).unwrap();
+        two_networks["policy"]["vlan"] = "access:7".into();
+        two_networks["policy"]["vsid"] = 5000.into();
         for (value, reason) in [
+            (two_networks, "vsid 5000 and vlan access:7 exclude each other"),
             (with_policy, "unknown field `warp`"),
             (many_queues, "queues 9"),
             (no_number, "number 0 is out of range"),

@@ -49,7 +49,7 @@ impl Key {
 }
 
 /// All that policy looks at: [`Key`], IP addresses, protocol, ports (or ICMP type and code), and what part of a packet it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeepKey(pub(crate) [u64; WORDS]);
 
 /// Words of a [`DeepKey`].

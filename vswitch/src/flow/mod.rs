@@ -20,6 +20,7 @@ pub use key::{DeepKey, Key};
 
 use crate::event::Event;
 use crate::pipeline::{self, Actions, Decision, Verdict};
+use crate::session::Handle;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
@@ -63,6 +64,8 @@ pub struct Forwarder {
     looks: bool,
     /// Numbers of plans that are not in the table: above all that are.
     next_single: u32,
+    /// The flow of the frame before, within the burst: most frames follow one of their own flow. 0 = there is none.
+    last: (u32, DeepKey),
     hits: u64,
     misses: u64,
     notices: Notices,
@@ -88,6 +91,7 @@ impl Forwarder {
             tick: 0,
             looks: false,
             next_single: SINGLE,
+            last: (0, DeepKey::default()),
             hits: 0,
             misses: 0,
             notices: Notices::default(),
@@ -101,6 +105,7 @@ impl Forwarder {
         self.epoch = epoch(snap, state);
         self.looks = snap.port(from).is_some_and(|port| port.policy.looks());
         self.next_single = SINGLE;
+        self.last.0 = 0;
     }
 
     /// Judges one frame that `from` sent: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its
@@ -147,25 +152,37 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         let key = DeepKey::new(from, head, len);
-        if let Some(key) = &key
-            && let Some(place) = self.deep.find(key, self.epoch, self.tick)
-            && let Some(known) = self.deep.at(place)
-        {
-            let (verdict, actions) = (known.verdict, &known.actions);
-            let live =
-                |session| session == crate::session::Handle::NONE || state.sessions.touch(now, session);
-            if live(actions.out.session) && live(actions.inward.session) {
+        if let Some(key) = &key {
+            let follows = self.last.0 != 0 && self.last.1 == *key;
+            let place = if follows {
+                Some(self.last.0 as usize - 1)
+            } else {
+                self.deep.find(key, self.epoch, self.tick).filter(|&place| self.is_live(place, state, now))
+            };
+            if let Some(place) = place
+                && let Some(known) = self.deep.at(place)
+            {
                 self.hits += 1;
+                self.last = (place as u32 + 1, *key);
                 plan.flow = place as u32 + 1;
-                plan.actions = *actions;
-                if actions.storm && !pipeline::storm_admits(snap, state, now, from) {
+                plan.actions = known.actions;
+                if known.actions.storm && !pipeline::storm_admits(snap, state, now, from) {
                     *plan = Plan::default();
                     return Verdict::Drop(DropReason::StormLimit);
                 }
-                return verdict;
+                return known.verdict;
             }
         }
         self.miss(snap, state, now, from, head, len, (None, key), plan)
+    }
+
+    /// Whether the sessions that a decision goes back to, or their absence, last.
+    #[inline]
+    fn is_live(&self, place: usize, state: &State, now: Nanos) -> bool {
+        let live = |session| session == Handle::NONE || state.sessions.touch(now, session);
+        self.deep
+            .at(place)
+            .is_some_and(|known| live(known.actions.out.session) && live(known.actions.inward.session))
     }
 
     #[cold]
@@ -183,6 +200,7 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         self.misses += 1;
+        self.last.0 = 0;
         let before = epoch(snap, state);
         let mut decision = pipeline::decide(snap, state, now, from, head, len);
         if let Some(event) = decision.event.take() {

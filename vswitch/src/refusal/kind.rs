@@ -79,7 +79,7 @@ pub enum Refusal {
     #[error("vsid {vsid} and vlan {} exclude each other", Shown(.vlan))]
     VsidWithVlan { vsid: u32, vlan: String },
     #[error("VLAN {secondary} would be {here} here and is {there} on port '{port}'")]
-    PrivateVlanConflict { secondary: u16, here: String, there: String, port: String },
+    PrivateVlanConflict { secondary: u16, here: Box<str>, there: Box<str>, port: String },
     #[error("teaming is on, and which virtual machine the port belongs to is not said")]
     TeamingWithoutVm,
     #[error("'{}' is not a name of a virtual machine", Shown(.value))]

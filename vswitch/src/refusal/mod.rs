@@ -45,7 +45,7 @@ pub enum Object {
         /// Its path.
         path: String,
         /// The line, counted from 1.
-        line: Option<usize>,
+        line: Option<u32>,
     },
     /// The state directory, by path.
     State(String),

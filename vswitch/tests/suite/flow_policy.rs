@@ -272,8 +272,10 @@ fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
         let kind = pick(&mut random, &[SwitchKind::External, SwitchKind::Internal]);
         let config = SwitchConfig { kind, ..SwitchConfig::default() };
         let mut snap = Snapshot::new(epoch, config.clone(), ports.clone());
+        let (mut burst_of, mut last) = (PortId(0), 0);
         for step in 0..6300 {
             if random.once_in(100) {
+                burst_of = PortId(0); // a change is seen between bursts
                 // One port changes, as in life; or half a minute passes, or an age.
                 match random.below(4) {
                     0 => now += 31 * SECOND,
@@ -289,7 +291,7 @@ fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
                     }
                 }
             }
-            if random.once_in(40) {
+            if random.once_in(20) {
                 let (place, other) = (random.below(flows.len()), random.below(flows.len()));
                 flows[place] = random_frame(&mut random);
                 if let Some(back) = reply(flows[place].0, &flows[place].1) {
@@ -297,10 +299,17 @@ fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
                 }
             }
             now += 1000;
-            let (from, frame) = &flows[random.below(flows.len())];
+            // A burst: frames of one port, often of one flow in a row.
+            let place = random.below(flows.len());
+            let (from, frame) =
+                &flows[if flows[last].0 == burst_of && !random.once_in(3) { last } else { place }];
             let (from, len) = (*from, frame.len() as u32);
+            if from != burst_of || random.once_in(4) {
+                forwarder.begin(&snap, &cached, now, from);
+                burst_of = from;
+            }
+            last = flows.iter().position(|(_, f)| f == frame).unwrap_or(place);
             let mut plan = Plan::default();
-            forwarder.begin(&snap, &cached, now, from);
             let verdict = forwarder.judge(&snap, &cached, now, from, frame, len, &mut plan);
             let mut actions = if plan.flow == 0 { Actions::default() } else { plan.actions };
             let mut expected = pipeline::decide(&snap, &plain, now, from, frame, len);

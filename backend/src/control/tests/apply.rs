@@ -52,7 +52,7 @@ fn ports_are_added_changed_and_removed_with_one_snapshot() {
     let lines = apply(&mut switch, &ports([&a, &b]));
     assert!(lines[0].starts_with("+ port 'a': socket /") && lines[0].contains("mac 00:15:5d"), "{lines:?}");
     let published = Told::Publish(vec![(1, false), (2, false)]);
-    assert_eq!(fake.take(), [published, Told::Clear(1), Told::Add(1), Told::Clear(2), Told::Add(2)]);
+    assert_eq!(fake.take(), [published, Told::Clear(1), Told::Clear(2), Told::Add(1), Told::Add(2)]);
 
     a.policy = spoofing(true);
     a.metering = true;

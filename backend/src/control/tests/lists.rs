@@ -333,6 +333,19 @@ fn lists_come_back_after_a_restart_with_their_numbers() {
 }
 
 #[test]
+fn a_store_that_gives_a_number_twice_is_refused() {
+    let (mut switch, _, _dir) = with_port();
+    switch.add_acl("a", &[deny("10.0.0.1")]).unwrap();
+    let one = switch.entry("a").unwrap().config.clone();
+    let two = PortConfig { id: PortId(2), name: "b".into(), ..one.clone() };
+    let saved = Saved { ports: vec![one, two], ..Saved::default() };
+    let host = Host { id: "test".into(), pool: MacPool([7, 9]) };
+    let started = Switch::start(host, Store::none(), saved, Arc::default(), |_| Ok(Fake::default()));
+    let line = started.err().expect("refused").to_string();
+    assert!(line.starts_with("switch: the store is damaged: port 'b': counter 1 is given twice"), "{line}");
+}
+
+#[test]
 fn a_change_is_in_force_before_it_is_stored_and_taken_back_if_that_fails() {
     let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (store, saved) = Store::open(state.path()).unwrap();
@@ -421,10 +434,10 @@ fn what_a_change_costs() {
     for _ in 0..5 {
         let other = RuleSpec { action: "deny".into(), ..rule(5000) };
         time("one of them replaced", &mut || {
-            drop(switch.add_rules("p7", std::slice::from_ref(&other), true).unwrap())
+            drop(switch.add_rules("p7", std::slice::from_ref(&other), true).unwrap());
         });
     }
     time("a setting of another port", &mut || {
-        switch.set_port("p8", &PortChange { policy: spoofing(true) }).unwrap()
+        switch.set_port("p8", &PortChange { policy: spoofing(true) }).unwrap();
     });
 }
