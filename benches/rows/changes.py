@@ -39,12 +39,17 @@ def _hits(api, weight):
     return next(r["packets"] for r in api.call("GET", "/v1/ports/a/rules")[1] if r["weight"] == weight)
 
 
-def _latency(api, g):
-    """Seconds of each call, and by how much calls lower the rate: the median over blocks of calls, each against the quiet time around it."""
-    times, quiet, busy = [], [], []
+def _latency(s, api, g):
+    """Seconds of each call; by how many percent calls lower the rate (median over blocks of calls, each against the quiet time around
+    it); and the percentage of a CPU that switch or generator, whichever had less, got in quiet time. Far below 100 somebody else used
+    it, and the rate says nothing of the switch: a call then even raises it, by waking the switch."""
+    times, quiet, busy, shares = [], [], [], []
     for block in range(BLOCKS + 1):
         g.lap()
+        began, used = time.perf_counter(), [host.cpu_seconds(p) for p in (s.pid, g.process.pid)]
         time.sleep(PAUSE * CALLS)
+        now = [host.cpu_seconds(p) for p in (s.pid, g.process.pid)]
+        shares.append(min(b - a for a, b in zip(used, now)) / (time.perf_counter() - began))
         quiet.append(g.lap())
         if block == BLOCKS:
             break
@@ -54,7 +59,7 @@ def _latency(api, g):
             time.sleep(max(0.0, PAUSE - (time.perf_counter() - began)))
         busy.append(g.lap())
     dips = [1 - b / statistics.mean(quiet[i:i + 2]) for i, b in enumerate(busy)]
-    return times, 100 * statistics.median(dips)
+    return sorted(times), 100 * statistics.median(dips), 100 * statistics.median(shares)
 
 
 def _visible(api):
@@ -108,12 +113,11 @@ def row_replace(contenders, seconds):
             g = frames.generator(paths, False, "--port-topology=loop", "--txonly-multi-flow")
             g.converse(64)
             time.sleep(1)
-            times, dip = _latency(api, g)
-            times.sort()
+            times, dip, share = _latency(s, api, g)
             _visible(api)
             denied = _never_mixed(s, api, g)
             return {"value": 1e3 * times[int(len(times) * 0.99)], "p50": 1e3 * times[len(times) // 2], "worst": 1e3 * times[-1],
-                    "dip_percent": dip, "denied_while_flipping": denied}
+                    "dip_percent": dip, "cpu_had_percent": round(share), "denied_while_flipping": denied}
         finally:
             if g:
                 g.close()
