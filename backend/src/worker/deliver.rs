@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use vswitch::flow::{Forwarder, Plan};
+use vswitch::flow::Forwarder;
 use vswitch::frame::offload::{Offload, Treatment};
 use vswitch::frame::segment::Segmenter;
 use vswitch::port::mtu;
 use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId};
 
-use super::bill::Bill;
+use super::bill::Plans;
 use super::counters::Counters;
 use super::steer::queue_pair;
 use super::{LinkPort, Port, Shared, View};
@@ -58,8 +58,8 @@ impl Blocked {
 /// The worker's own part of the switch: flow cache and scratch memory.
 pub(super) struct Delivery {
     pub(super) forwarder: Forwarder,
-    /// What is to be done with each frame of the burst.
-    pub(super) plans: Box<[Plan]>,
+    /// What is to be done with the frames of the burst.
+    pub(super) plans: Plans,
     /// What frames were that have another tag now.
     pub(super) before: Box<[Option<Untagged>]>,
     linear: Vec<u8>,
@@ -81,7 +81,7 @@ impl Delivery {
     pub(super) fn new(seed: u64, flows: usize) -> Self {
         Self {
             forwarder: Forwarder::new(seed, flows),
-            plans: vec![Plan::default(); BURST].into_boxed_slice(),
+            plans: Plans::default(),
             before: vec![None; BURST].into_boxed_slice(),
             linear: Vec::with_capacity(SCRATCH),
             segment: vec![0; SCRATCH].into_boxed_slice(),
@@ -156,7 +156,7 @@ impl Delivery {
         let limit = port.mtu();
         let mut finished = 0;
         let (mut packets, mut bytes) = (0, 0);
-        let mut bill = Bill::default();
+        let mut bill = self.plans.bill(group, Direction::In);
         let mut broken = None;
         {
             let mut ring = queue.lock();
@@ -188,7 +188,7 @@ impl Delivery {
                     Ok(Put::Done) => {
                         packets += cost.0;
                         bytes += cost.1;
-                        bill.add(context.counters, &self.plans[index], Direction::In, cost);
+                        bill.add(&self.plans, context.counters, index, cost);
                     }
                     Ok(Put::TooSmall) => {
                         context.counters.in_drop(id, DropReason::ReceiverBuffersTooSmall, cost.0);
@@ -214,7 +214,7 @@ impl Delivery {
             ring.publish();
         }
         context.counters.received(id, packets, bytes);
-        bill.pay(context.counters);
+        bill.pay(context.counters, (packets, bytes));
         if let Some(error) = broken {
             port.stop_queue(queue, &error);
             drop_all(context, burst, id, group & !finished, DropReason::ReceiverNotRunning);
@@ -270,7 +270,7 @@ impl Delivery {
         let id = port.id;
         let mut finished = 0;
         let (mut packets, mut bytes) = (0, 0);
-        let mut bill = Bill::default();
+        let mut bill = self.plans.bill(group, Direction::In);
         for index in bits(group) {
             let frame = &burst.frames[index];
             let cost = frame.offload.wire(frame.len);
@@ -278,7 +278,7 @@ impl Delivery {
                 Ok(Sent::Done) => {
                     packets += cost.0;
                     bytes += cost.1;
-                    bill.add(context.counters, &self.plans[index], Direction::In, cost);
+                    bill.add(&self.plans, context.counters, index, cost);
                     finished |= 1 << index;
                     continue;
                 }
@@ -300,7 +300,7 @@ impl Delivery {
             finished |= 1 << index;
         }
         context.counters.received(id, packets, bytes);
-        bill.pay(context.counters);
+        bill.pay(context.counters, (packets, bytes));
         finished
     }
 

@@ -7,14 +7,12 @@
 //! link's burst), so nothing is held and nothing is lost; [`Patience`] bounds how long. Flooded copies and those of monitors never wait.
 
 use vswitch::event::Event;
-use vswitch::flow::{Forwarder, Plan};
-use vswitch::frame::tag::Tagging;
+use vswitch::flow::Forwarder;
 use vswitch::pipeline::{Actions, Verdict};
 use vswitch::snapshot::FloodSet;
 use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId};
 
-use super::bill::Bill;
 use super::counters::Counters;
 use super::deliver::{Blocked, Context, Delivery, Patience, bits};
 use super::{Shared, View};
@@ -39,11 +37,11 @@ impl Delivery {
         let (snapshot, state) = (&view.snapshot, &shared.state);
         self.forwarder.begin(snapshot, state, now, from);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
-        for ((frame, verdict), plan) in
-            burst.frames[..burst.count].iter_mut().zip(&mut verdicts).zip(&mut self.plans)
-        {
+        self.plans.clear();
+        for (index, frame) in burst.frames[..burst.count].iter_mut().enumerate() {
+            let plan = self.plans.slot(index);
             plan.flow = 0;
-            *verdict = match frame.fault {
+            verdicts[index] = match frame.fault {
                 Some(reason) => Verdict::Drop(reason),
                 None => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {
@@ -53,6 +51,7 @@ impl Delivery {
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },
             };
+            self.plans.note(index);
         }
         let context = Context { view, shared, counters, now, from, patience };
         let mut finished = 0u64;
@@ -65,18 +64,18 @@ impl Delivery {
                     continue;
                 }
                 Verdict::Drop(reason) => {
-                    counters.out_drop(from, reason, 1);
-                    self.charge(&context, burst, one, Direction::Out);
+                    let (packets, _) = self.plans.charge(counters, burst, one, Direction::Out);
+                    counters.out_drop(from, reason, packets);
                 }
                 Verdict::Refuse(reason, to) => {
-                    counters.in_drop(to, reason, burst.frames[index].offload.wire(burst.frames[index].len).0);
-                    self.charge(&context, burst, one, Direction::In);
+                    let (packets, _) = self.plans.charge(counters, burst, one, Direction::In);
+                    counters.in_drop(to, reason, packets);
                     self.sent(&context, burst, one, None);
                 }
                 Verdict::Flood(set) => {
                     self.flood(&context, burst, index, set);
-                    count_out(&context, burst, one);
-                    self.charge(&context, burst, one, Direction::Out);
+                    let (packets, bytes) = self.plans.charge(counters, burst, one, Direction::Out);
+                    counters.out(from, packets, bytes);
                 }
             }
             finished |= one;
@@ -84,11 +83,15 @@ impl Delivery {
         while unicast != 0 {
             let first = unicast.trailing_zeros() as usize;
             let Verdict::Unicast(to) = verdicts[first] else { break };
-            let storm = |i: usize| self.plans[i].flow != 0 && self.plans[i].actions.storm;
-            let like_first = |&i: &usize| verdicts[i] == verdicts[first] && storm(i) == storm(first);
-            let group = bits(unicast).filter(like_first).fold(0, |mask, i| mask | 1 << i);
-            // What was counted against a limit once must not wait, or it would be counted again.
-            let patience = if storm(first) { Patience::Expired } else { patience };
+            let mut group =
+                bits(unicast).filter(|&i| verdicts[i] == verdicts[first]).fold(0, |mask, i| mask | 1 << i);
+            let mut patience = patience;
+            let storms = self.plans.storms(group);
+            if storms != 0 {
+                // What was counted against a limit once must not wait, or it would be counted again.
+                group = if storms >> first & 1 != 0 { storms } else { group & !storms };
+                patience = if group == storms { Patience::Expired } else { patience };
+            }
             let done = self.unicast(&Context { patience, ..context }, burst, to, group, blocked);
             self.sent(&context, burst, done, Some(to));
             finished |= done;
@@ -99,17 +102,11 @@ impl Delivery {
 
     /// Frames have left their sender: they are counted there, and monitors get their copies.
     fn sent(&mut self, context: &Context<'_>, burst: &mut Burst, done: u64, to: Option<PortId>) {
-        count_out(context, burst, done);
-        let planned = bits(done).filter(|&i| self.plans[i].flow != 0).fold(0, |mask, i| mask | 1 << i);
-        if planned == 0 {
-            return;
-        }
-        self.charge(context, burst, planned, Direction::Out);
-        let mirrored =
-            bits(planned).filter(|&i| self.plans[i].actions.mirror).fold(0, |mask, i| mask | 1 << i);
+        let (packets, bytes) = self.plans.charge(context.counters, burst, done, Direction::Out);
+        context.counters.out(context.from, packets, bytes);
+        let mirrored = self.plans.mirrored(done);
         if mirrored != 0 {
-            let gets_it = |id| Some(id) == to;
-            self.mirror(context, burst, mirrored, gets_it);
+            self.mirror(context, burst, mirrored, |id| Some(id) == to);
         }
     }
 
@@ -122,13 +119,12 @@ impl Delivery {
         group: u64,
         blocked: &mut Blocked,
     ) -> u64 {
-        let retags = |i: &usize| self.plans[*i].flow != 0 && self.plans[*i].actions.tagging != Tagging::Keep;
-        let retagged = bits(group).filter(retags).fold(0, |mask, i| mask | 1 << i);
+        let retagged = self.plans.retagged(group);
         if retagged == 0 {
             return self.deliver(context, burst, to, group, blocked);
         }
         for index in bits(retagged) {
-            self.before[index] = burst.frames[index].retag(self.plans[index].actions.tagging);
+            self.before[index] = burst.frames[index].retag(self.plans.actions(index).tagging);
         }
         let done = self.deliver(context, burst, to, group, blocked);
         for index in bits(retagged) {
@@ -144,9 +140,8 @@ impl Delivery {
         let Context { view, shared, counters, now, from, .. } = *context;
         let copies = Context { patience: Patience::Expired, ..*context };
         let (snapshot, state) = (&view.snapshot, &shared.state);
-        let sender = self.plans[index];
         let monitors = snapshot.monitors();
-        let mut mirror = sender.flow != 0 && sender.actions.mirror;
+        let mut mirror = self.plans.mirrored(1 << index) != 0;
         // Which monitors get the frame anyway, by their place in the list.
         let mut reached = 0u64;
         for to in snapshot.flood(set, from) {
@@ -160,13 +155,14 @@ impl Delivery {
                 reached |= 1u64.checked_shl(place as u32).unwrap_or(0);
             }
             mirror |= snapshot.port(to).is_some_and(vswitch::port::Port::is_mirrored);
-            self.plans[index] = Plan { actions, flow: u32::MAX };
+            let sender = self.plans.replace(index, actions);
             if let Verdict::Refuse(reason, _) = verdict {
-                counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
-                self.charge(&copies, burst, 1 << index, Direction::In);
+                let (packets, _) = self.plans.charge(counters, burst, 1 << index, Direction::In);
+                counters.in_drop(to, reason, packets);
             } else {
                 self.unicast(&copies, burst, to, 1 << index, &mut Blocked::default());
             }
+            self.plans.restore(index, &sender);
         }
         if mirror {
             let gets_it = |id| {
@@ -175,7 +171,6 @@ impl Delivery {
             };
             self.mirror(&copies, burst, 1 << index, gets_it);
         }
-        self.plans[index] = sender;
     }
 
     /// Copies frames to every monitor that does not get them anyway. A monitor without room loses its copies.
@@ -197,35 +192,13 @@ impl Delivery {
                 let tagging =
                     vswitch::pipeline::mirrored(&view.snapshot, from, monitor, frame.head(), frame.len);
                 let Some(tagging) = tagging else { continue };
-                let plan = self.plans[index];
                 let actions = Actions { tagging, ..Actions::default() };
-                self.plans[index] = Plan { actions, flow: u32::MAX };
+                let plan = self.plans.replace(index, actions);
                 self.unicast(&copies, burst, monitor, 1 << index, &mut Blocked::default());
-                self.plans[index] = plan;
+                self.plans.restore(index, &plan);
             }
         }
     }
-
-    /// Adds frames to what counts them at one of their ports. Frames of one flow that follow one another are added at once.
-    fn charge(&self, context: &Context<'_>, burst: &Burst, frames: u64, direction: Direction) {
-        let mut bill = Bill::default();
-        for index in bits(frames) {
-            let frame = &burst.frames[index];
-            bill.add(context.counters, &self.plans[index], direction, frame.offload.wire(frame.len));
-        }
-        bill.pay(context.counters);
-    }
-}
-
-fn count_out(context: &Context<'_>, burst: &Burst, done: u64) {
-    let (mut packets, mut bytes) = (0, 0);
-    for index in bits(done) {
-        let frame = &burst.frames[index];
-        let cost = frame.offload.wire(frame.len);
-        packets += cost.0;
-        bytes += cost.1;
-    }
-    context.counters.out(context.from, packets, bytes);
 }
 
 /// Reports what the forwarder noticed.
