@@ -237,18 +237,6 @@ impl Switch {
         self.child.lock().expect("lock").try_wait().expect("wait").is_none()
     }
 
-    /// Descriptors the process has open.
-    #[must_use]
-    pub fn descriptors(&self) -> usize {
-        self.proc_entries("fd").len()
-    }
-
-    /// Threads of the process.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        self.proc_entries("task").len()
-    }
-
     /// What the process holds: names of its threads and targets of its descriptors, sorted; for comparing.
     #[must_use]
     pub fn holdings(&self) -> Vec<String> {

@@ -45,12 +45,12 @@ fn a_front_end_reconnects_a_hundred_times() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     exchange(&mut a, &mut b, 0);
-    let mut before = (0, 0);
+    let mut before = Vec::new();
     for round in 0..100 {
         drop(b);
         switch.wait_state("b", "waiting");
         if round == 0 {
-            before = (switch.descriptors(), switch.threads());
+            before = switch.holdings();
         }
         let options =
             if round % 2 == 0 { Options::default() } else { Options::plain().dialect(Dialect::Qemu) };
@@ -59,10 +59,12 @@ fn a_front_end_reconnects_a_hundred_times() {
     }
     drop(b);
     switch.wait_state("b", "waiting");
-    assert!(
-        eventually(|| (switch.descriptors(), switch.threads()) == before),
-        "descriptors or threads leaked"
-    );
+    let mut after = Vec::new();
+    let same = eventually(|| {
+        after = switch.holdings();
+        after == before
+    });
+    assert!(same, "descriptors or threads leaked: {before:?} before, {after:?} now");
     assert!(switch.counter("b", "in_packets") >= 100, "counters outlive the front end");
 }
 
