@@ -118,10 +118,6 @@ pub fn explain(
     Explanation { steps, verdict, destinations }
 }
 
-fn verdict_floods(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Flood(_))
-}
-
 /// Every port of a flood that is in the frame's network, with what its policy says.
 fn flooded(
     snap: &Snapshot,
