@@ -70,7 +70,8 @@ impl Delivery {
                 Verdict::Refuse(reason, to) => {
                     let (packets, _) = self.plans.charge(counters, burst, one, Direction::In);
                     counters.in_drop(to, reason, packets);
-                    self.sent(&context, burst, one, None);
+                    // The policy that refused it is not got around by a copy.
+                    self.sent(&context, burst, one, to);
                 }
                 Verdict::Flood(set) => {
                     self.flood(&context, burst, index, set);
@@ -93,7 +94,7 @@ impl Delivery {
                 patience = if group == storms { Patience::Expired } else { patience };
             }
             let done = self.unicast(&Context { patience, ..context }, burst, to, group, blocked);
-            self.sent(&context, burst, done, Some(to));
+            self.sent(&context, burst, done, to);
             finished |= done;
             unicast &= !group;
         }
@@ -101,12 +102,12 @@ impl Delivery {
     }
 
     /// Frames have left their sender: they are counted there, and monitors get their copies.
-    fn sent(&mut self, context: &Context<'_>, burst: &mut Burst, done: u64, to: Option<PortId>) {
+    fn sent(&mut self, context: &Context<'_>, burst: &mut Burst, done: u64, to: PortId) {
         let (packets, bytes) = self.plans.charge(context.counters, burst, done, Direction::Out);
         context.counters.out(context.from, packets, bytes);
         let mirrored = self.plans.mirrored(done);
         if mirrored != 0 {
-            self.mirror(context, burst, mirrored, |id| Some(id) == to);
+            self.mirror(context, burst, mirrored, |id| id == to);
         }
     }
 
