@@ -103,9 +103,8 @@ pub fn explain(
     }
     if mirror {
         for &monitor in snap.monitors() {
-            let gets_it =
-                |d: &Destination| d.port == monitor && (d.refused.is_none() || verdict_floods(verdict));
-            if monitor == from || destinations.iter().any(gets_it) {
+            // A port whose policy refused the frame does not get it as a copy either.
+            if monitor == from || destinations.iter().any(|d| d.port == monitor) {
                 continue;
             }
             if let Some(tagging) = pipeline::mirrored(snap, from, monitor, head, len) {
