@@ -19,6 +19,7 @@ use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
 use crate::dataplane::Dataplane;
 use crate::events::EventLog;
+use crate::priority;
 use crate::spec::{PollMode, WorkerOptions};
 use crate::store::{Saved, Store};
 use crate::tally::Tallies;
@@ -124,6 +125,7 @@ impl Serve {
     pub(super) fn run(self, api: &Path) -> Outcome {
         start_log(self.log_format);
         raise_descriptor_limit();
+        priority::set(priority::CONTROL);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure(format!("the runtime cannot start: {e}")))?;
         runtime.block_on(self.serve(api)).map_err(Failure::from)

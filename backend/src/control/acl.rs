@@ -1,5 +1,7 @@
 //! Entries of a port's ACL between their texts and what the data path follows (section 7 of the semantics).
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vswitch::port::acl::{Action, Address, Applies, Entry, Table};
@@ -53,8 +55,8 @@ impl Item for Entry {
         self.to_string()
     }
 
-    fn compile(items: &[Self]) -> Table {
-        Table::new(items)
+    fn compile(items: &[Arc<Self>]) -> Table {
+        Table::new(&items.iter().map(|entry| **entry).collect::<Vec<_>>())
     }
 }
 

@@ -47,7 +47,7 @@ impl Switch {
             let mac = (port.mac_kind == MacKind::Static).then(|| port.mac.to_string());
             let acl: Vec<_> = match &port.metering {
                 Some(Metering { defaults: true, .. }) if meter::is_default(&port.acl) => Vec::new(),
-                _ => port.acl.items().iter().map(acl::spec).collect(),
+                _ => port.acl.items().map(acl::spec).collect(),
             };
             let mut new = ConfigPort {
                 name: port.name.clone(),
@@ -55,7 +55,7 @@ impl Switch {
                 policy,
                 metering: port.metering.is_some(),
                 acl,
-                rule: port.rules.items().iter().map(rule::spec).collect(),
+                rule: port.rules.items().map(rule::spec).collect(),
                 ..ConfigPort::default()
             };
             match &port.device {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use vswitch::event::Event;
 use vswitch::refusal::{Object, Refusal, Refused};
 
-use super::list::{self, Item};
+use super::list::{self, Item, List};
 use super::model::{Device, MacKind, PortConfig, Settings};
 use super::types::Difference;
 use super::{Switch, acl, admit, rule, serve, system, view};
@@ -234,7 +234,7 @@ fn described(config: &PortConfig) -> String {
     if config.metering.is_some() {
         parts.push("metering".into());
     }
-    for (count, noun) in [(config.acl.items().len(), "ACL"), (config.rules.items().len(), "rule")] {
+    for (count, noun) in [(config.acl.len(), "ACL"), (config.rules.len(), "rule")] {
         match (count, noun) {
             (0, _) => {}
             (n, "ACL") => parts.push(format!("{n} ACL {}", if n == 1 { "entry" } else { "entries" })),
@@ -261,18 +261,14 @@ fn port_differences(old: &PortConfig, new: &PortConfig) -> Vec<Difference> {
     if !settings.is_empty() {
         lines.push(line("~", &name, options(&settings)));
     }
-    lines.extend(list_differences(&format!("{name} acl"), [old.acl.items(), new.acl.items()], acl::spec));
-    lines.extend(list_differences(
-        &format!("{name} rule"),
-        [old.rules.items(), new.rules.items()],
-        rule::spec,
-    ));
+    lines.extend(list_differences(&format!("{name} acl"), [&old.acl, &new.acl], acl::spec));
+    lines.extend(list_differences(&format!("{name} rule"), [&old.rules, &new.rules], rule::spec));
     lines
 }
 
 fn list_differences<I: Item, S: Serialize>(
     object: &str,
-    [old, new]: [&[I]; 2],
+    [old, new]: [&List<I>; 2],
     spec: impl Fn(&I) -> S,
 ) -> Vec<Difference> {
     let (gone, added) = list::differences(old, new);

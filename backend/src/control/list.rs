@@ -1,6 +1,7 @@
 //! A port's lists: the entries of its ACL and its extended rules, sorted, unique and compiled once.
 //!
-//! A list never changes: a change makes a new one, so that the old one can be put back. Its table is compiled with it and
+//! A list never changes: a change makes a new one, which shares the items that stay, so that the old one can be put back and ten thousand
+//! rules are neither copied nor compared to change one. Its table is compiled with it and
 //! shared by every snapshot until the list changes; what a change of one port costs does not depend on the lists of others.
 
 use std::fmt::Debug;
@@ -33,7 +34,7 @@ pub trait Item: Clone + PartialEq + Debug + Sized {
     /// It, for an operator; different for items with different keys, and its key in the store as well.
     fn text(&self) -> String;
     /// Compiles items.
-    fn compile(items: &[Self]) -> Self::Table;
+    fn compile(items: &[Arc<Self>]) -> Self::Table;
     /// The table with few items gone and then few added, where that costs less than to compile all of them.
     fn edited(_table: &Self::Table, _gone: &[&Self], _added: &[&Self]) -> Option<Self::Table> {
         None
@@ -46,7 +47,7 @@ const FEW: usize = 16;
 /// A sorted list of items with different keys, and the table made of them.
 #[derive(Debug)]
 pub struct List<I: Item> {
-    items: Vec<I>,
+    items: Vec<Arc<I>>,
     table: Arc<I::Table>,
 }
 
@@ -72,8 +73,18 @@ impl<I: Item> List<I> {
     }
 
     /// The items, by key.
-    pub fn items(&self) -> &[I] {
-        &self.items
+    pub fn items(&self) -> impl ExactSizeIterator<Item = &I> {
+        self.items.iter().map(|item| &**item)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// What the data path looks them up in.
@@ -83,7 +94,7 @@ impl<I: Item> List<I> {
 
     /// The item with this key.
     pub fn get(&self, key: &I::Key) -> Option<&I> {
-        self.items.binary_search_by(|item| item.key().cmp(key)).ok().map(|at| &self.items[at])
+        self.items.binary_search_by(|item| item.key().cmp(key)).ok().map(|at| &*self.items[at])
     }
 
     /// This list with `added` in it. With `replace`, an added item takes the place of one that has its key.
@@ -100,7 +111,8 @@ impl<I: Item> List<I> {
         }
         // Both are sorted, so that one walk over them is enough.
         let mut items = Vec::with_capacity(self.items.len() + added.len());
-        let mut gone = Vec::new();
+        let mut gone: Vec<&I> = Vec::new();
+        let added: Vec<Arc<I>> = added.into_iter().map(Arc::new).collect();
         let mut old = self.items.as_slice();
         for item in &added {
             let key = item.key();
@@ -114,24 +126,25 @@ impl<I: Item> List<I> {
                 gone.push(same);
                 old = &old[1..];
             }
-            items.push(item.clone());
+            items.push(Arc::clone(item));
         }
         items.extend_from_slice(old);
         if items.len() > I::LIMIT {
             return Err(Refusal::TooManyEntries { what: I::NOUN[0], count: items.len(), limit: I::LIMIT });
         }
-        Ok(self.followed_by(items, &gone, &added.iter().collect::<Vec<_>>()))
+        Ok(self.followed_by(items, &gone, &added.iter().map(|item| &**item).collect::<Vec<_>>()))
     }
 
     /// This list without the items for which `removed` says so.
     #[must_use]
     pub fn without(&self, removed: impl Fn(&I) -> bool) -> Self {
-        let (gone, rest): (Vec<&I>, Vec<&I>) = self.items.iter().partition(|item| removed(item));
-        self.followed_by(rest.into_iter().cloned().collect(), &gone, &[])
+        let (gone, rest): (Vec<Arc<I>>, Vec<Arc<I>>) =
+            self.items.iter().cloned().partition(|item| removed(item));
+        self.followed_by(rest, &gone.iter().map(|item| &**item).collect::<Vec<_>>(), &[])
     }
 
     /// The list of `items`, which are those of this one with `gone` gone and `added` added.
-    fn followed_by(&self, items: Vec<I>, gone: &[&I], added: &[&I]) -> Self {
+    fn followed_by(&self, items: Vec<Arc<I>>, gone: &[&I], added: &[&I]) -> Self {
         let few = !self.items.is_empty() && gone.len() + added.len() <= FEW;
         let edited = few.then(|| I::edited(&self.table, gone, added)).flatten();
         let table = Arc::new(edited.unwrap_or_else(|| I::compile(&items)));
@@ -139,18 +152,20 @@ impl<I: Item> List<I> {
     }
 }
 
-/// What is in one of two sorted lists only, or differs: gone from `old`, and new in `new`.
-pub fn differences<'a, I: Item>(old: &'a [I], new: &'a [I]) -> (Vec<&'a I>, Vec<&'a I>) {
-    let (mut gone, mut added) = (Vec::new(), Vec::new());
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+/// What is in one of two lists only, or differs: gone from `old`, and new in `new`.
+pub fn differences<'a, I: Item>(old: &'a List<I>, new: &'a List<I>) -> (Vec<&'a I>, Vec<&'a I>) {
+    let (mut gone, mut added): (Vec<&I>, Vec<&I>) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old.items.iter().peekable(), new.items.iter().peekable());
     loop {
         match (old.peek(), new.peek()) {
-            (Some(a), Some(b)) if a == b => {
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) || a == b => {
                 old.next();
                 new.next();
             }
-            (Some(a), b) if b.is_none_or(|b| a.key() <= b.key()) => gone.extend(old.next()),
-            (_, Some(_)) => added.extend(new.next()),
+            (Some(a), b) if b.is_none_or(|b| a.key() <= b.key()) => {
+                gone.extend(old.next().map(|item| &**item))
+            }
+            (_, Some(_)) => added.extend(new.next().map(|item| &**item)),
             (_, None) => return (gone, added),
         }
     }

@@ -55,7 +55,7 @@ impl Switch {
     /// A port's ACL with what its entries counted.
     pub fn list_acl(&self, name: &str) -> Result<Vec<AclView>, Refused> {
         let entry = self.entry(name).map_err(|why| why.of(Object::Port(name.to_owned())))?;
-        Ok(entry.config.acl.items().iter().map(|entry| self.acl_view(entry)).collect())
+        Ok(entry.config.acl.items().map(|entry| self.acl_view(entry)).collect())
     }
 
     /// Adds rules to a port; returns what was added. With `replace`, each takes the place of the rule with its direction
@@ -94,7 +94,7 @@ impl Switch {
     /// A port's rules, in the order in which they are asked, with what they counted.
     pub fn list_rules(&self, name: &str) -> Result<Vec<RuleView>, Refused> {
         let entry = self.entry(name).map_err(|why| why.of(Object::Port(name.to_owned())))?;
-        Ok(entry.config.rules.items().iter().map(|rule| self.rule_view(rule)).collect())
+        Ok(entry.config.rules.items().map(|rule| self.rule_view(rule)).collect())
     }
 
     /// A port's configuration, if it is one that has lists.
@@ -135,8 +135,8 @@ impl Switch {
     /// Puts a configuration with other lists in force; numbers that nobody uses any more become free.
     fn replace_lists(&mut self, new: &PortConfig) -> Result<(), Refusal> {
         let old = self.replace(new)?;
-        let (gone_entries, new_entries) = list::differences(old.acl.items(), new.acl.items());
-        let (gone_rules, new_rules) = list::differences(old.rules.items(), new.rules.items());
+        let (gone_entries, new_entries) = list::differences(&*old.acl, &*new.acl);
+        let (gone_rules, new_rules) = list::differences(&*old.rules, &*new.rules);
         let mut changes = words("acl", &gone_entries, &new_entries);
         changes.extend(words("rule", &gone_rules, &new_rules));
         self.events.emit(Event::PortChanged { port: new.id, changes });

@@ -59,17 +59,17 @@ pub(super) fn default_meters() -> Vec<Entry> {
 pub(super) fn is_default(list: &Acl) -> bool {
     let mut defaults = default_meters();
     defaults.sort_by_key(Item::key);
-    list.items().iter().map(Item::key).eq(defaults.iter().map(Item::key))
+    list.items().map(Item::key).eq(defaults.iter().map(Item::key))
 }
 
 /// The tallies of a port's meters.
 pub(super) fn tallies(config: &PortConfig) -> impl Iterator<Item = Tally> {
-    config.acl.items().iter().filter(|entry| entry.action == Action::Meter).map(|entry| entry.tally)
+    config.acl.items().filter(|entry| entry.action == Action::Meter).map(|entry| entry.tally)
 }
 
 /// Enables metering of a port that is not metered: default meters if it has no ACL at all.
 pub(super) fn enable(config: &mut PortConfig, tallies: &mut Tallies) -> Result<(), Refusal> {
-    let defaults = config.acl.items().is_empty();
+    let defaults = config.acl.is_empty();
     if defaults {
         let mut meters = default_meters();
         tallies.give(&mut meters)?;
@@ -161,7 +161,7 @@ impl Switch {
 
     fn report(&self, config: &PortConfig) -> Option<MeterView> {
         let (since, duration_s) = since(config.metering.as_ref()?.since_ms);
-        let meters = config.acl.items().iter().filter(|entry| entry.action == Action::Meter);
+        let meters = config.acl.items().filter(|entry| entry.action == Action::Meter);
         let entry = |entry: &Entry| {
             let spec = acl::spec(entry);
             let (packets, bytes) = self.data.as_ref().map_or((0, 0), |data| data.tally(entry.tally));

@@ -199,7 +199,7 @@ impl PortConfig {
 
     /// Where its ACL entries and rules are counted.
     pub fn tallies(&self) -> impl Iterator<Item = Tally> {
-        self.acl.items().iter().map(Item::tally).chain(self.rules.items().iter().map(Item::tally))
+        self.acl.items().map(Item::tally).chain(self.rules.items().map(Item::tally))
     }
 
     /// That a stored port keeps the rules new ones are checked for; says which one it breaks.

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vswitch::port::rule::{Action, Rule, Table};
@@ -53,13 +54,15 @@ impl Item for Rule {
         key_text(&self.key())
     }
 
-    fn compile(items: &[Self]) -> Table {
-        Table::new(items)
+    fn compile(items: &[Arc<Self>]) -> Table {
+        Table::new(&items.iter().map(|rule| Self::clone(rule)).collect::<Vec<_>>())
     }
 
     fn edited(table: &Table, gone: &[&Self], added: &[&Self]) -> Option<Table> {
         let mut table = table.clone();
-        for rule in gone {
+        // What is replaced goes with what replaces it.
+        let stays_away = |rule: &&&Self| !added.iter().any(|new| new.key() == rule.key());
+        for rule in gone.iter().filter(stays_away) {
             table = table.without(rule.direction, rule.weight)?;
         }
         Some(added.iter().fold(table, |table, rule| table.replaced(rule)))

@@ -29,8 +29,8 @@ impl Tallies {
     pub(super) fn of<'a>(ports: impl Iterator<Item = &'a PortConfig>) -> Result<Self, String> {
         let mut used = BTreeSet::new();
         for port in ports {
-            let entries = port.acl.items().iter().map(|e| (e.counts(), e.tally()));
-            let rules = port.rules.items().iter().map(|r| (r.counts(), r.tally()));
+            let entries = port.acl.items().map(|e| (e.counts(), e.tally()));
+            let rules = port.rules.items().map(|r| (r.counts(), r.tally()));
             for (counts, Tally(number)) in entries.chain(rules) {
                 if counts && !(1..=LIMIT).contains(&number) || !counts && number != 0 {
                     return Err(format!("port '{}': counter {number} is out of range", port.name));

@@ -154,8 +154,8 @@ impl Switch {
             offered: owned(features::names(config.device.feature_bits().unwrap_or(0))),
             worker: status.map(|s| s.workers).unwrap_or_default(),
             policy: config.policy.clone(),
-            acl_entries: config.acl.items().len(),
-            rules: config.rules.items().len(),
+            acl_entries: config.acl.len(),
+            rules: config.rules.len(),
             counters: Counters {
                 out_packets: counters.out_packets,
                 out_bytes: counters.out_bytes,

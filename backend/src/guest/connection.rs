@@ -19,6 +19,7 @@ use super::device::NetDevice;
 use super::memory::GuestRam;
 use super::relay::Relay;
 use super::{GuestPort, lock, vring};
+use crate::priority;
 use crate::spec::DataplaneError;
 
 /// Time between two attempts to connect to a socket on which nobody listens yet.
@@ -48,6 +49,7 @@ impl Server {
             .name(name)
             .stack_size(256 * 1024)
             .spawn(move || {
+                priority::set(priority::ORDINARY);
                 serve(&port, &role, stopped.as_fd());
                 if let Role::Listen(listener) = role {
                     drop(listener);

@@ -149,13 +149,14 @@ fn put(
 }
 
 /// Writes what differs between two lists of port `name`.
-fn put_list<'a, I: Item, Row: Serialize + From<&'a I>>(
+fn put_list<I: Item, Row: Serialize + for<'a> From<&'a I>>(
     table: &mut Table<'_, (&'static str, &'static str), &'static [u8]>,
     name: &str,
-    old: Option<&'a List<I>>,
-    new: Option<&'a List<I>>,
+    old: Option<&List<I>>,
+    new: Option<&List<I>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let (gone, added) = list::differences(old.map_or(&[], List::items), new.map_or(&[], List::items));
+    let nothing = List::default();
+    let (gone, added) = list::differences(old.unwrap_or(&nothing), new.unwrap_or(&nothing));
     for item in gone {
         table.remove((name, item.text().as_str()))?;
     }

@@ -32,6 +32,7 @@ use vswitch::{Nanos, PortId};
 
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::Link;
+use crate::priority;
 use crate::spec::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStats};
 use crate::tally::{Tallies, WorkerTallies};
 
@@ -39,8 +40,6 @@ pub use counters::{Counters, MAX_PORTS};
 
 /// Frames of the switch's own making that may wait for one worker.
 const INBOX: usize = 64;
-/// Nice value of a worker that sleeps when there is nothing to do.
-const NICE: i32 = -15;
 /// Flows each worker remembers.
 const FLOWS: usize = 64 * 1024;
 
@@ -286,9 +285,8 @@ impl Workers {
                 if let Some(cpu) = handle.cpu {
                     pin(cpu);
                 }
-                if shared.poll != PollMode::Busy {
-                    hurry();
-                }
+                let never_sleeps = shared.poll == PollMode::Busy;
+                priority::set(if never_sleeps { priority::ORDINARY } else { priority::WORKER });
                 worker.run();
                 handle.ended.store(true, Ordering::Release);
             });
@@ -307,14 +305,6 @@ impl Drop for Workers {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-    }
-}
-
-/// Lets this thread run as soon as it is woken, even where guests' CPUs are all busy: it sleeps again within microseconds, and until it
-/// runs two guests wait for it. Without the capability it runs like everybody else.
-fn hurry() {
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        log::debug!("worker keeps its priority: {error}");
     }
 }
 

@@ -399,7 +399,7 @@ fn a_table_that_was_edited_is_the_one_that_would_be_compiled() {
     switch.add_rules("a", &[rule(1000)], false).unwrap();
     switch.remove_rule("a", &RuleKey { direction: "in".into(), weight: 77 }).unwrap();
     let config = switch.entry("a").unwrap().config.clone();
-    let compiled = vswitch::port::rule::Table::new(config.rules.items());
+    let compiled = vswitch::port::rule::Table::new(&config.rules.items().cloned().collect::<Vec<_>>());
     let published = fake.notes().ports[0].policy.rules.clone();
     assert_eq!(*published, compiled);
     assert_eq!(published.get(Direction::In, 77), None);
