@@ -163,7 +163,7 @@ pub fn differences<'a, I: Item>(old: &'a List<I>, new: &'a List<I>) -> (Vec<&'a 
                 new.next();
             }
             (Some(a), b) if b.is_none_or(|b| a.key() <= b.key()) => {
-                gone.extend(old.next().map(|item| &**item))
+                gone.extend(old.next().map(|item| &**item));
             }
             (_, Some(_)) => added.extend(new.next().map(|item| &**item)),
             (_, None) => return (gone, added),

@@ -18,9 +18,8 @@ const fn mask(tcp_flags: u8) -> [u8; COMPARED] {
     let mut at = 0;
     while at < COMPARED {
         mask[at] = match at {
-            0..=14 | 23 | 26..=37 => 0xff,
+            0..=14 | 21 | 23 | 26..=37 => 0xff,
             20 => 0x3f,
-            21 => 0xff,
             47 => tcp_flags,
             _ => 0,
         };
