@@ -1,5 +1,5 @@
 """Changing policy: one rule of ten thousand under full load, and a thousand ports from one file."""
-import random, statistics, time
+import os, random, statistics, time
 from lab import host, net, switch, testpmd
 from lab.host import LabError
 from . import frames
@@ -44,6 +44,8 @@ def _latency(s, api, g):
     it); and the percentage of a CPU that switch or generator, whichever had less, got in quiet time. Far below 100 somebody else used
     it, and the rate says nothing of the switch: a call then even raises it, by waking the switch."""
     times, quiet, busy, shares = [], [], [], []
+    # Both CPUs are taken by generator and switch: whoever asks must not wait behind them for its own turn.
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
     for block in range(BLOCKS + 1):
         g.lap()
         began, used = time.perf_counter(), [host.cpu_seconds(p) for p in (s.pid, g.process.pid)]
@@ -58,6 +60,7 @@ def _latency(s, api, g):
             times.append(_replace(api, _rule(WEIGHT, "deny", protocol="tcp", remote="192.0.2.0/24", remote_port=str(1 + block * CALLS + i))))
             time.sleep(max(0.0, PAUSE - (time.perf_counter() - began)))
         busy.append(g.lap())
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
     dips = [1 - b / statistics.mean(quiet[i:i + 2]) for i, b in enumerate(busy)]
     return sorted(times), 100 * statistics.median(dips), 100 * statistics.median(shares)
 

@@ -22,6 +22,10 @@ pub(crate) fn destination(frame: &mut Frame<'_>) -> Verdict {
     if frame.dst.is_group() {
         return Verdict::Flood(FloodSet::Members);
     }
+    if frame.dst == frame.src {
+        // Whoever it is, it is where the frame came from; whether that was learned does not matter.
+        return Verdict::Drop(DropReason::SameSegmentReturn);
+    }
     match known(frame) {
         Some(port) if port.id == frame.port.id => Verdict::Drop(DropReason::SameSegmentReturn),
         Some(port) if port.receives(frame.segment) != Receives::No => Verdict::Unicast(port.id),

@@ -135,6 +135,9 @@ impl Serve {
         let mut terminate = signals(SignalKind::terminate())?;
         let mut interrupt = signals(SignalKind::interrupt())?;
         let (workers, options) = self.worker_options()?;
+        if let Some(cpus) = &options.cpus {
+            priority::leave(cpus, &allowed_cpus());
+        }
         let callers = self.callers()?;
         let config = self.config.as_deref().map(file::read).transpose()?;
         let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());

@@ -283,7 +283,7 @@ impl Workers {
             let name = format!("worker-{}", handle.id);
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(cpu) = handle.cpu {
-                    pin(cpu);
+                    priority::run_on(&[cpu]);
                 }
                 let never_sleeps = shared.poll == PollMode::Busy;
                 priority::set(if never_sleeps { priority::ORDINARY } else { priority::WORKER });
@@ -305,14 +305,6 @@ impl Drop for Workers {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-    }
-}
-
-fn pin(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        log::warn!("worker cannot be pinned to CPU {cpu}: {error}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! cycle, 3 addresses and forwarding.
 
 use vswitch::event::Event;
+use vswitch::explain::explain;
 use vswitch::frame::offload::{IpVersion, Offload};
 use vswitch::pipeline::{self, STEPS, TOWARDS, Verdict};
 use vswitch::port::{PortKind, mtu};
@@ -110,6 +111,16 @@ fn s1_a_second_uplink_takes_no_part() {
     assert_eq!(switch.snap.uplink(), Some(PortId(8)));
     assert_eq!(switch.flooded(FloodSet::Members, 1), [2, 8]);
     assert_eq!(switch.send(9, mac_of(1), stranger(1)), dropped(DropReason::NoSuchPort));
+}
+
+#[test]
+fn s3_4_a_frame_to_its_own_source_goes_nowhere() {
+    let switch = external_with(vec![bridging(5)]);
+    for (from, mac) in [(1, mac_of(1)), (5, stranger(1)), (9, stranger(2))] {
+        let f = frame(mac, mac, None);
+        let told = explain(&switch.snap, &switch.state, switch.now, PortId(from), &f, 64).verdict;
+        assert_eq!((told, switch.send(from, mac, mac)), (dropped(DropReason::SameSegmentReturn), told));
+    }
 }
 
 #[test]
