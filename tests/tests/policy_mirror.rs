@@ -47,6 +47,18 @@ fn s10_one_copy_between_two_sources_and_none_of_what_the_monitor_gets_anyway() {
 }
 
 #[test]
+fn s10_however_many_monitors_there_are_each_hears_a_broadcast_once() {
+    let names: Vec<String> = (0..70).map(|n| format!("m{n}")).collect();
+    let monitors = names.iter().map(|name| (name.as_str(), "--mirror destination"));
+    let mut lan = Lan::new(&[("a", "--mirror source")].into_iter().chain(monitors).collect::<Vec<_>>());
+    let hello = lan.broadcast("a").build();
+    assert_eq!(lan.send("a", &hello).by().len(), names.len());
+    for name in &names {
+        assert_eq!(lan.switch.counter(name, "in_packets"), 1, "{name}");
+    }
+}
+
+#[test]
 fn s10_a_dropped_frame_is_not_copied() {
     let mut lan =
         Lan::new(&[("a", "--mirror source --dhcp-guard on"), ("b", ""), ("monitor", "--mirror destination")]);

@@ -141,10 +141,7 @@ impl Delivery {
         let Context { view, shared, counters, now, from, .. } = *context;
         let copies = Context { patience: Patience::Expired, ..*context };
         let (snapshot, state) = (&view.snapshot, &shared.state);
-        let monitors = snapshot.monitors();
         let mut mirror = self.plans.mirrored(1 << index) != 0;
-        // Which monitors get the frame anyway, by their place in the list.
-        let mut reached = 0u64;
         for to in snapshot.flood(set, from) {
             let frame = &burst.frames[index];
             let Some((verdict, actions)) =
@@ -152,9 +149,6 @@ impl Delivery {
             else {
                 continue;
             };
-            if let Some(place) = monitors.iter().position(|&id| id == to) {
-                reached |= 1u64.checked_shl(place as u32).unwrap_or(0);
-            }
             mirror |= snapshot.port(to).is_some_and(vswitch::port::Port::is_mirrored);
             let sender = self.plans.replace(index, actions);
             if let Verdict::Refuse(reason, _) = verdict {
@@ -166,10 +160,9 @@ impl Delivery {
             self.plans.restore(index, &sender);
         }
         if mirror {
-            let gets_it = |id| {
-                let place = monitors.iter().position(|&monitor| monitor == id);
-                place.is_some_and(|place| reached.checked_shr(place as u32).unwrap_or(0) & 1 != 0)
-            };
+            // Of the monitors in the frame's network, those of the set had it already, or their policy refused it.
+            let learns = |id| snapshot.port(id).is_some_and(vswitch::port::Port::learns);
+            let gets_it = |id| set == FloodSet::Members || learns(id);
             self.mirror(&copies, burst, 1 << index, gets_it);
         }
     }
