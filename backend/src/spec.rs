@@ -15,6 +15,15 @@ pub trait EventSink: Send + Sync {
     fn emit(&self, event: Event);
 }
 
+/// What the control plane does when a port's state leaves or arrives in its front end's own stream.
+pub trait StateKeeper: Send + Sync {
+    /// The port's state, sealed. Called while all of its rings stand still.
+    fn save(&self, port: PortId) -> Result<Vec<u8>, String>;
+    /// Takes a sealed state for the port, which is in force when this returns; the port's rings do not run yet. Refused as a whole,
+    /// with the reason, or taken as a whole.
+    fn load(&self, port: PortId, sealed: &[u8]) -> Result<(), String>;
+}
+
 /// How long a worker polls after its last frame before it sleeps (`--poll-us`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollMode {

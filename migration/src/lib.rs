@@ -1,3 +1,6 @@
-//! What a port takes along when its guest migrates: the place of the state format, the compatibility checks and the handoff between
-//! `vswitch`, whose state they read, and `backend`, which carries it. No port is handed over yet, so nothing is here yet.
+//! What a port takes along when its guest migrates. No I/O, clock or threads: bytes and times come in, decisions go out.
+//!
+//! `state` is what is remembered, in terms of `vswitch`; `backend` fills it and puts it into force.
 #![forbid(unsafe_code)]
+
+pub mod state;

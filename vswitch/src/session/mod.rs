@@ -159,6 +159,38 @@ pub struct Shown {
     pub expires_ms: u64,
 }
 
+/// A session as it travels with its port to another switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Saved {
+    /// The network.
+    pub segment: Segment,
+    /// IP protocol.
+    pub protocol: u8,
+    /// The guest's address.
+    pub local: IpAddr,
+    /// Its peer's address.
+    pub remote: IpAddr,
+    /// The guest's TCP or UDP port.
+    pub local_port: u16,
+    /// Its peer's.
+    pub remote_port: u16,
+    /// Weight of the rule that opened it.
+    pub weight: u32,
+    /// The rule's idle timeout in milliseconds.
+    pub timeout_ms: u64,
+    /// What was seen of the connection, the direction that opened it included: bits of [`Saved::TRACK_BITS`].
+    pub track: u8,
+    /// Milliseconds since it was opened.
+    pub age_ms: u64,
+    /// Milliseconds since a packet passed.
+    pub idle_ms: u64,
+}
+
+impl Saved {
+    /// Bits that mean something in [`Saved::track`]; others are refused.
+    pub const TRACK_BITS: u8 = 0x3f;
+}
+
 /// What the table did since it was made: `opened - closed - expired - evicted` are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
