@@ -3,4 +3,5 @@
 //! `state` is what is remembered, in terms of `vswitch`; `backend` fills it and puts it into force.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod state;
