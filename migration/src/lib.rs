@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod handoff;
 pub mod state;
