@@ -43,6 +43,7 @@ struct Faults {
     refuse: u8,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each says something of its own")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     guest: Guest,
@@ -549,7 +550,6 @@ fn s20_1_the_port_is_on_one_side_whatever_happens() {
         ("cancel", Faults { cancel: 1, ..once }),
         ("the source crashes", Faults { crash_source: 1, ..NONE }),
         ("the destination crashes", Faults { crash_destination: 1, ..once }),
-        ("the destination crashes, cancel", Faults { crash_destination: 1, cancel: 1, ..once }),
     ]);
 }
 
@@ -558,6 +558,7 @@ fn s20_1_the_port_is_on_one_side_whatever_happens() {
 fn s20_1_the_port_is_on_one_side_whatever_happens_at_once() {
     explore_all(&[
         ("loss and repetition", Faults { lose: 1, repeat: 1, ..NONE }),
+        ("the destination crashes, cancel", Faults { crash_destination: 1, cancel: 1, ..NONE }),
         ("crashes", Faults { crash_source: 1, crash_destination: 1, ..NONE }),
         ("cancel, cut and crash", Faults { cancel: 1, cut: 1, crash_destination: 1, stop: 1, ..NONE }),
         ("two crashes and a loss", Faults { crash_destination: 2, lose: 1, stop: 1, ..NONE }),
