@@ -158,6 +158,8 @@ impl Switch {
             device,
             policy,
             metering: None,
+            epoch: 0,
+            carried: Carried::default(),
             acl: Arc::default(),
             rules: Arc::default(),
         })
@@ -183,6 +185,8 @@ impl Switch {
             device,
             policy: Policy::default(),
             metering: None,
+            epoch: 0,
+            carried: Carried::default(),
             acl: Arc::default(),
             rules: Arc::default(),
         })

@@ -32,6 +32,7 @@ impl Switch {
             data: None,
             store: Store::none(),
             events: self.events.clone(),
+            fleet_key: None,
         }
     }
 
