@@ -328,7 +328,12 @@ impl Switch {
     /// It is published before it is stored, so that a change is in force as soon as workers can follow, whatever the
     /// disk takes; the command returns after both. If it cannot be stored, the old one is published again.
     fn replace(&mut self, new: &PortConfig) -> Result<PortConfig, Refusal> {
-        let old = self.entry(&new.name)?.config.clone();
+        let entry = self.entry(&new.name)?;
+        // It is provisional: it may have to become again what it was before the state arrived.
+        if entry.arrival.is_some() {
+            return Err(Refusal::StateArrived);
+        }
+        let old = entry.config.clone();
         self.put_entry(new.clone());
         self.publish();
         if let Err(why) = self.store.put(None, &[(Some(&old), Some(new))]) {

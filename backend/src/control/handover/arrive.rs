@@ -80,13 +80,13 @@ impl Switch {
         let trusted = opened.authenticated || trust != Trust::Seal;
         fits(&before, &opened.state)?;
         let tallies = self.tallies.clone();
-        let result = self.plan(&before, &opened.state, trusted);
+        let result = self.meant(&before, &opened.state, trusted);
         let new = result.inspect_err(|_| self.tallies = tallies)?;
         self.put_in_force(before, new, &opened.state, trusted, &status, trust == Trust::Seal)
     }
 
     /// The configuration that a state means for a port.
-    fn plan(&mut self, before: &PortConfig, state: &PortState, trusted: bool) -> Result<PortConfig, Refusal> {
+    fn meant(&mut self, before: &PortConfig, state: &PortState, trusted: bool) -> Result<PortConfig, Refusal> {
         let mut new = before.clone();
         new.epoch = state.epoch.max(before.epoch);
         new.carried = Carried { extensions: state.extensions.clone(), unknown: state.unknown.clone() };

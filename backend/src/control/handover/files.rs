@@ -26,7 +26,7 @@ pub fn read_key(path: &Path) -> Result<FleetKey, Refused> {
         return Err(refuse(format!("it belongs to uid {}", metadata.uid())));
     }
     let mut bytes = Vec::new();
-    file.by_ref().take(LENGTH as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
+    Read::take(&mut file, LENGTH as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
     let key: [u8; LENGTH] = bytes.try_into().map_err(|bytes: Vec<u8>| {
         refuse(if bytes.len() > LENGTH {
             format!("it has more than {LENGTH} bytes")

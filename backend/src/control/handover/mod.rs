@@ -21,7 +21,6 @@ use vswitch::Tally;
 use vswitch::refusal::Refusal;
 use vswitch::state::PortMemory;
 
-use super::Switch;
 use super::model::PortConfig;
 use crate::spec::PortCounters;
 
