@@ -4,5 +4,3 @@
 #![forbid(unsafe_code)]
 
 pub mod state;
-pub mod format;
-pub mod seal;
