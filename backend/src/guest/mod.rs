@@ -10,6 +10,8 @@
 pub mod burst;
 pub mod connection;
 mod device;
+mod device_state;
+mod dirty_log;
 mod fault;
 pub mod features;
 #[cfg(fuzzing)]
@@ -27,7 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vswitch::event::Event;
 use vswitch::frame::offload::GuestOffloads;
 
-use crate::spec::{EventSink, GuestSpec, PortState};
+use crate::spec::{EventSink, GuestSpec, PortState, StateKeeper};
+use dirty_log::Logging;
 use memory::Memory;
 use ring::{Queue, RingError};
 use vring::PortVring;
@@ -57,7 +60,9 @@ pub struct GuestPort {
     connected: Mutex<bool>,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
+    logging: Mutex<Logging>,
     events: Arc<dyn EventSink>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,7 +72,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GuestPort {
     /// A port that waits for a front end. `owners` has one worker per queue pair.
-    pub fn new(spec: GuestSpec, owners: Vec<Arc<dyn Owner>>, events: Arc<dyn EventSink>) -> Self {
+    pub fn new(
+        spec: GuestSpec,
+        owners: Vec<Arc<dyn Owner>>,
+        events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
+    ) -> Self {
         let queues = (0..2 * u16::from(spec.queue_pairs)).map(|i| Arc::new(Queue::new(i))).collect();
         let mtu = AtomicU16::new(spec.mtu);
         Self {
@@ -80,7 +90,9 @@ impl GuestPort {
             connected: Mutex::new(false),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
+            logging: Mutex::default(),
             events,
+            keeper,
         }
     }
 
