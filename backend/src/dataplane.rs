@@ -11,13 +11,14 @@ use vswitch::event::Event;
 use vswitch::explain::{Explanation, explain};
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
+use vswitch::state::PortMemory;
 
 use crate::guest::connection::Server;
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::{Link, Packet, Tap};
 use crate::spec::{
-    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, TapSpec, UplinkSpec,
-    WorkerOptions, WorkerStats,
+    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, StateKeeper, TapSpec,
+    UplinkSpec, WorkerOptions, WorkerStats,
 };
 use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
@@ -37,20 +38,22 @@ pub struct Dataplane {
     served: Mutex<HashMap<PortId, Served>>,
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 impl Dataplane {
-    /// Starts the workers, following `snapshot` and counting in `tallies`.
+    /// Starts the workers, following `snapshot` and counting in `tallies`. `keeper` is asked for what moves with a port.
     pub fn start(
         options: &WorkerOptions,
         tallies: Tallies,
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
     ) -> Result<Self, DataplaneError> {
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
-        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), load })
+        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), load, keeper })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
@@ -64,6 +67,23 @@ impl Dataplane {
     pub fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         let view = self.shared.view();
         explain(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles()), from, head, len)
+    }
+
+    /// What is remembered of a port. When it returns, every worker is done with the frames it had when this was called.
+    pub fn save_port(&self, id: PortId) -> PortMemory {
+        self.shared.publish(None, |_| ());
+        self.shared.state.save_port(tsc::nanos(tsc::cycles()), id)
+    }
+
+    /// Puts in what was remembered of a port elsewhere, as far as the published policy allows it.
+    pub fn restore_port(&self, id: PortId, memory: &PortMemory) {
+        let view = self.shared.view();
+        self.shared.state.restore_port(tsc::nanos(tsc::cycles()), id, memory, &view.snapshot);
+    }
+
+    /// Forgets what is remembered of a port whose rings stand still.
+    pub fn forget_port(&self, id: PortId) {
+        self.shared.state.remove_port(id);
     }
 
     /// The learned addresses.
@@ -119,7 +139,8 @@ impl Dataplane {
                 Arc::clone(&self.shared.handles()[worker]) as Arc<dyn Owner>
             })
             .collect();
-        let port = Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events)));
+        let port =
+            Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events), Arc::clone(&self.keeper)));
         let server = Server::start(Arc::clone(&port));
         let served = Served { port: Port::Guest(port), server: None };
         match server {
@@ -212,12 +233,18 @@ impl Dataplane {
                 features: port.features(),
                 workers: port.owners.iter().map(|owner| owner.id()).collect(),
                 mtu: port.mtu(),
+                attached: port.is_attached(),
+                attachments: port.attachments(),
+                starts: port.starts(),
             },
             Port::Link(port) => PortStatus {
                 state: if port.is_running() { PortState::Running } else { PortState::Stopped },
                 features: 0,
                 workers: vec![port.owner],
                 mtu: port.mtu,
+                attached: false,
+                attachments: 0,
+                starts: 0,
             },
         })
     }

@@ -10,6 +10,8 @@
 pub mod burst;
 pub mod connection;
 mod device;
+mod device_state;
+mod dirty_log;
 mod fault;
 pub mod features;
 #[cfg(fuzzing)]
@@ -21,13 +23,14 @@ pub mod ring;
 pub mod tsc;
 mod vring;
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
 use vswitch::frame::offload::GuestOffloads;
 
-use crate::spec::{EventSink, GuestSpec, PortState};
+use crate::spec::{EventSink, GuestSpec, PortState, StateKeeper};
+use dirty_log::Logging;
 use memory::Memory;
 use ring::{Queue, RingError};
 use vring::PortVring;
@@ -55,9 +58,13 @@ pub struct GuestPort {
     receiving: AtomicU64,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    attachments: AtomicU32,
+    starts: AtomicU32,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
+    logging: Mutex<Logging>,
     events: Arc<dyn EventSink>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,7 +74,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GuestPort {
     /// A port that waits for a front end. `owners` has one worker per queue pair.
-    pub fn new(spec: GuestSpec, owners: Vec<Arc<dyn Owner>>, events: Arc<dyn EventSink>) -> Self {
+    pub fn new(
+        spec: GuestSpec,
+        owners: Vec<Arc<dyn Owner>>,
+        events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
+    ) -> Self {
         let queues = (0..2 * u16::from(spec.queue_pairs)).map(|i| Arc::new(Queue::new(i))).collect();
         let mtu = AtomicU16::new(spec.mtu);
         Self {
@@ -78,9 +90,13 @@ impl GuestPort {
             receiving: AtomicU64::new(0),
             mtu,
             connected: Mutex::new(false),
+            attachments: AtomicU32::new(0),
+            starts: AtomicU32::new(0),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
+            logging: Mutex::default(),
             events,
+            keeper,
         }
     }
 
@@ -113,6 +129,28 @@ impl GuestPort {
         self.mtu.load(Ordering::Relaxed)
     }
 
+    /// Whether a front end is attached.
+    pub fn is_attached(&self) -> bool {
+        *lock(&self.connected)
+    }
+
+    /// How many front ends attached so far.
+    pub fn attachments(&self) -> u32 {
+        self.attachments.load(Ordering::Acquire)
+    }
+
+    /// How often the receive rings began to run.
+    pub fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Acquire)
+    }
+
+    /// A front end attached.
+    fn attach(&self) {
+        self.attachments.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.connected) = true;
+        self.emit(Event::FrontEndConnected { port: self.spec.id });
+    }
+
     /// Where the port is in its life.
     pub fn state(&self) -> PortState {
         if self.queues.iter().any(|q| q.is_live()) {
@@ -136,6 +174,7 @@ impl GuestPort {
             (0..self.owners.len()).filter(|p| self.queues[2 * p].is_live()).fold(0, |mask, p| mask | 1 << p);
         self.receiving.store(now, Ordering::Release);
         if was == 0 && now != 0 {
+            self.starts.fetch_add(1, Ordering::AcqRel);
             self.emit(Event::PortRunning { port: self.spec.id });
         } else if was != 0 && now == 0 {
             self.emit(Event::PortStopped { port: self.spec.id });
