@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
-pub mod handoff;
 pub mod format;
+pub mod handoff;
 pub mod seal;
 pub mod state;

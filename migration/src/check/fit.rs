@@ -50,9 +50,9 @@ pub fn check(manifest: &Manifest, offer: &Offer) -> Vec<Problem> {
     found.problems
 }
 
-/// Whether the port's policy goes with it: both sides have the same key.
+/// Whether the port's policy goes with it: the way it comes says whose word it is, or the seal does.
 fn carries_policy(manifest: &Manifest, offer: &Offer) -> bool {
-    manifest.key.is_some() && manifest.key == offer.key
+    offer.channel || manifest.key.is_some() && manifest.key == offer.key
 }
 
 struct Found {
@@ -103,6 +103,8 @@ fn conversation(found: &mut Found, m: &Manifest, o: &Offer) {
         found.add(Kind::StateTooLarge, &host, format!("{} bytes of state", m.state_bytes), have, fix);
     }
     match (&m.key, &o.key) {
+        // The channel says whose word it is, and how old a state is does not matter.
+        _ if o.channel => fresh(found, m, o),
         (Some(mine), None) => {
             let fix = "start that switch with serve --fleet-key FILE and the same key; otherwise its own policy stays";
             found.add(Kind::KeyMissing, &host, format!("fleet key {mine}"), "no fleet key", fix);
@@ -138,6 +140,11 @@ fn sealed(found: &mut Found, host: &str, m: &Manifest, o: &Offer) {
             "set the clocks of both hosts (NTP)",
         );
     }
+    fresh(found, m, o);
+}
+
+/// That the state would be newer than what is known there.
+fn fresh(found: &mut Found, m: &Manifest, o: &Offer) {
     let known = o.port.as_ref().map_or(0, |p| p.epoch);
     if m.epoch <= known {
         let fix = "move the port from the host where it was last; or set the source's clock";

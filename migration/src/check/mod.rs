@@ -6,8 +6,8 @@
 //! so that a version and the next can check each other. What may not be skipped has a version number: that of the state's format
 //! and that of the conversation of the switches.
 //!
-//! With the same fleet key on both sides the port's policy goes with it and replaces what is configured there. Otherwise the
-//! destination's policy stays, so each setting that differs is said.
+//! Between switches that have shown each other who they are, or with the same fleet key on both sides, the port's policy goes with it
+//! and replaces what is configured there. Otherwise the destination's policy stays, so each setting that differs is said.
 
 mod fit;
 
@@ -147,6 +147,9 @@ pub struct Offer {
     pub max_state: u64,
     /// Its clock, in milliseconds of Unix time.
     pub now_ms: u64,
+    /// Whether the state comes over a channel on which both switches have shown who they are.
+    #[serde(default)]
+    pub channel: bool,
     /// Its fleet key, as in the manifest.
     #[serde(default)]
     pub key: Option<String>,

@@ -38,6 +38,7 @@ fn offer() -> Offer {
         formats: (1, 1),
         max_state: 8 << 20,
         now_ms: 1_000_500,
+        channel: false,
         key: None,
         kind: SwitchKind::External,
         uplink: Some(OfferedUplink { name: "lan".into(), mtu: 1500, up: true }),
@@ -254,9 +255,27 @@ fn s20_4_a_policy_that_goes_with_the_port_is_not_compared_with_what_it_replaces(
     for (kind, change) in CHANGES.iter().filter(|(kind, _)| differ.contains(kind)) {
         let (mut m, mut o) = (manifest(), offer());
         change(&mut m, &mut o);
+        o.channel = true;
+        assert_eq!(check(&m, &o), [], "{kind:?}");
+        o.channel = false;
         keyed(&mut m, &mut o);
         assert_eq!(check(&m, &o), [], "{kind:?}");
     }
+}
+
+#[test]
+fn s20_4_keys_and_clocks_do_not_matter_where_the_channel_says_who_speaks() {
+    let seal = [Kind::KeyMissing, Kind::NotSealed, Kind::KeyDiffers, Kind::ClockDiffers];
+    for (kind, change) in CHANGES.iter().filter(|(kind, _)| seal.contains(kind)) {
+        let (mut m, mut o) = (manifest(), offer());
+        change(&mut m, &mut o);
+        o.channel = true;
+        assert_eq!(check(&m, &o), [], "{kind:?}");
+    }
+    let (m, mut o) = (manifest(), offer());
+    o.channel = true;
+    port(&mut o).epoch = m.epoch;
+    assert_eq!(codes(&m, &o), [Kind::EpochStale.code()], "a replay is one all the same");
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub enum SourceInput {
     CaptureFailed(String),
     /// An operator ends it, for this reason.
     Cancel(String),
+    /// It cannot go on, for this reason: trying again would not help.
+    Fatal(String),
     /// Time passed.
     Tick,
 }
@@ -131,6 +133,8 @@ impl Source {
         if matches!(self.step, SourceStep::Done(_)) {
             return out;
         }
+        let outcome =
+            if matches!(input, SourceInput::Cancel(_)) { Outcome::Cancelled } else { Outcome::Failed };
         match input {
             SourceInput::Linked => self.linked(&mut out),
             SourceInput::Cut => {
@@ -163,9 +167,13 @@ impl Source {
                     self.end(Outcome::Failed, reason, now, &mut out);
                 }
             }
-            SourceInput::Cancel(reason) => {
+            SourceInput::Cancel(reason) | SourceInput::Fatal(reason) if self.attempt == 0 => {
+                // Nobody has heard of it.
+                self.done(End::new(outcome, reason), &mut out);
+            }
+            SourceInput::Cancel(reason) | SourceInput::Fatal(reason) => {
                 if !matches!(self.step, SourceStep::Ending(_)) {
-                    self.end(Outcome::Cancelled, reason, now, &mut out);
+                    self.end(outcome, reason, now, &mut out);
                 }
             }
             SourceInput::Tick => self.expired(now, &mut out),
