@@ -180,6 +180,34 @@ impl Fdb {
         self.read().slots.get(&key(mac, network)).map(|slot| slot.port)
     }
 
+    /// Puts addresses in that were learned behind a port on another switch, each with its network and age in milliseconds; says how
+    /// many. What is configured for another port, idle for too long or above the port's share is left out.
+    pub fn restore(&self, now: Nanos, port: PortId, learned: &[(Mac, Segment, u64)], snap: &Snapshot) -> u64 {
+        let (limit, share) = (self.limit() as usize, self.share());
+        let mut restored = 0;
+        let mut table = self.write();
+        table.port(port, share, now);
+        for &(mac, network, age_ms) in learned {
+            let key = key(mac, network);
+            let age = age_ms.saturating_mul(1_000_000);
+            let foreign = snap.owner(mac).is_some_and(|owner| !snap.teamed(port, owner));
+            let holds = table.ports.get(&u64::from(port.0)).map_or(0, |holder| holder.keys.len());
+            if foreign || age >= IDLE || holds >= share as usize {
+                continue;
+            }
+            table.remove(key);
+            if table.slots.len() >= limit && !table.evict_from_largest() {
+                continue;
+            }
+            table.insert(key, port, now.saturating_sub(age));
+            restored += 1;
+        }
+        if restored > 0 {
+            self.changed();
+        }
+        restored
+    }
+
     /// Removes one address because it turned up where nothing is learned; says where it was.
     pub fn forget(&self, mac: Mac, network: Segment) -> Option<PortId> {
         let key = key(mac, network);

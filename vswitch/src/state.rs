@@ -3,6 +3,7 @@
 //! Everything in here is bounded, has a share per port, and may be used from any thread. Policy is not in here; it is the
 //! [`Snapshot`], and a new snapshot keeps the state.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::fdb::Fdb;
@@ -11,7 +12,20 @@ use crate::port::rule::{Action, Table, Tuple};
 use crate::port::storm::Storms;
 use crate::session::{self, Grant, Key, Sessions};
 use crate::snapshot::Snapshot;
-use crate::{Nanos, PortId, hash};
+use crate::{Mac, Nanos, PortId, Segment, hash};
+
+/// What the switch remembers of one port, in relative times.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PortMemory {
+    /// Addresses learned behind it: address, network, milliseconds since it was seen.
+    pub learned: Vec<(Mac, Segment, u64)>,
+    /// Its sessions.
+    pub sessions: Vec<session::Saved>,
+    /// IP addresses that count against its limit, with the milliseconds since each was seen.
+    pub used: Vec<(IpAddr, u64)>,
+    /// Frames counted against its storm limit in the current second.
+    pub storm: u32,
+}
 
 /// The state of one switch.
 #[derive(Debug)]
@@ -42,6 +56,31 @@ impl State {
         self.fdb.age(now);
         self.sessions.age(now);
         self.addresses.age(now);
+    }
+
+    /// What is remembered of a port, as it travels with it. To be called while none of its frames is under way.
+    pub fn save_port(&self, now: Nanos, id: PortId) -> PortMemory {
+        let learned = self.fdb.entries(now).into_iter().filter(|entry| entry.port == id);
+        let used = self.addresses.list(now, id).into_iter();
+        PortMemory {
+            learned: learned.map(|entry| (entry.mac, entry.network, entry.age_ms)).collect(),
+            sessions: self.sessions.save(now, id),
+            used: used.map(|(address, age)| (address, age / 1_000_000)).collect(),
+            storm: self.storms.used(now, id),
+        }
+    }
+
+    /// Puts in what another switch remembered of a port, as far as the policy in `snap` allows it. To be called when every worker
+    /// follows `snap` and before the port's rings run.
+    pub fn restore_port(&self, now: Nanos, id: PortId, memory: &PortMemory, snap: &Snapshot) {
+        let Some(port) = snap.port(id) else { return };
+        if port.learns() {
+            self.fdb.restore(now, id, &memory.learned, snap);
+        }
+        let rules = &port.policy.rules;
+        self.sessions.restore(now, id, &memory.sessions, |key, grant| granted(rules, key, grant));
+        self.addresses.restore(now, id, &memory.used, port.policy.address_limit);
+        self.storms.restore(now, id, memory.storm);
     }
 
     /// Forgets everything about a port. To be called when no worker has a snapshot with the port any more.

@@ -34,9 +34,12 @@ fn calibration() -> &'static Calibration {
     })
 }
 
-/// Converts a reading of `cycles` into nanoseconds since the process began to measure.
+/// Where the clock begins: late enough that what another process last saw hours ago has a time on it.
+const EPOCH: u64 = 30 * 24 * 3600 * 1_000_000_000;
+
+/// Converts a reading of `cycles` into nanoseconds, thirty days of them when the process began to measure.
 #[inline]
 pub fn nanos(cycles: u64) -> u64 {
     let calibration = calibration();
-    ((u128::from(cycles.wrapping_sub(calibration.base)) * u128::from(calibration.scale)) >> 32) as u64
+    EPOCH + ((u128::from(cycles.wrapping_sub(calibration.base)) * u128::from(calibration.scale)) >> 32) as u64
 }

@@ -160,6 +160,31 @@ impl Tallies {
         at.map_or((0, 0), |at| (self.zero(at), self.zero(at + 8)))
     }
 
+    /// Makes a tally what another switch counted; it has its room already.
+    pub fn set(&self, tally: Tally, packets: u64, bytes: u64) {
+        let _turn = self.lock();
+        if let Some(at) = tally_offset(tally).filter(|_| tally != Tally::NONE) {
+            self.put(at, packets);
+            self.put(at + 8, bytes);
+        }
+    }
+
+    /// Makes a port's counters what another switch counted; they have their room already.
+    pub fn set_port(&self, id: PortId, counters: &PortCounters) {
+        self.clear_port(id);
+        let _turn = self.lock();
+        if id.index() >= ROWS {
+            return;
+        }
+        let put = |cell: Cell, value| self.put(cell.offset(id.index()), value);
+        put(Cell::OutPackets, counters.out_packets);
+        put(Cell::OutBytes, counters.out_bytes);
+        put(Cell::InPackets, counters.in_packets);
+        put(Cell::InBytes, counters.in_bytes);
+        counters.out_drops.iter().for_each(|&(reason, count)| put(Cell::OutDrops(reason), count));
+        counters.in_drops.iter().for_each(|&(reason, count)| put(Cell::InDrops(reason), count));
+    }
+
     /// A port's counters.
     pub fn port(&self, id: PortId) -> PortCounters {
         let sum = |cell: Cell| if id.index() < ROWS { self.sum(cell.offset(id.index())) } else { 0 };
@@ -196,9 +221,14 @@ impl Tallies {
     /// Makes the sum at `offset` zero by what the base section says; the caller holds the lock. What is zero is not written: its block
     /// may have no room.
     fn zero(&self, offset: u64) -> u64 {
+        self.put(offset, 0)
+    }
+
+    /// Makes the sum at `offset` this by what the base section says, and says what it was; as [`Self::zero`].
+    fn put(&self, offset: u64, value: u64) -> u64 {
         let counted = (1..=self.workers).map(|section| self.get(section, offset)).fold(0, u64::wrapping_add);
         let base = self.get(0, offset);
-        let point = counted.wrapping_neg();
+        let point = value.wrapping_sub(counted);
         if base != point
             && let Some(number) = self.mapping.number(layout::section(0) + offset)
         {

@@ -225,3 +225,34 @@ fn a_million_counts_add_up() {
     println!("{:.2} ns a count", start.elapsed().as_secs_f64() * 1e3);
     assert_eq!((1..=256).map(|n| tallies.read(Tally(n)).0).sum::<u64>(), 1_000_000);
 }
+
+#[test]
+fn counts_of_another_switch_are_set_and_counted_on_from_there() {
+    let tallies = Tallies::open(None, 2).unwrap();
+    tallies.ensure(A).unwrap();
+    let worker = tallies.worker(1).unwrap();
+    worker.add(A, 5, 50);
+    tallies.set(A, 1000, 70_000);
+    assert_eq!(tallies.read(A), (1000, 70_000));
+    worker.add(A, 1, 60);
+    assert_eq!(tallies.read(A), (1001, 70_060));
+
+    let (id, reason) = (PortId(3), DropReason::ALL[2]);
+    tallies.ensure_port(id).unwrap();
+    worker.count(id, Cell::InPackets, 9);
+    let counters = PortCounters {
+        out_packets: 1,
+        out_bytes: 2,
+        in_packets: 3,
+        in_bytes: 4,
+        out_drops: vec![(reason, 5)],
+        in_drops: vec![(reason, 6)],
+    };
+    tallies.set_port(id, &counters);
+    worker.count(id, Cell::InPackets, 1);
+    let now = tallies.port(id);
+    assert_eq!((now.out_packets, now.out_bytes, now.in_packets, now.in_bytes), (1, 2, 4, 4));
+    assert_eq!((now.out_drops, now.in_drops), (counters.out_drops, counters.in_drops));
+    tallies.clear_port(id);
+    assert_eq!(tallies.port(id).in_packets, 0);
+}

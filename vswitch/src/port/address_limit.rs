@@ -128,6 +128,13 @@ impl Addresses {
         Use::New { count: used.seen.len() as u32 }
     }
 
+    /// Puts addresses in that were used behind a port on another switch, each with its age in milliseconds, within its limit.
+    pub fn restore(&self, now: Nanos, port: PortId, addresses: &[(IpAddr, u64)], limit: u32) {
+        for &(address, age_ms) in addresses {
+            self.make_use(now.saturating_sub(age_ms.saturating_mul(1_000_000)), port, address, limit);
+        }
+    }
+
     /// What [`Addresses::make_use`] would say. Changes nothing.
     pub fn would_use(&self, now: Nanos, port: PortId, address: IpAddr, limit: u32) -> Use {
         let Some(used) = self.used(port) else { return Use::TooMany };

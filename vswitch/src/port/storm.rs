@@ -71,6 +71,19 @@ impl Storms {
         limit == 0 || window.is_some_and(|Window(w)| counted(w.load(Ordering::Relaxed), now, limit).is_some())
     }
 
+    /// Frames of `port` counted in the second of `now`.
+    pub fn used(&self, now: Nanos, port: PortId) -> u32 {
+        let window = self.windows.get(port.index()).map_or(0, |Window(w)| w.load(Ordering::Relaxed));
+        if window >> COUNT_BITS >= now / SECOND { window as u32 & MAX_LIMIT } else { 0 }
+    }
+
+    /// Counts so many frames as sent in the second of `now`: the port sent them on another switch.
+    pub fn restore(&self, now: Nanos, port: PortId, used: u32) {
+        if let Some(Window(window)) = self.windows.get(port.index()) {
+            window.store(now / SECOND << COUNT_BITS | u64::from(used.min(MAX_LIMIT)), Ordering::Relaxed);
+        }
+    }
+
     /// Forgets what a port sent.
     pub fn remove_port(&self, port: PortId) {
         if let Some(Window(window)) = self.windows.get(port.index()) {

@@ -179,6 +179,32 @@ impl Table {
         handle.ok_or(Full)
     }
 
+    /// Puts in a session that came with its port, opened and last seen at these times. False if there is one already, or no room.
+    pub(super) fn restore(
+        &mut self,
+        slots: &Slots,
+        now: Nanos,
+        (hash, key): (u64, Key),
+        grant: Grant,
+        track: Track,
+        (opened_at, seen): (Nanos, Nanos),
+    ) -> bool {
+        match self.plan(slots, now, hash, &key, None) {
+            Plan::Free => {}
+            Plan::Replace(slot, why) | Plan::Evict(slot, why) => self.remove(slots, slot, why),
+            Plan::Known(_) => return false,
+            Plan::Full => {
+                self.counters.refused += 1;
+                return false;
+            }
+        }
+        let Some(handle) = self.insert(slots, seen, (hash, key), grant, track) else { return false };
+        if let Some(entry) = self.entry_mut(handle.index()) {
+            entry.opened_at = opened_at;
+        }
+        true
+    }
+
     /// A packet passes the live session of a slot; the handle it has afterwards.
     fn pass_known(
         &mut self,

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod model;
+mod moves;
 mod tcp;
 mod threads;
 
