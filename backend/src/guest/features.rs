@@ -9,6 +9,9 @@ use vswitch::frame::offload::GuestOffloads;
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
+/// `VHOST_F_LOG_ALL`: the front end wants to know what memory we write to, which it does while it migrates the guest.
+pub const LOG_ALL: u64 = 1 << 26;
+
 macro_rules! features {
     ($($name:literal = $bit:expr),* $(,)?) => {
         /// Name and bit of every feature that can be offered and capped per port.
