@@ -17,8 +17,8 @@ use crate::guest::hold::Room;
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::{Link, Packet, Tap};
 use crate::spec::{
-    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, TapSpec, UplinkSpec,
-    WorkerOptions, WorkerStats,
+    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, StateKeeper, TapSpec,
+    UplinkSpec, WorkerOptions, WorkerStats,
 };
 use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
@@ -40,20 +40,23 @@ pub struct Dataplane {
     room: Arc<Room>,
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 impl Dataplane {
-    /// Starts the workers, following `snapshot` and counting in `tallies`.
+    /// Starts the workers, following `snapshot` and counting in `tallies`. `keeper` is asked for what moves with a port.
     pub fn start(
         options: &WorkerOptions,
         tallies: Tallies,
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
     ) -> Result<Self, DataplaneError> {
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
-        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), room: Arc::default(), load })
+        let (served, room) = (Mutex::default(), Arc::default());
+        Ok(Self { shared, workers, tallies, served, room, load, keeper })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
@@ -122,8 +125,8 @@ impl Dataplane {
                 Arc::clone(&self.shared.handles()[worker]) as Arc<dyn Owner>
             })
             .collect();
-        let port = GuestPort::new(spec, owners, Arc::clone(&self.shared.events)).with_room(&self.room);
-        let port = Arc::new(port);
+        let (events, keeper) = (Arc::clone(&self.shared.events), Arc::clone(&self.keeper));
+        let port = Arc::new(GuestPort::new(spec, owners, events, keeper).with_room(&self.room));
         let server = Server::start(Arc::clone(&port));
         let served = Served { port: Port::Guest(port), server: None };
         match server {
