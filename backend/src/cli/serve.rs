@@ -11,7 +11,6 @@ use clap::{Args, ValueEnum};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use vswitch::PortId;
 use vswitch::refusal::{Object, Refusal, Refused};
 
 use super::{Failure, NoJson, Outcome, apply, file};
