@@ -12,7 +12,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, RootCertStore, ServerConfig, crypto::ring, version,
+    AlertDescription, CertificateError, ClientConfig, Error, RootCertStore, ServerConfig, crypto::ring,
+    version,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use utoipa::ToSchema;

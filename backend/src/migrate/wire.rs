@@ -35,6 +35,8 @@ pub const SILENCE: Duration = Duration::from_secs(8);
 pub struct Head {
     /// The message.
     pub message: Message,
+    /// Name of the port.
+    pub port: String,
     /// With an offer: what the port needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Box<Manifest>>,
@@ -63,7 +65,8 @@ fn late(what: &str) -> io::Error {
 /// Reads a packet. Not to be given up half way: what was read would be lost.
 pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Packet> {
     let mut first = [0];
-    let silent = || io::Error::new(io::ErrorKind::TimedOut, format!("it was silent for {} s", SILENCE.as_secs()));
+    let silent =
+        || io::Error::new(io::ErrorKind::TimedOut, format!("it was silent for {} s", SILENCE.as_secs()));
     timeout(SILENCE, from.read_exact(&mut first)).await.map_err(|_| silent())??;
     timeout(PATIENCE, rest(from, first[0])).await.map_err(|_| late("a packet did not arrive"))?
 }
@@ -133,7 +136,12 @@ mod tests {
     use super::*;
 
     fn head(body: Body) -> Head {
-        Head { message: Message { id: MigrationId(7), attempt: 1, body }, manifest: None, problems: Vec::new() }
+        Head {
+            message: Message { id: MigrationId(7), attempt: 1, body },
+            port: "web".into(),
+            manifest: None,
+            problems: Vec::new(),
+        }
     }
 
     fn packet(lengths: [u32; 2], rest: &[u8]) -> Vec<u8> {

@@ -167,8 +167,11 @@ impl Source {
                     self.end(Outcome::Failed, reason, now, &mut out);
                 }
             }
-            SourceInput::Cancel(reason) | SourceInput::Fatal(reason) if self.attempt == 0 => {
-                // Nobody has heard of it.
+            SourceInput::Cancel(reason) if self.attempt == 0 => {
+                self.done(End::new(outcome, reason), &mut out)
+            }
+            SourceInput::Fatal(reason) if self.attempt == 0 || self.step == SourceStep::Offering => {
+                // Nobody has heard of it, or will forget it.
                 self.done(End::new(outcome, reason), &mut out);
             }
             SourceInput::Cancel(reason) | SourceInput::Fatal(reason) => {

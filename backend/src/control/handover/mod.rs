@@ -13,8 +13,10 @@
 mod arrive;
 mod files;
 mod follow;
-pub mod lifecycle;
 mod leave;
+pub mod lifecycle;
+pub mod moves;
+mod needs;
 mod state;
 
 use vswitch::Tally;
