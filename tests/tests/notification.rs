@@ -162,3 +162,18 @@ fn posting_buffers_wakes_a_switch_that_waits_for_them() {
         switch.wait_state("b", "waiting");
     }
 }
+
+#[test]
+fn a_notification_owed_before_its_descriptor_came_is_given_when_it_comes() {
+    let switch = Switch::start();
+    let (mut a, mut b) = Guest::pair(&switch, with_event_idx(), with_event_idx());
+    b.rx[0].calls();
+    // Front ends that restart a ring give the kick before the call: it runs in between.
+    b.set_call(0, None);
+    let frame = Frame::of_len(&a, &b, 100, 1);
+    a.send(&frame);
+    assert!(a.flush(PATIENCE));
+    b.restore_call(0);
+    assert!(b.rx[0].wait_for_call(PATIENCE), "the driver waits for a call that never comes");
+    b.expect(&frame);
+}

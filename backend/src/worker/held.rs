@@ -137,6 +137,7 @@ impl Delivery {
         blocked: &mut Blocked,
     ) -> u64 {
         let snapshot = &context.view.snapshot;
+        let from_uplink = snapshot.uplink().and_then(|id| snapshot.port(id)).map(|port| (port.id, port.mac));
         let (mut done, mut wanted) = (0, 0);
         for (index, frame) in held.iter().enumerate() {
             let way = snapshot.uplink().filter(|_| !frame.flooded).and_then(|uplink| {
@@ -144,6 +145,13 @@ impl Delivery {
                 pipeline::mirrored(snapshot, frame.from, uplink, head, frame.bytes.len() as u32)
             });
             if let Some(tagging) = way {
+                // A frame that came from the physical network must not go back with its sender's address: switches there would
+                // look for the sender here, and the host on which both now are does not take its own port's address from outside.
+                if let Some((_, mac)) = from_uplink.filter(|(uplink, _)| *uplink == frame.from)
+                    && let Some(source) = burst.frames[index].head.get_mut(6..12)
+                {
+                    source.copy_from_slice(&mac.0);
+                }
                 self.plan(index, Actions { tagging, ..Actions::default() });
                 wanted |= 1 << index;
             } else {
