@@ -285,6 +285,7 @@ impl GuestPort {
             self.call_owner();
         }
         if was == 0 && live != 0 {
+            self.starts.fetch_add(1, Ordering::AcqRel);
             self.emit(Event::PortRunning { port: self.spec.id });
         } else if was != 0 && live == 0 {
             self.emit(Event::PortStopped { port: self.spec.id });

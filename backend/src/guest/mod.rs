@@ -24,7 +24,7 @@ pub mod ring;
 pub mod tsc;
 mod vring;
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
@@ -65,6 +65,8 @@ pub struct GuestPort {
     changing: Mutex<()>,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    attachments: AtomicU32,
+    starts: AtomicU32,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
     logging: Mutex<Logging>,
@@ -98,6 +100,8 @@ impl GuestPort {
             changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
+            attachments: AtomicU32::new(0),
+            starts: AtomicU32::new(0),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
             logging: Mutex::default(),
@@ -139,6 +143,28 @@ impl GuestPort {
     /// MTU in force: the configured one, or a smaller one that the front end asked for.
     pub fn mtu(&self) -> u16 {
         self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Whether a front end is attached.
+    pub fn is_attached(&self) -> bool {
+        *lock(&self.connected)
+    }
+
+    /// How many front ends attached so far.
+    pub fn attachments(&self) -> u32 {
+        self.attachments.load(Ordering::Acquire)
+    }
+
+    /// How often the receive rings began to run.
+    pub fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Acquire)
+    }
+
+    /// A front end attached.
+    fn attach(&self) {
+        self.attachments.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.connected) = true;
+        self.emit(Event::FrontEndConnected { port: self.spec.id });
     }
 
     /// Where the port is in its life.
