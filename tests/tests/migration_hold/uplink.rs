@@ -45,6 +45,12 @@ impl Wire {
             let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1");
             assert!(ip(&["link", "set", device, "up"]));
         }
+        // The kernel says so up to a second after the cable is in, and drops what is sent before.
+        let up = |device: &str| {
+            let state = std::fs::read_to_string(format!("/sys/class/net/{device}/operstate"));
+            state.is_ok_and(|state| state.trim() == "up")
+        };
+        assert!(eventually(|| up(&link) && up(&peer)));
         let mut near = Rig::new(guests);
         near.uplink(&link);
         let mut far = Rig::new(&[(EYE, Policy { mac_spoofing: true, ..policy("trunk:1-4094") })]);
