@@ -211,6 +211,11 @@ pub fn open(
     Ok(Opened { state, authenticated: key.is_some() })
 }
 
+/// Whose state it is, if it is one at all. Whether that is true is for [`open`] to say.
+pub fn peek(bytes: &[u8]) -> Result<Identity, SealError> {
+    Ok(format::decode(parts(bytes)?.state)?.identity)
+}
+
 fn judge_epoch(epoch: u64, known: u64, now: u64, freshness: Freshness) -> Result<(), SealError> {
     let (age_ms, ahead_ms) = (now.saturating_sub(epoch), epoch.saturating_sub(now));
     if epoch <= known {

@@ -105,13 +105,13 @@ fn serve(port: &Arc<GuestPort>, role: &Role, stop: BorrowedFd<'_>) {
         match front {
             Ok(front) => {
                 let id = port.spec.id;
-                *lock(&port.connected) = true;
-                port.emit(Event::FrontEndConnected { port: id });
+                port.attach();
                 let reason = attend(port, &front, stop);
                 vring::release(port);
                 port.features.store(0, std::sync::atomic::Ordering::Relaxed);
                 port.mtu.store(port.spec.mtu, std::sync::atomic::Ordering::Relaxed);
                 *lock(&port.connected) = false;
+                port.front_end_gone();
                 port.emit(Event::FrontEndDisconnected { port: id, reason });
             }
             // Nobody there yet, or gone between the wake-up and the accept.
