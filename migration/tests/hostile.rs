@@ -189,17 +189,17 @@ fn refused_trailing() {
 
 #[test]
 fn h27_identity_and_device_are_those_of_a_port() {
-    const NAME: &str = "valid: a letter or digit and up to 31 letters, digits, '.', '_' or '-'";
-    refused(1, 1, b"", "identity.name", 0, &format!("is '' (0 bytes); {NAME}"));
-    refused(1, 1, b"-a", "identity.name", 0, &format!("is '-a' (2 bytes); {NAME}"));
-    refused(1, 1, b"../a\n", "identity.name", 0, &format!("is '../a\\n' (5 bytes); {NAME}"));
-    let long = format!("is '{}' (33 bytes); {NAME}", "n".repeat(33));
+    let name = "valid: a letter or digit and up to 31 letters, digits, '.', '_' or '-'";
+    refused(1, 1, b"", "identity.name", 0, &format!("is '' (0 bytes); {name}"));
+    refused(1, 1, b"-a", "identity.name", 0, &format!("is '-a' (2 bytes); {name}"));
+    refused(1, 1, b"../a\n", "identity.name", 0, &format!("is '../a\\n' (5 bytes); {name}"));
+    let long = format!("is '{}' (33 bytes); {name}", "n".repeat(33));
     refused(1, 1, &[b'n'; 33], "identity.name", 0, &long);
-    let longer = format!("is '{}…' (70000 bytes); {NAME}", "n".repeat(40));
-    refused(1, 1, &[b'n'; 70_000], "identity.name", 0, &longer);
-    const STATION: &str = "valid: a unicast MAC address that is not zero";
-    refused(1, 2, &[0; 6], "identity.mac", 0, &format!("is 00:00:00:00:00:00; {STATION}"));
-    refused(1, 2, &[1, 0, 0, 0, 0, 0], "identity.mac", 0, &format!("is 01:00:00:00:00:00; {STATION}"));
+    let longer = format!("is '{}…' (70000 bytes); {name}", "n".repeat(40));
+    refused(1, 1, &vec![b'n'; 70_000], "identity.name", 0, &longer);
+    let station = "valid: a unicast MAC address that is not zero";
+    refused(1, 2, &[0; 6], "identity.mac", 0, &format!("is 00:00:00:00:00:00; {station}"));
+    refused(1, 2, &[1, 0, 0, 0, 0, 0], "identity.mac", 0, &format!("is 01:00:00:00:00:00; {station}"));
     refused(1, 2, &[2, 0, 0, 0, 0], "identity.mac", 0, "needs 6 bytes, but 5 are left");
     let late = "is 253370764800000; valid: milliseconds of Unix time before the year 9999";
     refused(0, 2, &253_370_764_800_000u64.to_le_bytes(), "epoch", 0, late);
@@ -227,25 +227,25 @@ fn h27_identity_and_device_are_those_of_a_port() {
 #[test]
 fn h27_a_policy_is_one_that_an_operator_could_give() {
     let vlan = |content: &[u8], offset, text: &str| refused(5, 1, content, "policy.vlan", offset, text);
-    const MODES: &str = "valid: modes 0 to 5, and 0 where a mode has no VLAN";
-    const VLANS: &str = "valid: VLANs from 1 to 4094, primary and secondary different, lists not empty";
-    const RANGES: &str = "valid: ascending ranges of VLANs 1 to 4094 with a gap between any two";
-    vlan(&[6, 0, 0, 0, 0], 0, &format!("is mode 6 with 0 and 0; {MODES}"));
-    vlan(&[0, 1, 0, 0, 0], 0, &format!("is mode 0 with 1 and 0; {MODES}"));
-    vlan(&[1, 1, 0, 1, 0], 0, &format!("is mode 1 with 1 and 1; {MODES}"));
-    vlan(&[1, 0xff, 0x0f, 0, 0], 0, &format!("is access:4095 (access VLAN '4095' is out of range); {VLANS}"));
-    vlan(&[3, 5, 0, 5, 0], 0, &format!("is isolated:5/5 (primary and secondary VLAN are both 5); {VLANS}"));
-    vlan(&[4, 5, 0, 0, 0], 0, &format!("is community:5/0 (secondary VLAN '0' is out of range); {VLANS}"));
-    vlan(&[2, 0, 0, 0, 0], 0, &format!("is trunk: (the list of VLANs is missing); {VLANS}"));
+    let modes = "valid: modes 0 to 5, and 0 where a mode has no VLAN";
+    let vlans = "valid: VLANs from 1 to 4094, primary and secondary different, lists not empty";
+    let ranges = "valid: ascending ranges of VLANs 1 to 4094 with a gap between any two";
+    vlan(&[6, 0, 0, 0, 0], 0, &format!("is mode 6 with 0 and 0; {modes}"));
+    vlan(&[0, 1, 0, 0, 0], 0, &format!("is mode 0 with 1 and 0; {modes}"));
+    vlan(&[1, 1, 0, 1, 0], 0, &format!("is mode 1 with 1 and 1; {modes}"));
+    vlan(&[1, 0xff, 0x0f, 0, 0], 0, &format!("is access:4095 (access VLAN '4095' is out of range); {vlans}"));
+    vlan(&[3, 5, 0, 5, 0], 0, &format!("is isolated:5/5 (primary and secondary VLAN are both 5); {vlans}"));
+    vlan(&[4, 5, 0, 0, 0], 0, &format!("is community:5/0 (secondary VLAN '0' is out of range); {vlans}"));
+    vlan(&[2, 0, 0, 0, 0], 0, &format!("is trunk: (the list of VLANs is missing); {vlans}"));
     vlan(
         &[5, 7, 0, 0, 0, 5, 0, 9, 0],
         0,
-        &format!("is promiscuous:7/5-9 (primary and secondary VLAN are both 7); {VLANS}"),
+        &format!("is promiscuous:7/5-9 (primary and secondary VLAN are both 7); {vlans}"),
     );
-    vlan(&[2, 0, 0, 0, 0, 5, 0, 5, 0, 6, 0, 6, 0], 9, &format!("is 6-6; {RANGES}"));
-    vlan(&[2, 0, 0, 0, 0, 9, 0, 8, 0], 5, &format!("is 9-8; {RANGES}"));
-    vlan(&[2, 0, 0, 0, 0, 1, 0, 0xff, 0xff], 5, &format!("is 1-65535; {RANGES}"));
-    vlan(&[2, 0, 0, 0, 0, 0, 0, 4, 0], 0, &format!("is trunk:0-4 (trunk VLAN '0' is out of range); {VLANS}"));
+    vlan(&[2, 0, 0, 0, 0, 5, 0, 5, 0, 6, 0, 6, 0], 9, &format!("is 6-6; {ranges}"));
+    vlan(&[2, 0, 0, 0, 0, 9, 0, 8, 0], 5, &format!("is 9-8; {ranges}"));
+    vlan(&[2, 0, 0, 0, 0, 1, 0, 0xff, 0xff], 5, &format!("is 1-65535; {ranges}"));
+    vlan(&[2, 0, 0, 0, 0, 0, 0, 4, 0], 0, &format!("is trunk:0-4 (trunk VLAN '0' is out of range); {vlans}"));
     for vsid in [4095u32, 16_777_215] {
         refused(5, 2, &vsid.to_le_bytes(), "policy.vsid", 0, &format!("is {vsid}; valid: 4096 to 16777214"));
     }
@@ -274,12 +274,12 @@ fn h27_acl_entries_are_those_of_a_port() {
     entry(&[0, 0, 3, 0], 2, "is action 3; valid: 0 (allow), 1 (deny) or 2 (meter)");
     entry(&[0, 0, 0, 4], 3, "is kind 4; valid: 0 (any), 1 (any-mac), 2 (MAC address) or 3 (IP prefix)");
     entry(&[0, 0, 0, 2, 0, 0, 0, 0, 0, 0], 3, "is about a MAC address of zeros; valid: one that is not zero");
-    const PREFIX: &str = "valid: up to 32 or 128 bits, and zeros beyond them";
+    let prefix = "valid: up to 32 or 128 bits, and zeros beyond them";
     entry(&[0, 0, 0, 3, 5, 0], 4, "is 5; valid: 4 (IPv4) or 6 (IPv6)");
-    entry(&[0, 0, 0, 3, 4, 33, 10, 0, 0, 0], 4, &format!("is 10.0.0.0/33; {PREFIX}"));
-    entry(&[0, 0, 0, 3, 4, 8, 10, 0, 0, 1], 4, &format!("is 10.0.0.1/8; {PREFIX}"));
+    entry(&[0, 0, 0, 3, 4, 33, 10, 0, 0, 0], 4, &format!("is 10.0.0.0/33; {prefix}"));
+    entry(&[0, 0, 0, 3, 4, 8, 10, 0, 0, 1], 4, &format!("is 10.0.0.1/8; {prefix}"));
     let v6 = [&[0, 0, 0, 3, 6, 129][..], &[0; 16]].concat();
-    entry(&v6, 4, &format!("is ::/129; {PREFIX}"));
+    entry(&v6, 4, &format!("is ::/129; {prefix}"));
     refused(5, 14, &[0, 0, 0, 0, 1, 2], "an ACL entry", 4, "needs 8 bytes, but 2 are left");
     // Allow and deny of the same address contradict each other; a meter does not.
     let list = |actions: [u8; 2]| {
