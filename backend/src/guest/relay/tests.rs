@@ -172,7 +172,11 @@ fn the_relays_own_protocol_features_are_added_to_what_the_library_offers() {
     let scene = Scene::new();
     Message::new(request::GET_PROTOCOL_FEATURES, &[]).write(&scene.front).unwrap();
     scene.library_answers(request::GET_PROTOCOL_FEATURES, 0x209);
-    assert_eq!(scene.answer(), 0x209 | 1 << 2 | 1 << 4 | 1 << 16, "RARP, NET_MTU and STATUS");
+    assert_eq!(
+        scene.answer(),
+        0x209 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 16 | 1 << 19,
+        "LOG_SHMFD, RARP, NET_MTU, STATUS and DEVICE_STATE"
+    );
 }
 
 #[test]
@@ -351,7 +355,7 @@ fn h05_a_notification_descriptor_is_an_eventfd_or_flagged_as_missing() {
 #[test]
 fn h24_no_other_message_carries_descriptors() {
     for request in 0..=60 {
-        let carries = matches!(request, 5 | 12..=14 | 37 | 38);
+        let carries = matches!(request, 5 | 6 | 12..=14 | 37 | 38 | 42);
         let payload = [0, 0, 0, 0, 1, 0, 0, 0]; // a good ring size, too
         if !carries {
             assert_eq!(verdict(request, &payload, vec![]), "");
