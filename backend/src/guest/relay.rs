@@ -423,3 +423,5 @@ fn rarp(mac: Mac) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfer;
