@@ -73,8 +73,8 @@ impl Link {
             loop {
                 let packet = match wire::read(&mut from).await {
                     Ok(Packet::Alive) => continue,
-                    Ok(Packet::Message(head, state)) => {
-                        counted.fetch_add(8 + state.len() as u64, Ordering::Relaxed);
+                    Ok(Packet::Message(head, state, length)) => {
+                        counted.fetch_add(length, Ordering::Relaxed);
                         Ok((head, state))
                     }
                     Err(error) => Err(explain(who, &error)),

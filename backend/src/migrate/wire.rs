@@ -50,8 +50,8 @@ pub struct Head {
 pub enum Packet {
     /// A sign of life.
     Alive,
-    /// A message, with a state if it is one.
-    Message(Head, Vec<u8>),
+    /// A message, with a state if it is one, and its length on the wire.
+    Message(Head, Vec<u8>, u64),
 }
 
 fn bad(reason: impl Into<String>) -> io::Error {
@@ -85,13 +85,14 @@ async fn rest(from: &mut (impl AsyncRead + Unpin), first: u8) -> io::Result<Pack
     if state > seal::MAX_SIZE {
         return Err(bad(format!("a state of {state} bytes, at most {}", seal::MAX_SIZE)));
     }
+    let length = (8 + head + state) as u64;
     let bytes = exactly(from, head).await?;
     let head: Head = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not a head: {e}")))?;
     let is_state = matches!(head.message.body, Body::State { .. });
     if is_state != (state > 0) {
         return Err(bad("a state without its message, or the other way round"));
     }
-    Ok(Packet::Message(head, exactly(from, state).await?))
+    Ok(Packet::Message(head, exactly(from, state).await?, length))
 }
 
 /// Reads so many bytes into memory that grows with them.
@@ -157,13 +158,13 @@ mod tests {
         let mut bytes = Vec::new();
         alive(&mut bytes).await.unwrap();
         let state = head(Body::State { epoch: 9 });
-        write(&mut bytes, &state, &[1, 2, 3]).await.unwrap();
+        let long = write(&mut bytes, &state, &[1, 2, 3]).await.unwrap();
         let offer = head(Body::Offer { saved: None });
-        write(&mut bytes, &offer, &[]).await.unwrap();
+        let short = write(&mut bytes, &offer, &[]).await.unwrap();
         let mut from = &bytes[..];
         assert_eq!(read(&mut from).await.unwrap(), Packet::Alive);
-        assert_eq!(read(&mut from).await.unwrap(), Packet::Message(state, vec![1, 2, 3]));
-        assert_eq!(read(&mut from).await.unwrap(), Packet::Message(offer, Vec::new()));
+        assert_eq!(read(&mut from).await.unwrap(), Packet::Message(state, vec![1, 2, 3], long));
+        assert_eq!(read(&mut from).await.unwrap(), Packet::Message(offer, Vec::new(), short));
         assert_eq!(read(&mut from).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
