@@ -101,6 +101,15 @@ pub enum Event {
         /// The port that owns it.
         owner: PortId,
     },
+    /// The address of a port without a guest was heard elsewhere: the guest is there now.
+    SeenElsewhere {
+        /// The port whose address it is.
+        port: PortId,
+        /// The address.
+        mac: Mac,
+        /// The port that it was heard at: the uplink.
+        at: PortId,
+    },
     /// A port sent with a source address it may not use (MAC spoofing is off).
     MacSpoofed {
         /// The address.
