@@ -3,6 +3,8 @@
 //! The control plane decides *what* the switch is (names, policy, store); this type makes it move. Every method may be
 //! called from any thread; calls that change something are serialised by the caller.
 
+pub mod takeover;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +13,7 @@ use vswitch::event::Event;
 use vswitch::explain::{Explanation, explain};
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
+use vswitch::state::PortMemory;
 
 use crate::guest::connection::Server;
 use crate::guest::{GuestPort, Owner, tsc};
@@ -21,6 +24,9 @@ use crate::spec::{
 };
 use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
+
+/// MTU of a TAP, in bytes.
+const TAP_MTU: u16 = 1500;
 
 /// A port's resources beside those that workers share.
 struct Served {
@@ -33,7 +39,7 @@ struct Served {
 pub struct Dataplane {
     shared: Arc<Shared>,
     workers: Workers,
-    tallies: Tallies,
+    tallies: Arc<Tallies>,
     served: Mutex<HashMap<PortId, Served>>,
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
@@ -43,10 +49,11 @@ impl Dataplane {
     /// Starts the workers, following `snapshot` and counting in `tallies`.
     pub fn start(
         options: &WorkerOptions,
-        tallies: Tallies,
+        tallies: impl Into<Arc<Tallies>>,
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
     ) -> Result<Self, DataplaneError> {
+        let tallies = tallies.into();
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
@@ -64,6 +71,17 @@ impl Dataplane {
     pub fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         let view = self.shared.view();
         explain(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles()), from, head, len)
+    }
+
+    /// What is remembered of a port. To be called while nothing moves.
+    pub fn memory(&self, id: PortId) -> PortMemory {
+        self.shared.state.save_port(tsc::nanos(tsc::cycles()), id)
+    }
+
+    /// Puts in what was remembered of a port, as far as the published policy allows it.
+    pub fn remember(&self, id: PortId, memory: &PortMemory) {
+        let view = self.shared.view();
+        self.shared.state.restore_port(tsc::nanos(tsc::cycles()), id, memory, &view.snapshot);
     }
 
     /// The learned addresses.
@@ -113,29 +131,36 @@ impl Dataplane {
     /// A guest port with its socket, which workers do not know yet.
     fn serve_guest(&self, spec: GuestSpec) -> Result<Served, DataplaneError> {
         self.make_room(spec.id)?;
+        let port = self.guest_port(spec);
+        let server = match &port {
+            Port::Guest(port) => Server::start(Arc::clone(port)).map(Some),
+            Port::Link(_) => Ok(None),
+        };
+        match server {
+            Ok(server) => Ok(Served { port, server }),
+            Err(error) => {
+                self.give_back(&port);
+                Err(error)
+            }
+        }
+    }
+
+    /// A guest port with a worker for each of its queue pairs.
+    fn guest_port(&self, spec: GuestSpec) -> Port {
         let owners = (0..spec.queue_pairs)
             .map(|_| {
                 let worker = self.place();
                 Arc::clone(&self.shared.handles()[worker]) as Arc<dyn Owner>
             })
             .collect();
-        let port = Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events)));
-        let server = Server::start(Arc::clone(&port));
-        let served = Served { port: Port::Guest(port), server: None };
-        match server {
-            Ok(server) => Ok(Served { server: Some(server), ..served }),
-            Err(error) => {
-                self.give_back(&served.port);
-                Err(error)
-            }
-        }
+        Port::Guest(Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events))))
     }
 
     /// Creates (if missing) and serves a TAP.
     pub fn add_tap(&self, spec: &TapSpec) -> Result<(), DataplaneError> {
         self.make_room(spec.id)?;
         let tap = Tap::open(&spec.interface, spec.mac, None)?;
-        self.add_link(spec.id, 1500, Box::new(tap));
+        self.add_link(spec.id, TAP_MTU, Box::new(tap));
         Ok(())
     }
 

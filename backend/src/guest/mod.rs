@@ -15,6 +15,7 @@ mod fault;
 pub mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod journal;
 pub mod memory;
 mod message;
 mod relay;
@@ -22,7 +23,7 @@ pub mod ring;
 pub mod tsc;
 mod vring;
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
@@ -57,6 +58,8 @@ pub struct GuestPort {
     receiving: AtomicU64,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    /// Its rings are stopped and started for a take-over that nobody outside is to notice.
+    quiet: AtomicBool,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
     logging: Mutex<Logging>,
@@ -81,6 +84,7 @@ impl GuestPort {
             receiving: AtomicU64::new(0),
             mtu,
             connected: Mutex::new(false),
+            quiet: AtomicBool::new(false),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
             logging: Mutex::default(),
@@ -130,7 +134,9 @@ impl GuestPort {
 
     /// Reports something that happened to this port.
     pub fn emit(&self, event: Event) {
-        self.events.emit(event);
+        if !self.quiet.load(Ordering::Relaxed) {
+            self.events.emit(event);
+        }
     }
 
     /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.

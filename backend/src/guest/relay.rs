@@ -19,6 +19,7 @@ use vswitch::event::Event;
 use vswitch::{Mac, announce};
 
 use super::dirty_log::{self, DirtyLog, LogError};
+use super::journal::Journal;
 use super::memory::MAX_REGIONS;
 use super::message::{Message, MessageError, request};
 use super::ring::{MAX_RING_SIZE, is_eventfd};
@@ -49,6 +50,8 @@ pub(super) struct Relay<'a> {
     /// Protocol features the front end accepted.
     protocol: u64,
     status: u64,
+    /// What was said, in case another handler must hear it.
+    journal: Journal,
 }
 
 impl<'a> Relay<'a> {
@@ -63,7 +66,38 @@ impl<'a> Relay<'a> {
             reply_ack: false,
             protocol: 0,
             status: 0,
+            journal: Journal::new(port.queues.len()),
         }
+    }
+
+    /// Brings the library to where another one was, with what the front end said to that; nobody hears the answers.
+    pub(super) fn replay(&mut self, said: Vec<Message>) -> Result<(), MessageError> {
+        let (sink, _unread) = UnixStream::pair()?;
+        let mut deaf = Relay::new(self.port, &sink, self.back);
+        for message in said {
+            deaf.handle(&message)?;
+            deaf.journal.record(message);
+        }
+        // An error of the library shows here at the latest.
+        deaf.settle()?;
+        let Relay { features_set, offered, reply_ack, protocol, status, journal, .. } = deaf;
+        *self = Self {
+            port: self.port,
+            front: self.front,
+            back: self.back,
+            features_set,
+            offered,
+            reply_ack,
+            protocol,
+            status,
+            journal,
+        };
+        Ok(())
+    }
+
+    /// What was said so far and is still in force.
+    pub(super) fn into_journal(self) -> Journal {
+        self.journal
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
@@ -88,6 +122,7 @@ impl<'a> Relay<'a> {
             if polls[0].revents != 0 {
                 let message = Message::read(self.front)?;
                 self.handle(&message)?;
+                self.journal.record(message);
             }
         }
     }
