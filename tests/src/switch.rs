@@ -342,12 +342,13 @@ pub fn binary() -> PathBuf {
 }
 
 fn spawn(dir: &Path, options: &SwitchOptions, log: &Arc<Mutex<String>>) -> Child {
+    let own = ["--state-dir".into(), dir.join("state").into_os_string()];
+    let state = if options.args.iter().any(|arg| arg == "--state-dir") { &[][..] } else { &own[..] };
     let mut child = Command::new(binary())
         .arg("serve")
         .arg("--api")
         .arg(dir.join("api.sock"))
-        .arg("--state-dir")
-        .arg(dir.join("state"))
+        .args(state)
         .args(["--workers", &options.workers.to_string(), "--poll-us", &options.poll_us])
         .args(&options.args)
         .env_remove("TURNPIKE_API")

@@ -60,7 +60,10 @@ impl Frozen {
             }
             _ => None,
         });
-        guests.chain(links).collect()
+        let mut all: Vec<_> = guests.chain(links).collect();
+        // Workers get their queues in the order of the ports' numbers, as at a start.
+        all.sort_by_key(|(id, ..)| *id);
+        all
     }
 }
 

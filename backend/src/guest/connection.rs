@@ -23,6 +23,8 @@ use super::journal::Journal;
 use super::memory::GuestRam;
 use super::message::Message;
 use super::relay::Relay;
+use super::ring::Queue;
+use super::ring::split::Window;
 use super::{GuestPort, lock, vring};
 use crate::priority;
 use crate::spec::DataplaneError;
@@ -155,11 +157,13 @@ impl Parking {
         port.quiet.store(true, Ordering::Relaxed);
         let Some(Held { role, live }) = self.held else { return (port, Parked::default()) };
         let talk = live.map(|Live { front, back, mut daemon, journal }| {
+            let suspended = |queue: &Arc<Queue>| Some((queue.index, queue.lock().suspend()?));
+            let windows = port.queues.iter().filter_map(suspended).collect();
             released(&port);
             drop(back);
             // It ends because its peer is gone.
             let _ = daemon.wait();
-            Talk { front, said: journal.into_messages() }
+            Talk { front, said: journal.into_messages(), windows }
         });
         let listener = match role {
             Role::Listen(listener) => Some(listener),
@@ -178,9 +182,18 @@ pub struct Parked {
 
 /// A conversation with a front end, between two messages.
 #[derive(Debug)]
-struct Talk {
+pub(super) struct Talk {
     front: UnixStream,
     said: Vec<Message>,
+    /// Frames finished out of order, by ring.
+    windows: Vec<(u16, Window)>,
+}
+
+impl Talk {
+    /// With a front end that has said nothing yet.
+    pub(super) fn new(front: UnixStream) -> Self {
+        Self { front, said: Vec::new(), windows: Vec::new() }
+    }
 }
 
 /// One message of a conversation without its descriptors.
@@ -197,6 +210,7 @@ pub struct ParkedText {
     listens: bool,
     talks: bool,
     said: Vec<Said>,
+    windows: Vec<(u16, Window)>,
 }
 
 impl Parked {
@@ -211,7 +225,9 @@ impl Parked {
             said.push(Said { request: message.request, payload, fds: message.fds.len() });
             fds.extend(message.fds.iter().map(AsFd::as_fd));
         }
-        (ParkedText { listens: self.listener.is_some(), talks: self.talk.is_some(), said }, fds)
+        let windows = self.talk.as_ref().map(|talk| talk.windows.clone()).unwrap_or_default();
+        let (listens, talks) = (self.listener.is_some(), self.talk.is_some());
+        (ParkedText { listens, talks, said, windows }, fds)
     }
 
     /// From what [`Self::to_parts`] made; `None` when the descriptors are not those of the text.
@@ -228,7 +244,7 @@ impl Parked {
             }
             said.push(message);
         }
-        let talk = front.map(|front| Talk { front, said });
+        let talk = front.map(|front| Talk { front, said, windows: text.windows });
         fds.next().is_none().then_some(Self { listener, talk })
     }
 }
@@ -271,20 +287,20 @@ fn serve(
                 if wait(Some(listener.as_fd()), signals.stop, -1) {
                     return None;
                 }
-                listener.accept().map(|(front, _)| Talk { front, said: Vec::new() })
+                listener.accept().map(|(front, _)| Talk::new(front))
             }
             (None, Role::Connect) => {
                 port.quiet.store(false, Ordering::Relaxed);
                 drop(begun.take());
-                UnixStream::connect(&port.spec.socket).map(|front| Talk { front, said: Vec::new() })
+                UnixStream::connect(&port.spec.socket).map(Talk::new)
             }
         };
         match front {
-            Ok(Talk { front, said }) => {
+            Ok(talk) => {
                 let id = port.spec.id;
                 *lock(&port.connected) = true;
                 port.emit(Event::FrontEndConnected { port: id });
-                let reason = match attend(port, front, said, signals.stop, signals.park, begun.take()) {
+                let reason = match attend(port, talk, signals.stop, signals.park, begun.take()) {
                     Ended::Gone(reason) => reason,
                     Ended::Parked(live) => return Some(*live),
                 };
@@ -329,15 +345,15 @@ pub(super) enum Ended {
     Parked(Box<Live>),
 }
 
-/// Serves one front end, which has `said` something to another handler already, until it goes or `stop` becomes readable.
+/// Serves one front end, which may have said something to another handler already, until it goes or `stop` becomes readable.
 pub(super) fn attend(
     port: &Arc<GuestPort>,
-    front: UnixStream,
-    said: Vec<Message>,
+    talk: Talk,
     stop: BorrowedFd<'_>,
     park: &AtomicBool,
     begun: Option<Sender<()>>,
 ) -> Ended {
+    let Talk { front, said, windows } = talk;
     let memory = GuestMemoryAtomic::new(GuestRam::new());
     let device = NetDevice { port: Arc::clone(port) };
     let name: String = format!("vp-{}", port.spec.name).chars().take(15).collect();
@@ -354,6 +370,11 @@ pub(super) fn attend(
     };
     let mut relay = Relay::new(port, &front, &back);
     let replayed = if said.is_empty() { Ok(()) } else { relay.replay(said) };
+    for (index, window) in &windows {
+        if let Some(queue) = port.queues.get(usize::from(*index)) {
+            queue.lock().resume(window);
+        }
+    }
     port.quiet.store(false, Ordering::Relaxed);
     drop(begun);
     let outcome = replayed.and_then(|()| relay.run(stop));

@@ -92,7 +92,7 @@ pub fn front_end(input: &[u8]) {
         say(input, &ours);
         ours.shutdown(std::net::Shutdown::Write).expect("a connected socket");
         let stop = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
-        connection::attend(&port, theirs, Vec::new(), stop.as_fd(), &AtomicBool::new(false), None);
+        connection::attend(&port, connection::Talk::new(theirs), stop.as_fd(), &AtomicBool::new(false), None);
         vring::release(&port);
         assert!(port.queues.iter().all(|queue| !queue.is_live() && !queue.lock().is_live()));
         assert!(lock(&port.memory).is_none() && lock(&port.vrings).is_empty());

@@ -19,7 +19,7 @@ use crate::dataplane::takeover::Frozen;
 /// Time for the successor to open its store and compile the policy, while everything runs.
 const PREPARE: Duration = Duration::from_secs(60);
 /// Time for each step while nothing runs.
-const HURRY: Duration = Duration::from_secs(3);
+const HURRY: Duration = Duration::from_secs(2);
 /// Time for a successor that failed to end, so that its files are free.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -193,4 +193,30 @@ fn expect(
 ) -> Result<(), ChannelError> {
     let (step, _) = channel.receive(limit)?;
     if is_it(&step) { Ok(()) } else { Err(ChannelError::unexpected(&step)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_own_user_may_ask_one_at_a_time_and_in_the_same_version() {
+        let giver = Arc::new(Giver::new(500, None, Vec::new()));
+        let line = |uid, version| giver.admit(uid, version).expect_err("refused").to_string();
+        assert_eq!(
+            line(Some(65534), VERSION),
+            "caller: uid 65534 may not take the switch over; valid: root or the switch's own user"
+        );
+        assert!(giver.admit(None, VERSION).is_err());
+        let text = "switch: the successor speaks take-over version 9, this switch version 1; valid: a program that \
+                    speaks version 1; or stop this switch and start the other";
+        assert_eq!(line(Some(0), 9), text);
+        let turn = giver.admit(Some(500), VERSION).unwrap();
+        assert_eq!(
+            line(Some(0), VERSION),
+            "switch: another take-over is under way; valid: try again when it has ended"
+        );
+        drop(turn);
+        assert!(giver.admit(Some(0), VERSION).is_ok());
+    }
 }
