@@ -95,6 +95,10 @@ pub enum PortState {
     Waiting,
     /// A front end is attached, its rings do not run.
     Connected,
+    /// A guest is on its way here; what comes for it is held until its rings run.
+    Incoming,
+    /// The guest is on its way to another host; what comes for it is held until it is there, or back.
+    Frozen,
     /// At least one ring pair runs; for a link: the interface is up.
     Running,
     /// Stopped for good because of an error of its device.
@@ -112,6 +116,12 @@ pub struct PortStatus {
     pub workers: Vec<usize>,
     /// MTU in force (a front end may have lowered it).
     pub mtu: u16,
+    /// Whether a front end is attached.
+    pub attached: bool,
+    /// How many front ends attached so far.
+    pub attachments: u32,
+    /// How often its receive rings began to run.
+    pub starts: u32,
 }
 
 /// Frames and bytes of one port since it was added. Directions are the guest's: out = the guest sends.

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 use vswitch::refusal::{Object, Refusal, Refused};
 
 use crate::api::{self, Callers};
+use crate::control::handover::lifecycle::Lifecycle;
 use crate::control::takeover::store_as;
 use crate::control::{Host, Switch};
 use crate::dataplane::Dataplane;
@@ -35,6 +36,8 @@ pub(super) struct Beginning<'a> {
     pub(super) host: Host,
     /// Where events go.
     pub(super) events: Arc<EventLog>,
+    /// Who follows ports on the move.
+    pub(super) lifecycle: Arc<Lifecycle>,
 }
 
 /// A switch that runs, with its listeners.
@@ -57,9 +60,9 @@ impl Beginning<'_> {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|e| cannot_listen(address, &e))?),
             None => None,
         };
-        let (options, sink) = (self.options, self.events.clone());
+        let (options, sink, keeper) = (self.options, self.lifecycle.clone(), self.lifecycle.clone());
         let switch = Switch::start(self.host, store, saved, self.events, move |snapshot| {
-            Dataplane::start(&options, tallies, snapshot, sink)
+            Dataplane::start(&options, tallies, snapshot, sink, keeper)
         })?;
         Ok(Begun { switch, listener, metrics, socket })
     }
@@ -73,7 +76,7 @@ impl Beginning<'_> {
 
     async fn take(self, claim: &Claim, offered: Offered) -> Result<Begun, Refused> {
         let failed = |what: &str, e: std::io::Error| claim.refused(&format!("{what}: {e}"));
-        let Offered { saved, last_id, counters, program: _ } = offered;
+        let Offered { saved, present, last_id, counters, program: _ } = offered;
         let none = || Ok((Store::none(), Saved::default()));
         let (store, stored) = self.directory.map_or_else(none, Store::open)?;
         store_as(&store, &stored, &saved)?;
@@ -89,11 +92,12 @@ impl Beginning<'_> {
             },
         };
         let tallies = Arc::new(tallies);
-        let (options, sink, counted) = (self.options, self.events.clone(), Arc::clone(&tallies));
+        let (options, counted) = (self.options, Arc::clone(&tallies));
+        let (sink, keeper) = (self.lifecycle.clone(), self.lifecycle);
         let mut switch = Switch::prepare(self.host, store, saved, self.events, move |snapshot| {
-            Dataplane::start(&options, counted, snapshot, sink)
+            Dataplane::start(&options, counted, snapshot, sink, keeper)
         })?;
-        switch.expect_ports(last_id);
+        switch.expect_ports(&present, last_id);
 
         let Devices { arrived, listeners } = claim.devices()?;
         pending.absorb(&tallies).map_err(|e| failed("the counters", e))?;

@@ -3,6 +3,7 @@
 //! The configuration travels with the rest, so that a successor is the same switch whatever its state directory holds. While a take-over
 //! is under way the switch is locked: no change comes between what was offered and what is handed over.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use vswitch::state::PortMemory;
 use super::list::List;
 use super::model::{Device, PortConfig, Settings};
 use super::path::guest;
-use super::{Switch, acl, rule};
+use super::{Entry, Switch, acl, rule};
 use crate::dataplane::takeover::{Adopted, DeviceText, Frozen};
 use crate::guest::connection::Parked;
+use crate::guest::features;
 use crate::spec::EventSink;
 use crate::store::{Saved, Store};
 
@@ -30,20 +32,23 @@ const RECLAIM: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PortOffer {
     config: PortConfig,
+    /// Whether its guest is there.
+    present: bool,
     acl: Vec<acl::Row>,
     rules: Vec<rule::Row>,
 }
 
 impl PortOffer {
-    fn of(config: &PortConfig) -> Self {
+    fn of(entry: &Entry) -> Self {
+        let Entry { config, present, .. } = entry;
         let acl = config.acl.items().map(acl::Row::from).collect();
         let rules = config.rules.items().map(rule::Row::from).collect();
-        Self { config: config.clone(), acl, rules }
+        Self { config: config.clone(), present: *present, acl, rules }
     }
 
     /// The port, judged as one from a store would be.
-    pub fn judge(self) -> Result<PortConfig, String> {
-        let Self { mut config, acl, rules } = self;
+    pub fn judge(self) -> Result<(PortConfig, bool), String> {
+        let Self { mut config, present, acl, rules } = self;
         let wrong = |why: Refusal| format!("port '{}': {why}", config.name);
         let acl =
             acl.iter().map(acl::Row::judge).collect::<Result<_, _>>().and_then(List::new).map_err(wrong)?;
@@ -56,7 +61,7 @@ impl PortOffer {
         config.acl = Arc::new(acl);
         config.rules = Arc::new(rules);
         config.judge()?;
-        Ok(config)
+        Ok((config, present))
     }
 }
 
@@ -78,10 +83,14 @@ impl Switch {
 
     /// Settings, ports, and the last number given to a port.
     pub fn offer(&self) -> Result<(Settings, Vec<PortOffer>, u16), Refusal> {
-        if self.data.is_none() {
-            return Err(Refusal::Stopping);
+        let Some(data) = &self.data else { return Err(Refusal::Stopping) };
+        for entry in self.ports.values() {
+            let features = data.status(entry.config.id).map_or(0, |status| status.features);
+            if entry.arrival.is_some() || entry.departure.is_some() || features & features::LOG_ALL != 0 {
+                return Err(Refusal::TakeOverMoving { port: entry.config.name.clone() });
+            }
         }
-        Ok((self.settings.clone(), self.configs().map(PortOffer::of).collect(), self.last_id))
+        Ok((self.settings.clone(), self.ports.values().map(PortOffer::of).collect(), self.last_id))
     }
 
     /// The file of the counters.
@@ -132,10 +141,15 @@ impl Switch {
 
     // === in the process that takes over ===
 
-    /// Becomes the switch of another process but for its devices, which come with [`Self::take_devices`].
-    pub fn expect_ports(&mut self, last_id: u16) {
+    /// Becomes the switch of another process but for its devices, which come with [`Self::take_devices`]. The guests of these ports are
+    /// `present`.
+    pub fn expect_ports(&mut self, present: &BTreeSet<PortId>, last_id: u16) {
         self.last_id = self.last_id.max(last_id);
+        for entry in self.ports.values_mut() {
+            entry.present = present.contains(&entry.config.id);
+        }
         self.follow_devices();
+        self.publish();
     }
 
     /// Goes on with the devices of another process: first what is remembered, then rings, then everything moves. A port whose device did
@@ -145,7 +159,7 @@ impl Switch {
         let mut adopted = Vec::new();
         for Arrived { id, device, fds, memory } in arrived {
             let Some(entry) = self.ports.values_mut().find(|entry| entry.config.id == id) else { continue };
-            data.remember(id, &memory);
+            data.restore_port(id, &memory);
             match device_of(&entry.config, device, fds) {
                 Some(device) => adopted.push(device),
                 None => continue,

@@ -11,10 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vswitch::PortId;
 use vswitch::port::PortKind;
+use vswitch::state::PortMemory;
 
 use super::{Dataplane, Served, lock};
-use crate::guest::GuestPort;
 use crate::guest::connection::{Parked, ParkedText, Server};
+use crate::guest::{GuestPort, tsc};
 use crate::link::{Link, LinkText, Packet, Tap};
 use crate::spec::{DataplaneError, GuestSpec};
 use crate::worker::{LinkPort, Port};
@@ -81,6 +82,11 @@ impl Dataplane {
         self.shared.publish(None, Vec::clear);
         let guests = parked.into_iter().map(crate::guest::connection::Parking::stop).collect();
         Frozen { guests, ports }
+    }
+
+    /// What is remembered of a port while nothing moves.
+    pub fn memory(&self, id: PortId) -> PortMemory {
+        self.shared.state.save_port(tsc::nanos(tsc::cycles()), id)
     }
 
     /// Goes on where [`Self::freeze`] stopped.

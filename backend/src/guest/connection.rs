@@ -298,13 +298,13 @@ fn serve(
         match front {
             Ok(talk) => {
                 let id = port.spec.id;
-                *lock(&port.connected) = true;
-                port.emit(Event::FrontEndConnected { port: id });
+                port.attach();
                 let reason = match attend(port, talk, signals.stop, signals.park, begun.take()) {
                     Ended::Gone(reason) => reason,
                     Ended::Parked(live) => return Some(*live),
                 };
                 released(port);
+                port.front_end_gone();
                 port.emit(Event::FrontEndDisconnected { port: id, reason });
             }
             // Nobody there yet, or gone between the wake-up and the accept.
@@ -369,7 +369,7 @@ pub(super) fn attend(
         Err(error) => return Ended::Gone(format!("private socket: {error}")),
     };
     let mut relay = Relay::new(port, &front, &back);
-    let replayed = if said.is_empty() { Ok(()) } else { relay.replay(said) };
+    let replayed = if said.is_empty() { Ok(()) } else { relay.replay(said, stop) };
     for (index, window) in &windows {
         if let Some(queue) = port.queues.get(usize::from(*index)) {
             queue.lock().resume(window);

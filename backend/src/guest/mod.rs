@@ -10,11 +10,13 @@
 pub mod burst;
 pub mod connection;
 mod device;
+mod device_state;
 mod dirty_log;
 mod fault;
 pub mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod hold;
 mod journal;
 pub mod memory;
 mod message;
@@ -23,14 +25,15 @@ pub mod ring;
 pub mod tsc;
 mod vring;
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
 use vswitch::frame::offload::GuestOffloads;
 
-use crate::spec::{EventSink, GuestSpec, PortState};
+use crate::spec::{EventSink, GuestSpec, PortState, StateKeeper};
 use dirty_log::Logging;
+use hold::{Hold, Room, Wish};
 use memory::Memory;
 use ring::{Queue, RingError};
 use vring::PortVring;
@@ -54,16 +57,24 @@ pub struct GuestPort {
     /// The worker of each queue pair.
     pub owners: Vec<Arc<dyn Owner>>,
     features: AtomicU64,
-    /// Bit per queue pair whose receive ring runs.
+    /// Bit per queue pair that frames may be delivered to: those whose receive ring runs, unless frames are held.
     receiving: AtomicU64,
+    hold: Hold,
+    /// Rings do not start.
+    gated: AtomicBool,
+    /// Held by whoever starts and stops rings, so that each does it on what the last one left.
+    changing: Mutex<()>,
     mtu: AtomicU16,
     connected: Mutex<bool>,
     /// Its rings are stopped and started for a take-over that nobody outside is to notice.
     quiet: AtomicBool,
+    attachments: AtomicU32,
+    starts: AtomicU32,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
     logging: Mutex<Logging>,
     events: Arc<dyn EventSink>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,7 +84,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GuestPort {
     /// A port that waits for a front end. `owners` has one worker per queue pair.
-    pub fn new(spec: GuestSpec, owners: Vec<Arc<dyn Owner>>, events: Arc<dyn EventSink>) -> Self {
+    pub fn new(
+        spec: GuestSpec,
+        owners: Vec<Arc<dyn Owner>>,
+        events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
+    ) -> Self {
         let queues = (0..2 * u16::from(spec.queue_pairs)).map(|i| Arc::new(Queue::new(i))).collect();
         let mtu = AtomicU16::new(spec.mtu);
         Self {
@@ -82,14 +98,26 @@ impl GuestPort {
             owners,
             features: AtomicU64::new(0),
             receiving: AtomicU64::new(0),
+            hold: Hold::new(Arc::default()),
+            gated: AtomicBool::new(false),
+            changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
             quiet: AtomicBool::new(false),
+            attachments: AtomicU32::new(0),
+            starts: AtomicU32::new(0),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
             logging: Mutex::default(),
             events,
+            keeper,
         }
+    }
+
+    /// Makes the port share the room for held frames with others.
+    #[must_use]
+    pub fn with_room(self, room: &Arc<Room>) -> Self {
+        Self { hold: Hold::new(Arc::clone(room)), ..self }
     }
 
     /// virtio features the front end accepted.
@@ -110,7 +138,7 @@ impl GuestPort {
         features::receives(self.features())
     }
 
-    /// Bit per queue pair whose receive ring runs.
+    /// Bit per queue pair that frames may be delivered to; 0 = see [`GuestPort::hold`].
     #[inline]
     pub fn receiving(&self) -> u64 {
         self.receiving.load(Ordering::Acquire)
@@ -121,15 +149,44 @@ impl GuestPort {
         self.mtu.load(Ordering::Relaxed)
     }
 
+    /// Whether a front end is attached.
+    pub fn is_attached(&self) -> bool {
+        *lock(&self.connected)
+    }
+
+    /// How many front ends attached so far.
+    pub fn attachments(&self) -> u32 {
+        self.attachments.load(Ordering::Acquire)
+    }
+
+    /// How often the receive rings began to run.
+    pub fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Acquire)
+    }
+
+    /// A front end attached.
+    fn attach(&self) {
+        self.attachments.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.connected) = true;
+        self.emit(Event::FrontEndConnected { port: self.spec.id });
+    }
+
     /// Where the port is in its life.
     pub fn state(&self) -> PortState {
         if self.queues.iter().any(|q| q.is_live()) {
-            PortState::Running
-        } else if *lock(&self.connected) {
-            PortState::Connected
-        } else {
-            PortState::Waiting
+            return PortState::Running;
         }
+        match self.wished() {
+            Wish::Expected => PortState::Incoming,
+            Wish::Frozen => PortState::Frozen,
+            Wish::None if *lock(&self.connected) => PortState::Connected,
+            Wish::None => PortState::Waiting,
+        }
+    }
+
+    /// While closed, rings do not start, whatever the front end says; opening starts those that should run.
+    pub fn gate(&self, closed: bool) {
+        vring::gate(self, closed);
     }
 
     /// Reports something that happened to this port.
@@ -141,15 +198,7 @@ impl GuestPort {
 
     /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.
     pub(crate) fn queue_changed(&self, index: usize) {
-        let was = self.receiving();
-        let now =
-            (0..self.owners.len()).filter(|p| self.queues[2 * p].is_live()).fold(0, |mask, p| mask | 1 << p);
-        self.receiving.store(now, Ordering::Release);
-        if was == 0 && now != 0 {
-            self.emit(Event::PortRunning { port: self.spec.id });
-        } else if was != 0 && now == 0 {
-            self.emit(Event::PortStopped { port: self.spec.id });
-        }
+        self.follow_rings();
         if let Some(owner) = self.owners.get(index / 2) {
             owner.rescan();
         }

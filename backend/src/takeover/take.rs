@@ -1,5 +1,6 @@
 //! The end that takes over.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -7,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use vswitch::PortId;
 use vswitch::refusal::{self, Object, Refusal, Refused};
 
 use super::wire::{Channel, ChannelError};
@@ -34,6 +36,8 @@ pub struct Claim {
 pub struct Offered {
     /// Settings and ports.
     pub saved: Saved,
+    /// The ports whose guests are there.
+    pub present: BTreeSet<PortId>,
     /// The last number given to a port.
     pub last_id: u16,
     /// The counters.
@@ -165,12 +169,16 @@ fn offered(channel: &Channel) -> Result<Offered, ChannelError> {
     };
     let counters = fds.into_iter().next().map(File::from);
     let counters = counters.ok_or_else(|| ChannelError::Unknown("an offer without counters".into()))?;
-    let mut ports = Vec::new();
+    let (mut ports, mut present) = (Vec::new(), BTreeSet::new());
     while ports.len() < count {
         match channel.receive(Some(PATIENCE))? {
-            (Step::Port(port), _) => ports.push(port.judge().map_err(ChannelError::Unknown)?),
+            (Step::Port(port), _) => {
+                let (port, is_present) = port.judge().map_err(ChannelError::Unknown)?;
+                present.extend(is_present.then_some(port.id));
+                ports.push(port);
+            }
             (step, _) => return Err(ChannelError::unexpected(&step)),
         }
     }
-    Ok(Offered { saved: Saved { settings, ports }, last_id, counters, program })
+    Ok(Offered { saved: Saved { settings, ports }, present, last_id, counters, program })
 }

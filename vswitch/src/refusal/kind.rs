@@ -135,6 +135,17 @@ pub enum Refusal {
     #[error("an external switch has exactly one uplink and '{existing}' is it")]
     SecondUplink { existing: String },
 
+    #[error("its rings run")]
+    NotStandingStill,
+    #[error("a state has arrived for it already, and its guest is awaited")]
+    StateArrived,
+    #[error("{reason}")]
+    StateRefused { reason: String },
+    #[error("{what}")]
+    StateMisfit { what: String, valid: String },
+    #[error("{reason}")]
+    BadFleetKey { reason: String },
+
     #[error("permission denied for uid {uid}")]
     PermissionDenied { uid: u32, group: Option<String> },
     #[error("{reason}")]
@@ -175,6 +186,8 @@ pub enum Refusal {
     TakeOverVersion { asked: u32, known: u32 },
     #[error("another take-over is under way")]
     TakeOverRunning,
+    #[error("the guest of port '{port}' is on the move")]
+    TakeOverMoving { port: String },
     #[error("it was not taken over: {reason}")]
     TakeOverFailed { reason: String },
 }
@@ -256,6 +269,11 @@ impl Refusal {
             Self::KindForbids { .. } => ("kind-forbids", Conflict),
             Self::KindContradicts { .. } => ("kind-contradicts", Conflict),
             Self::SecondUplink { .. } => ("second-uplink", Conflict),
+            Self::NotStandingStill => ("not-standing-still", Conflict),
+            Self::StateArrived => ("state-arrived", Conflict),
+            Self::StateRefused { .. } => ("state-refused", Conflict),
+            Self::StateMisfit { .. } => ("state-misfit", Conflict),
+            Self::BadFleetKey { .. } => ("bad-fleet-key", BadValue),
             Self::PermissionDenied { .. } => ("permission-denied", Denied),
             Self::Malformed { .. } => ("malformed", BadValue),
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),
@@ -275,6 +293,7 @@ impl Refusal {
             Self::TakeOverDenied { .. } => ("take-over-denied", Denied),
             Self::TakeOverVersion { .. } => ("take-over-version", Conflict),
             Self::TakeOverRunning => ("take-over-running", Conflict),
+            Self::TakeOverMoving { .. } => ("take-over-moving", Conflict),
             Self::TakeOverFailed { .. } => ("take-over-failed", Unavailable),
         }
     }

@@ -8,11 +8,11 @@
 //! Frames of a transmit ring may finish out of order, within a window of 64. The guest may then use the finished ones' slots of
 //! the available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice.
 
-use serde::{Deserialize, Serialize};
-
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+use serde::{Deserialize, Serialize};
 
 use super::{MAX_RING_SIZE, RingError, signal};
 use crate::guest::burst::BURST;
