@@ -10,5 +10,6 @@ pub mod link;
 pub mod priority;
 pub mod spec;
 pub mod store;
+pub mod takeover;
 pub mod tally;
 pub mod worker;

@@ -1,5 +1,5 @@
 """A running `turnpike serve` and its command line."""
-import json, os, signal, subprocess, time
+import json, os, re, signal, subprocess, time
 from pathlib import Path
 from . import host
 from .host import LabError, ROOT
@@ -29,11 +29,11 @@ class Turnpike:
         self.log_path.write_text("")
         self.start()
 
-    def start(self):
+    def start(self, *more):
         """Start the process and wait until it says that it is ready. Returns the seconds that took."""
         began, seen = time.monotonic(), self.log_path.stat().st_size
         with open(self.log_path, "a") as log:
-            self.process = host.spawn([self.binary, "serve", "--api", self.api, "--state-dir", self.state, *self.options],
+            self.process = host.spawn([self.binary, "serve", "--api", self.api, "--state-dir", self.state, *self.options, *more],
                                       stdout=log, stderr=subprocess.STDOUT)
         def ready():
             if self.process.poll() is not None:
@@ -41,6 +41,16 @@ class Turnpike:
             return "turnpike ready" in self.log_path.read_text(errors="replace")[seen:]
         host.until("turnpike to be ready", ready, 20, 0.005)
         return time.monotonic() - began
+
+    def take_over(self):
+        """A successor takes over, and the process before ends. Returns the milliseconds that frames waited, as the switch says."""
+        before, seen = self.process, self.log_path.stat().st_size
+        self.start("--take-over")
+        code = before.wait(10)
+        if code:
+            raise LabError(f"the process before ended with {code}: {self.log()}")
+        waited = re.search(r"frames waited ([0-9.]+) ms", self.log_path.read_text(errors="replace")[seen:])
+        return float(waited[1]) if waited else 0.0
 
     pid = property(lambda self: self.process.pid)
 

@@ -14,6 +14,7 @@ mod live;
 mod metrics;
 mod routes;
 mod serve;
+mod takeover;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,12 +23,14 @@ use vswitch::refusal::{Object, Refusal, Refused};
 
 use crate::control::Switch;
 use crate::events::EventLog;
+use crate::takeover::Giver;
 
 pub use self::auth::Callers;
 pub use self::body::{ErrorBody, ErrorDetail};
 pub(crate) use self::body::{distance, explain};
 pub use self::routes::{document, metrics_router, router};
 pub use self::serve::{bind, serve_metrics, serve_unix};
+pub(crate) use self::takeover::{PATH as TAKE_OVER_PATH, PROTOCOL as TAKE_OVER_PROTOCOL};
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -36,6 +39,8 @@ pub struct Shared {
     pub switch: Arc<Mutex<Switch>>,
     /// What happened.
     pub events: Arc<EventLog>,
+    /// What a successor asks.
+    pub giver: Arc<Giver>,
     /// Becomes `true` when the switch stops: followers end.
     pub stopping: watch::Receiver<bool>,
 }
