@@ -253,6 +253,7 @@ impl Dataplane {
                 attached: port.is_attached(),
                 attachments: port.attachments(),
                 starts: port.starts(),
+                knocks: port.knocks(),
             },
             Port::Link(port) => PortStatus {
                 state: if port.is_running() { PortState::Running } else { PortState::Stopped },
@@ -262,6 +263,7 @@ impl Dataplane {
                 attached: false,
                 attachments: 0,
                 starts: 0,
+                knocks: false,
             },
         })
     }

@@ -20,6 +20,7 @@ use crate::control::handover::{self, lifecycle::Lifecycle};
 use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
 use crate::events::EventLog;
+use crate::migrate::Migrations;
 use crate::priority;
 use crate::spec::{PollMode, WorkerOptions};
 use crate::takeover::{Giver, Outcome};
@@ -195,9 +196,11 @@ impl Serve {
             })?;
         let giver = Arc::new(Giver::new(callers.own_uid, directory.map(Path::to_owned), listeners));
         let (paused, mut outcome) = (giver.paused(), giver.outcome());
+        let switch = Arc::new(Mutex::new(switch));
         let shared = Shared {
             giver,
-            switch: Arc::new(Mutex::new(switch)),
+            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone()),
+            switch,
             events: events.clone(),
             stopping: stopping.clone(),
         };

@@ -82,7 +82,7 @@ impl Switch {
     // === in the process that hands over ===
 
     /// Settings, ports, and the last number given to a port.
-    pub fn offer(&self) -> Result<(Settings, Vec<PortOffer>, u16), Refusal> {
+    pub fn take_stock(&self) -> Result<(Settings, Vec<PortOffer>, u16), Refusal> {
         let Some(data) = &self.data else { return Err(Refusal::Stopping) };
         for entry in self.ports.values() {
             let features = data.status(entry.config.id).map_or(0, |status| status.features);

@@ -179,7 +179,7 @@ struct Offer {
 }
 
 fn offer(switch: &Switch) -> Result<Offer, String> {
-    let (settings, ports, last_id) = switch.offer().map_err(|why| why.to_string())?;
+    let (settings, ports, last_id) = switch.take_stock().map_err(|why| why.to_string())?;
     let counters = switch.counters_file().ok_or("the switch is stopping")?.map_err(|e| e.to_string())?;
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let first = Step::Offer { program, settings, last_id, ports: ports.len() };
