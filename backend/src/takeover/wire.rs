@@ -78,10 +78,11 @@ impl Channel {
     pub(super) fn receive(&self, limit: Option<Duration>) -> Result<(Step, Vec<OwnedFd>), ChannelError> {
         let failed = |e| ChannelError::of(e, limit.unwrap_or_default());
         self.0.set_read_timeout(limit).map_err(failed)?;
-        let mut head = [0; 8];
-        (&self.0).read_exact(&mut head).map_err(failed)?;
-        let [a, b, c, d, e, f, g, h] = head;
-        let (length, count) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let mut word = || {
+            let mut bytes = [0; 4];
+            (&self.0).read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
+        };
+        let (length, count) = (word()?, word()?);
         if length as usize > MAX_LENGTH || count as usize > MAX_FDS {
             return Err(ChannelError::Unknown(format!("{length} bytes and {count} descriptors")));
         }
