@@ -297,6 +297,8 @@ fn a_second_take_over_at_the_same_time_is_refused() {
     let line = refused(&switch, &["--state-dir", "none"]);
     assert!(line.contains("another take-over is under way"), "{line}");
     drop(first);
+    // Answers when the first one is over.
+    switch.ok(&["port", "list"]);
     switch.take_over();
 }
 
@@ -352,12 +354,14 @@ fn a_successor_that_says_nothing_or_nonsense_is_left_behind() {
     assert!(again, "rings stand for ever");
     exchange(&mut a, &mut b, 1);
     drop(silent);
+    switch.ok(&["port", "list"]);
     let mut strange = Successor::frozen(&switch);
     strange.say(&json!({"surprise": 1}));
     let failed = strange.hear();
     assert!(failed.to_string().contains("does not understand"), "{failed}");
     drop(strange);
     exchange(&mut a, &mut b, 2);
+    switch.ok(&["port", "list"]);
     switch.take_over();
     exchange(&mut a, &mut b, 3);
 }

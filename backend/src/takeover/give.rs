@@ -110,6 +110,7 @@ impl Turn {
             Err(reason) => {
                 log::error!("the take-over failed, everything goes on here: {reason}");
                 let _ = channel.send(&Step::Failed { reason }, &[], HURRY);
+                drop(self);
                 return;
             }
         };
@@ -130,6 +131,9 @@ impl Turn {
                 self.0.paused.send_replace(false);
             }
         }
+        // Before the switch is free: whoever has seen it answer may ask again.
+        drop(self);
+        drop(switch);
     }
 
     /// The whole conversation; says how long nothing moved.
