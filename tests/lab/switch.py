@@ -17,10 +17,12 @@ def binary():
 
 
 class Turnpike:
-    """One switch with its own API socket and state, in the run's private directory. `options`: further words for `serve`."""
+    """One switch with its own API socket and state, in the run's private directory. `options`: further words for `serve`.
+    `namespace`: the network namespace it lives in, if not the machine's own."""
 
-    def __init__(self, *options, name="switch", state=None):
+    def __init__(self, *options, name="switch", state=None, namespace=None):
         self.binary, self.options = binary(), options
+        self._where = ["ip", "netns", "exec", namespace.name] if namespace else []
         self.directory = host.work() / name
         self.directory.mkdir(exist_ok=True)
         self.api = self.directory / "api.sock"
@@ -33,7 +35,7 @@ class Turnpike:
         """Start the process and wait until it says that it is ready. Returns the seconds that took."""
         began, seen = time.monotonic(), self.log_path.stat().st_size
         with open(self.log_path, "a") as log:
-            self.process = host.spawn([self.binary, "serve", "--api", self.api, "--state-dir", self.state, *self.options],
+            self.process = host.spawn([*self._where, self.binary, "serve", "--api", self.api, "--state-dir", self.state, *self.options],
                                       stdout=log, stderr=subprocess.STDOUT)
         def ready():
             if self.process.poll() is not None:
