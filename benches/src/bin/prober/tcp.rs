@@ -82,8 +82,9 @@ fn write(mut stream: &TcpStream, id: u64, way: u64, rate: u64, stop: &AtomicBool
         }
         offset += buffer.len() as u64;
         sums.sent.fetch_add(buffer.len() as u64, Ordering::AcqRel);
-        at = (at + STEP).max(Instant::now() - STEP);
-        thread::sleep(at.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        at = if now > at + 2 * STEP { now } else { at + STEP }; // no burst to catch up
+        thread::sleep(at.saturating_duration_since(now));
     }
     if let Err(e) = stream.shutdown(Shutdown::Write) {
         sums.fail("shutdown", &e);
@@ -101,7 +102,8 @@ fn read(mut stream: &TcpStream, id: u64, way: u64, sums: &Sums) {
                 return;
             }
             Ok(n) => {
-                let wrong = (offset..).zip(&buffer[..n]).filter(|(at, byte)| known(id, way, *at) != **byte).count();
+                let wrong =
+                    (offset..).zip(&buffer[..n]).filter(|(at, byte)| known(id, way, *at) != **byte).count();
                 sums.wrong.fetch_add(wrong as u64, Ordering::AcqRel);
                 sums.received.fetch_add(n as u64, Ordering::AcqRel);
                 sums.longest_us.fetch_max(last.elapsed().as_micros() as u64, Ordering::AcqRel);
@@ -125,11 +127,18 @@ fn prepare(stream: &TcpStream) {
 }
 
 /// Both directions of a connection until both have ended. `told` ends our direction.
-fn converse(stream: TcpStream, id: u64, ways: (u64, u64), rate: u64, told: Arc<AtomicBool>, sums: &Arc<Sums>) -> Result<(), String> {
+fn converse(
+    stream: TcpStream,
+    id: u64,
+    ways: (u64, u64),
+    rate: u64,
+    told: &Arc<AtomicBool>,
+    sums: &Arc<Sums>,
+) -> Result<(), String> {
     sums.connections.fetch_add(1, Ordering::AcqRel);
     let stream = Arc::new(stream);
     let writer = spawn({
-        let (stream, sums, told) = (Arc::clone(&stream), Arc::clone(sums), Arc::clone(&told));
+        let (stream, sums, told) = (Arc::clone(&stream), Arc::clone(sums), Arc::clone(told));
         move || write(&stream, id, ways.0, rate, &told, &sums)
     })?;
     read(&stream, id, ways.1, sums);
@@ -150,7 +159,7 @@ pub(crate) fn dial(options: &Options) -> Result<String, String> {
         stream.write_all(&hello).map_err(|e| format!("cannot begin: {e}"))?;
         let (told, sums) = (Arc::clone(&told), Arc::clone(&sums));
         threads.push(spawn(move || {
-            if let Err(why) = converse(stream, id, (0, 1), rate, told, &sums) {
+            if let Err(why) = converse(stream, id, (0, 1), rate, &told, &sums) {
                 sums.fail(&why, &std::io::Error::other("thread"));
             }
         })?);
@@ -187,7 +196,7 @@ pub(crate) fn serve(options: &Options) -> Result<String, String> {
             }
             let word = |at: usize| hello[at..at + 8].iter().fold(0, |w, b| w << 8 | *b as u64);
             let rate = word(8).min(1 << 30);
-            if let Err(why) = converse(stream, word(0), (1, 0), rate, Arc::default(), &sums) {
+            if let Err(why) = converse(stream, word(0), (1, 0), rate, &Arc::default(), &sums) {
                 sums.fail(&why, &std::io::Error::other("thread"));
             }
         })?);
@@ -206,7 +215,9 @@ mod tests {
     fn one_wrong_or_moved_byte_is_seen() {
         let mut bytes = vec![0; 4096];
         fill(&mut bytes, 3, 1, 1000);
-        let differing = |b: &[u8], id, way, from: u64| (from..).zip(b).filter(|(at, byte)| known(id, way, *at) != **byte).count();
+        let differing = |b: &[u8], id, way, from: u64| {
+            (from..).zip(b).filter(|(at, byte)| known(id, way, *at) != **byte).count()
+        };
         assert_eq!(differing(&bytes, 3, 1, 1000), 0);
         for (id, way, from) in [(3, 0, 1000), (4, 1, 1000), (3, 1, 1001), (3, 1, 2448)] {
             assert!(differing(&bytes, id, way, from) > 3500, "{id} {way} {from}");

@@ -151,6 +151,9 @@ struct Shared {
     echo: AtomicU64,
     heard: AtomicBool,
     sent: AtomicU64,
+    /// Datagrams of any kind that left, and that came.
+    all_out: AtomicU64,
+    all_in: AtomicU64,
     /// The peer has said that no more come.
     ended: AtomicBool,
     finished: AtomicBool,
@@ -159,7 +162,9 @@ struct Shared {
 impl Shared {
     fn say(&self, kind: Kind, number: u64) -> bool {
         let d = Datagram { kind, number, sent: unix_us(), echo: self.echo.load(Ordering::Relaxed) };
-        self.socket.send_to(&d.bytes(), self.peer).is_ok()
+        let sent = self.socket.send_to(&d.bytes(), self.peer).is_ok();
+        self.all_out.fetch_add(sent as u64, Ordering::Relaxed);
+        sent
     }
 
     fn send(&self, rate: u64) {
@@ -198,6 +203,8 @@ impl Shared {
                 more -= 1;
             }
         }
+        // The other end may still speak, and must not hear that nobody listens.
+        thread::sleep(Duration::from_secs(2));
         self.finished.store(true, Ordering::Release);
     }
 
@@ -206,6 +213,7 @@ impl Shared {
         while !self.finished.load(Ordering::Acquire) {
             let Ok(n) = self.socket.recv(&mut buffer) else { continue };
             let Some(d) = buffer.get(..n).and_then(Datagram::read) else { continue };
+            self.all_in.fetch_add(1, Ordering::Relaxed);
             match d.kind {
                 Kind::Hello => {}
                 Kind::Data => {
@@ -228,7 +236,8 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let bind: SocketAddr = options.get("bind")?;
     let socket = UdpSocket::bind(bind).map_err(|e| format!("cannot bind {bind}: {e}"))?;
     // What a guest gets in one lump after a move must not be lost here. Only root may have so much, and only root runs this.
-    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).map_err(|e| format!("receive buffer: {e}"))?;
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)
+        .map_err(|e| format!("receive buffer: {e}"))?;
     socket.set_read_timeout(Some(Duration::from_millis(50))).map_err(|e| e.to_string())?;
     let shared = Arc::new(Shared {
         socket,
@@ -237,6 +246,8 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         echo: AtomicU64::new(0),
         heard: AtomicBool::new(false),
         sent: AtomicU64::new(0),
+        all_out: AtomicU64::new(0),
+        all_in: AtomicU64::new(0),
         ended: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
@@ -249,13 +260,22 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let (got, total) = receiver.join().map_err(|_| "the receiver has failed")?;
     let mut gaps = String::new();
     for gap in &got.gaps {
-        let after: Vec<_> = gap.after.iter().map(|(at, number, echo)| format!("[{at},{number},{echo}]")).collect();
+        let after: Vec<_> =
+            gap.after.iter().map(|(at, number, echo)| format!("[{at},{number},{echo}]")).collect();
         let comma = if gaps.is_empty() { "" } else { "," };
-        let _ = write!(gaps, r#"{comma}{{"at_us":{},"us":{},"after":[{}]}}"#, gap.at, gap.length, after.join(","));
+        let _ = write!(
+            gaps,
+            r#"{comma}{{"at_us":{},"us":{},"after":[{}]}}"#,
+            gap.at,
+            gap.length,
+            after.join(",")
+        );
     }
     let lost = total.map_or("null".to_owned(), |t| (t.saturating_sub(got.unique)).to_string());
     Ok(format!(
-        r#"{{"sent":{},"peer_sent":{},"received":{},"lost":{lost},"duplicated":{},"reordered":{},"longest_gap_us":{},"missing":[{}],"gaps":[{gaps}]}}"#,
+        r#"{{"all_out":{},"all_in":{},"sent":{},"peer_sent":{},"received":{},"lost":{lost},"duplicated":{},"reordered":{},"longest_gap_us":{},"missing":[{}],"gaps":[{gaps}]}}"#,
+        shared.all_out.load(Ordering::Acquire),
+        shared.all_in.load(Ordering::Acquire),
         shared.sent.load(Ordering::Acquire),
         total.map_or("null".to_owned(), |t| t.to_string()),
         got.unique,
