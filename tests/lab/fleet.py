@@ -121,9 +121,13 @@ class Mover:
             g.qmp("migrate-set-capabilities", capabilities=[{"capability": "return-path", "state": True}])
         return waiting, path
 
-    def begin(self, path):
-        """Start moving to the QEMU that listens there."""
-        self.guest.qmp("migrate-set-parameters", **{"max-bandwidth": 4 << 30})
+    def pause_before_handover(self, on):
+        """Whether QEMU waits for a word when the guest stands still and only its last state is left to send."""
+        self.guest.qmp("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": on}])
+
+    def begin(self, path, bandwidth=4 << 30):
+        """Start moving to the QEMU that listens there, at so many bytes a second at most."""
+        self.guest.qmp("migrate-set-parameters", **{"max-bandwidth": bandwidth})
         self.guest.qmp("migrate", uri=f"unix:{path}")
 
     def progress(self):
