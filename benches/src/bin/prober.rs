@@ -6,8 +6,12 @@
 //! `prober tcp-serve --bind IP:PORT --until FILE` and `prober tcp-dial --to IP:PORT --until FILE [--connections N] [--rate BYTES]`: streams
 //! in both directions in which every byte is known to both ends.
 //!
-//! Each runs until FILE exists, ends in an orderly way (so that what is on its way is counted) and prints one line of JSON.
+//! `prober flows --to IP --from IP --count N`: begins N conversations, one datagram each.
+//!
+//! All but the last run until FILE exists, end in an orderly way (so that what is on its way is counted) and print one line of JSON.
 
+#[path = "prober/flows.rs"]
+mod flows;
 #[path = "prober/tcp.rs"]
 mod tcp;
 #[path = "prober/udp.rs"]
@@ -67,10 +71,11 @@ fn main() {
     let mut words = std::env::args().skip(1);
     let mode = words.next().unwrap_or_default();
     let done = Options::parse(words).and_then(|options| match mode.as_str() {
+        "flows" => flows::run(&options),
         "udp" => udp::run(&options),
         "tcp-serve" => tcp::serve(&options),
         "tcp-dial" => tcp::dial(&options),
-        _ => Err("usage: prober udp|tcp-serve|tcp-dial --option value …".to_owned()),
+        _ => Err("usage: prober udp|tcp-serve|tcp-dial|flows --option value …".to_owned()),
     });
     match done {
         Ok(report) => println!("{report}"),
