@@ -23,7 +23,8 @@ class Host:
         self.switch = switch.Turnpike("--host-id", self.name, *serve, name=self.name, namespace=self.namespace)
         self.switch.cli("uplink", "add", "wire", "--device", wire)
         self.tap = f"tpk{os.getpid() % 100000}p{number}"
-        self.switch.cli("port", "add", "peer", "--tap", self.tap, "--mac", f"52:54:00:aa:02:0{number}")
+        self.peer_mac = f"52:54:00:aa:02:{number:02x}"
+        self.switch.cli("port", "add", "peer", "--tap", self.tap, "--mac", self.peer_mac)
         self.namespace.run(f"ip link set {self.tap} netns {self.peer.name}")
         # No addresses of IPv6: its multicast would add frames to counts.
         self.peer.run(f"sysctl -q net.ipv6.conf.{self.tap}.disable_ipv6=1; ip addr add {self.address}/24 dev {self.tap}; ip link set {self.tap} up")

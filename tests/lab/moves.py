@@ -1,0 +1,66 @@
+"""What is measured of a move: by the example, and by the rows of the comparison."""
+import itertools, json, time
+from . import fleet, prober
+from .host import LabError
+
+SESSIONS = 10_000
+_ports = itertools.count(9000)
+
+
+def open_sessions(f, count=SESSIONS):
+    """Make the guest's port follow `count` connections for an hour: one datagram each, to an address that nobody answers for."""
+    g = f.mover
+    s = g.at.switch
+    if not any(r["weight"] == 10 for r in s.cli("rule", "list", "guest")):
+        s.cli("rule", "add", "guest", "--action", "allow", "--direction", "out", "--weight", 10, "--protocol", "udp", "--stateful",
+              "--idle-timeout", "3600s")
+    g.run(f"arp -s 10.0.0.99 {f.hosts[0].peer_mac}; prober flows --from {g.ip} --to 10.0.0.99 --count {count}")
+    if (there := len(s.cli("session", "list", "guest"))) < count:
+        raise LabError(f"{there} sessions instead of {count}")
+
+
+def events(s, code, port="guest"):
+    """The switch's events of that kind about a port, oldest first."""
+    _, text = s.cli("events", check=False)
+    rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [r for r in rows if r.get("kind") == code and r.get("port") == port]
+
+
+class Traffic:
+    """The probes that run during moves: 1 kHz of numbered datagrams both ways from behind either switch, and TCP with known bytes."""
+
+    def __init__(self, f, connections=1, rate=20_000):
+        g = f.mover
+        self.streams = [prober.Stream(h.peer, h.address, g, next(_ports)) for h in f.hosts]
+        self.tcp = [prober.Tcp(h.peer, h.address, g, next(_ports), connections, rate) for h in f.hosts]
+
+    def close(self):
+        """End them; returns {"lost", "doubled", "tcp_broken"}."""
+        for x in (*self.streams, *self.tcp):
+            x.close()
+        for x in self.streams:
+            if not x.inward["peer_sent"] or not x.outward["peer_sent"]:
+                raise LabError(f"a probe was not answered: {x}")
+        return {"lost": sum(x.lost for x in self.streams), "doubled": sum(x.duplicated for x in self.streams),
+                "tcp_broken": sum(1 for x in self.tcp if x.wrong())}
+
+
+def measured(f, **traffic):
+    """One move under traffic: {"value": ms to the first frame in, "out": to the first frame out, …}."""
+    source, probes = f.mover.at.switch, Traffic(f, **traffic)
+    time.sleep(1)
+    move = f.mover.move()
+    time.sleep(1.5)
+    seen = probes.close()
+    into, out = move.shares([x.outward for x in probes.streams])
+    if into is None or out is None:
+        raise LabError("nothing was seen of the guest after its move")
+    result = {"value": into, "out": out, "stood_still": move.away_ms, **seen}
+    saved = events(source, "state-saved")
+    if saved:
+        result["state_kib"] = saved[-1]["bytes"] / 1024
+        result["sessions"] = saved[-1]["sessions"]
+    return result
+
+
+percentile = fleet.percentile
