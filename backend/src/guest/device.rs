@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::ring::MAX_RING_SIZE;
 use super::vring::{self, PortVring, Ram};
-use super::{GuestPort, features};
+use super::{GuestPort, dirty_log, features};
 
 /// `VIRTIO_NET_S_LINK_UP`.
 const LINK_UP: u16 = 1;
@@ -56,8 +56,16 @@ impl VhostUserBackend for NetDevice {
     }
 
     fn acked_features(&self, features: u64) {
-        if self.port.features() != features {
-            vring::restart_all(&self.port, || self.port.features.store(features, Ordering::Relaxed));
+        let changed = self.port.features() ^ features;
+        if changed == features::LOG_ALL {
+            // A migration begins or ends: the rings run on, no frame waits for it.
+            self.port.features.store(features, Ordering::Relaxed);
+            dirty_log::apply(&self.port, features);
+        } else if changed != 0 {
+            vring::restart_all(&self.port, || {
+                self.port.features.store(features, Ordering::Relaxed);
+                dirty_log::apply(&self.port, features);
+            });
         }
     }
 
@@ -67,6 +75,7 @@ impl VhostUserBackend for NetDevice {
 
     fn reset_device(&self) {
         self.port.features.store(0, Ordering::Relaxed);
+        dirty_log::apply(&self.port, 0);
     }
 
     fn set_event_idx(&self, _enabled: bool) {}

@@ -8,6 +8,8 @@ use vswitch::frame::offload::GuestOffloads;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// `VHOST_F_LOG_ALL`: the front end's own, to have writes to guest memory logged. No guest ever sees it.
+pub const LOG_ALL: u64 = 1 << 26;
 
 macro_rules! features {
     ($($name:literal = $bit:expr),* $(,)?) => {
@@ -20,6 +22,7 @@ macro_rules! features {
 
 /// Offered whatever the cap: without them there is no modern device, or the front end's own features have no place.
 pub const ALWAYS: u64 = PROTOCOL_FEATURES
+    | LOG_ALL
     | 1 << virtio_config::VIRTIO_F_VERSION_1
     | 1 << virtio_net::VIRTIO_NET_F_MAC
     | 1 << virtio_net::VIRTIO_NET_F_STATUS

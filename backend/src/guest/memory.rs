@@ -20,7 +20,7 @@ const SMALL_PAGE: usize = 4096;
 const HUGETLBFS_MAGIC: i64 = 0x958f_4586;
 
 /// Bytes that must be replaced together when a part of `file`'s mapping vanishes: huge pages only go as a whole.
-fn page_size(file: &File) -> usize {
+pub(super) fn page_size(file: &File) -> usize {
     match rustix::fs::fstatfs(file) {
         Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => stat.f_bsize as usize,
         _ => SMALL_PAGE,
@@ -94,6 +94,19 @@ impl Memory {
     /// Whether a part of the memory vanished (its file was truncated) and was replaced by zero pages.
     pub fn vanished(&self) -> bool {
         self.guards.iter().any(|guard| guard.hit())
+    }
+
+    /// The guest address behind the highest byte.
+    pub(super) fn end(&self) -> u64 {
+        self.regions.iter().map(|region| region.start.saturating_add(region.len)).max().unwrap_or(0)
+    }
+
+    /// The guest address of a byte that was translated before; only for what needs it seldom, such as logging.
+    pub(super) fn guest_address(&self, ptr: *const u8) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = (ptr as u64).wrapping_sub(region.host as u64);
+            (offset < region.len).then(|| region.start.wrapping_add(offset))
+        })
     }
 
     /// Translates `len` bytes at guest address `addr` that lie within one region.

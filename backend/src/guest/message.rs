@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::dirty_log::LogError;
+
 /// Bytes of a message header: request, flags, payload size (all little endian on the machines this runs on).
 pub(super) const HEADER: usize = 12;
 /// Longest payload accepted; the longest real one is a memory table.
@@ -29,6 +31,7 @@ pub(super) mod request {
     pub(crate) const SET_FEATURES: u32 = 2;
     pub(crate) const RESET_OWNER: u32 = 4;
     pub(crate) const SET_MEM_TABLE: u32 = 5;
+    pub(crate) const SET_LOG_BASE: u32 = 6;
     pub(crate) const SET_VRING_NUM: u32 = 8;
     pub(crate) const GET_VRING_BASE: u32 = 11;
     pub(crate) const SET_VRING_KICK: u32 = 12;
@@ -64,6 +67,8 @@ pub(super) enum MessageError {
     Size { request: u32, size: usize, want: usize },
     #[error("request {request}: {what} {value:#x} is not acceptable: {valid}")]
     Value { request: u32, what: &'static str, value: u64, valid: &'static str },
+    #[error("request {request}: {error}")]
+    Log { request: u32, error: LogError },
     #[error("a message was not complete after {} s", PATIENCE.as_secs())]
     Slow,
     #[error("no answer from the protocol handler")]
@@ -93,6 +98,16 @@ impl Message {
             request: self.request,
             flags: FLAG_VERSION | FLAG_REPLY,
             payload: value.to_ne_bytes().to_vec(),
+            fds: Vec::new(),
+        }
+    }
+
+    /// The answer to `self` that repeats its payload.
+    pub(super) fn echo(&self) -> Self {
+        Self {
+            request: self.request,
+            flags: FLAG_VERSION | FLAG_REPLY,
+            payload: self.payload.clone(),
             fds: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@
 pub mod burst;
 pub mod connection;
 mod device;
+mod dirty_log;
 mod fault;
 pub mod features;
 #[cfg(fuzzing)]
@@ -28,6 +29,7 @@ use vswitch::event::Event;
 use vswitch::frame::offload::GuestOffloads;
 
 use crate::spec::{EventSink, GuestSpec, PortState};
+use dirty_log::Logging;
 use memory::Memory;
 use ring::{Queue, RingError};
 use vring::PortVring;
@@ -57,6 +59,7 @@ pub struct GuestPort {
     connected: Mutex<bool>,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
+    logging: Mutex<Logging>,
     events: Arc<dyn EventSink>,
 }
 
@@ -80,6 +83,7 @@ impl GuestPort {
             connected: Mutex::new(false),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
+            logging: Mutex::default(),
             events,
         }
     }

@@ -18,17 +18,19 @@ use std::sync::atomic::Ordering;
 use vswitch::Mac;
 use vswitch::event::Event;
 
+use super::dirty_log::{self, DirtyLog, LogError};
 use super::memory::MAX_REGIONS;
 use super::message::{Message, MessageError, request};
 use super::ring::{MAX_RING_SIZE, is_eventfd};
 use super::{GuestPort, features};
 
 /// Protocol features that the relay serves itself.
+const PROTOCOL_LOG_SHMFD: u64 = 1 << 1;
 const PROTOCOL_RARP: u64 = 1 << 2;
 const PROTOCOL_REPLY_ACK: u64 = 1 << 3;
 const PROTOCOL_NET_MTU: u64 = 1 << 4;
 const PROTOCOL_STATUS: u64 = 1 << 16;
-const OWN_PROTOCOL_FEATURES: u64 = PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_STATUS;
+const OWN_PROTOCOL_FEATURES: u64 = PROTOCOL_LOG_SHMFD | PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_STATUS;
 
 /// Bytes of one region in a memory message: guest address, size, user address, mmap offset.
 const REGION: usize = 32;
@@ -44,13 +46,24 @@ pub(super) struct Relay<'a> {
     /// Replies to NEED_REPLY are negotiated with the library.
     offered: bool,
     reply_ack: bool,
+    /// Protocol features the front end accepted.
+    protocol: u64,
     status: u64,
 }
 
 impl<'a> Relay<'a> {
     /// A relay between the front end and the library's end of a private socket pair.
     pub(super) fn new(port: &'a Arc<GuestPort>, front: &'a UnixStream, back: &'a UnixStream) -> Self {
-        Self { port, front, back, features_set: false, offered: false, reply_ack: false, status: 0 }
+        Self {
+            port,
+            front,
+            back,
+            features_set: false,
+            offered: false,
+            reply_ack: false,
+            protocol: 0,
+            status: 0,
+        }
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
@@ -130,6 +143,7 @@ impl<'a> Relay<'a> {
                 passed.flags = message.flags;
                 self.offered = true;
                 self.reply_ack = value & PROTOCOL_REPLY_ACK != 0;
+                self.protocol = value;
                 self.forward(&passed)
             }
             request::GET_MAX_MEM_SLOTS => {
@@ -137,7 +151,28 @@ impl<'a> Relay<'a> {
                 self.answer()?;
                 message.reply(MAX_REGIONS as u64).write(self.front)
             }
+            request::SET_LOG_BASE => {
+                if self.protocol & PROTOCOL_LOG_SHMFD == 0 {
+                    let (what, value) = ("log without the protocol feature LOG_SHMFD", self.protocol);
+                    let valid = "only what was negotiated";
+                    return Err(MessageError::Value { request: message.request, what, value, valid });
+                }
+                // The answer to this tells the front end that whatever it asked for before holds too, such as rings that stand.
+                self.settle()?;
+                let failed = |error| MessageError::Log { request: message.request, error };
+                let [fd] = &message.fds[..] else { return Err(failed(LogError::NoFile)) };
+                let (size, offset) = (message.u64_at(0)?, message.u64_at(8)?);
+                let log = DirtyLog::map(fd.as_fd(), offset, size).map_err(failed)?;
+                dirty_log::replace(self.port, log).map_err(failed)?;
+                message.echo().write(self.front)
+            }
             request::SET_FEATURES => {
+                let value = message.u64_at(0)?;
+                if value & features::LOG_ALL != 0 {
+                    self.settle()?;
+                    dirty_log::check_memory(self.port, value)
+                        .map_err(|error| MessageError::Log { request: message.request, error })?;
+                }
                 self.features_set = true;
                 self.forward(message)
             }
@@ -172,6 +207,12 @@ impl<'a> Relay<'a> {
             self.answer()?.write(self.front)?;
         }
         Ok(())
+    }
+
+    /// Waits until the library has done all it was told.
+    fn settle(&self) -> Result<(), MessageError> {
+        Message::new(request::GET_FEATURES, &[]).write(self.back)?;
+        self.answer().map(drop)
     }
 
     fn answer(&self) -> Result<Message, MessageError> {
@@ -209,6 +250,8 @@ impl<'a> Relay<'a> {
                 let [fd] = &message.fds[..] else { return wrong("1") };
                 check_region(message, 8, fd.as_fd())?;
             }
+            request::SET_LOG_BASE if fds != 1 => return wrong("1"),
+            request::SET_LOG_BASE => {}
             // The specification lets a front end send the descriptor along; it is of no use.
             request::REM_MEM_REG if fds > 1 => return wrong("0 or 1"),
             request::REM_MEM_REG => {}

@@ -17,7 +17,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 use super::memory::{GuestRam, MAX_REGIONS, Memory};
 use super::ring::split::{RingPlace, RingShape};
 use super::ring::{Queue, RingError, set_nonblocking};
-use super::{GuestPort, lock};
+use super::{GuestPort, dirty_log, lock};
 
 /// Memory handle of the control protocol.
 pub(super) type Ram = GuestMemoryAtomic<GuestRam>;
@@ -118,6 +118,7 @@ pub(super) fn release(port: &GuestPort) {
         // The owner may have looked between the two: without this it would wait on the old kick until something else happens.
         port.queue_changed(usize::from(vring.queue.index));
     }
+    dirty_log::release(port);
     *lock(&port.memory) = None;
 }
 
@@ -130,6 +131,7 @@ pub(super) fn set_memory(port: &GuestPort, ram: &Ram) -> io::Result<()> {
     let previous = lock(&port.memory).clone();
     let memory = Memory::new(ram.memory().into_inner(), previous.as_deref())
         .ok_or_else(|| io::Error::other("too many memory regions in use"))?;
+    dirty_log::check(port, port.features(), &memory).map_err(io::Error::other)?;
     restart_all(port, || *lock(&port.memory) = Some(Arc::new(memory)));
     Ok(())
 }

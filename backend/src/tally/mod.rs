@@ -181,8 +181,12 @@ impl Tallies {
         put(Cell::OutBytes, counters.out_bytes);
         put(Cell::InPackets, counters.in_packets);
         put(Cell::InBytes, counters.in_bytes);
-        counters.out_drops.iter().for_each(|&(reason, count)| put(Cell::OutDrops(reason), count));
-        counters.in_drops.iter().for_each(|&(reason, count)| put(Cell::InDrops(reason), count));
+        counters.out_drops.iter().for_each(|&(reason, count)| {
+            put(Cell::OutDrops(reason), count);
+        });
+        counters.in_drops.iter().for_each(|&(reason, count)| {
+            put(Cell::InDrops(reason), count);
+        });
     }
 
     /// A port's counters.

@@ -208,8 +208,8 @@ impl Delivery {
                 }
                 finished |= 1 << index;
             }
-            if ring.vanished() {
-                broken = Some(RingError::MemoryVanished);
+            if let Some(error) = ring.vanished() {
+                broken = Some(error);
             }
             ring.publish();
         }

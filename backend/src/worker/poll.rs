@@ -203,8 +203,8 @@ impl Worker {
         if burst.count == 0 {
             return Ok(0);
         }
-        if ring.vanished() {
-            return Err(RingError::MemoryVanished);
+        if let Some(error) = ring.vanished() {
+            return Err(error);
         }
         let finished = delivery.forward(view, shared, &handle.counters, now, from, burst, patience, blocked);
         ring.complete(burst, finished);

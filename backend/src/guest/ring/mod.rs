@@ -53,6 +53,9 @@ pub enum RingError {
     /// The memory's file was truncated under us.
     #[error("guest memory vanished")]
     MemoryVanished,
+    /// The file of the dirty log was truncated under us.
+    #[error("the log of written pages vanished")]
+    LogVanished,
 }
 
 /// One queue of a guest port: even index = receive (the guest's in), odd = transmit (out).

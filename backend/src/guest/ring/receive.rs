@@ -148,6 +148,7 @@ impl SplitRing {
             }
         }
         live.write_used(self.next_used, id, total as u32);
+        live.wrote_frame(span.ptr, total, self.next_used);
         self.next_avail = self.next_avail.wrapping_add(1);
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Put::Done)
@@ -179,6 +180,7 @@ impl SplitRing {
             let got = live.walk(id, true, self.shape.indirect, &mut self.scratch)?.min(u64::from(u32::MAX))
                 as usize;
             live.write_used(mark.next_used.wrapping_add(buffers), id, got.min(total - room) as u32);
+            live.wrote_used(mark.next_used.wrapping_add(buffers), 1);
             buffers += 1;
             room += got;
             if got == 0 || (room < total && !self.shape.mergeable) {
@@ -187,11 +189,14 @@ impl SplitRing {
             }
         }
         let bytes = NetHeader { num_buffers: buffers, ..*header }.emit();
-        let mut sink = Sink { spans: &mut self.scratch, at: 0 };
+        let mut sink = Sink { spans: &self.scratch, at: 0, offset: 0 };
         sink.write(bytes.as_ptr(), usize::from(self.shape.header_len));
         sink.write(head.as_ptr(), head.len());
         for span in rest {
             sink.write(span.ptr, span.len as usize);
+        }
+        if let Some(live) = &self.live {
+            live.wrote_spans(&self.scratch, total);
         }
         self.next_avail = mark.next_avail.wrapping_add(buffers);
         self.next_used = mark.next_used.wrapping_add(buffers);
@@ -201,25 +206,28 @@ impl SplitRing {
 
 /// Writes a byte sequence over a list of spans.
 struct Sink<'a> {
-    spans: &'a mut [Span],
+    spans: &'a [Span],
     at: usize,
+    /// Bytes of span `at` that are written.
+    offset: usize,
 }
 
 impl Sink<'_> {
     fn write(&mut self, mut from: *const u8, mut len: usize) {
         while len > 0 {
-            let Some(span) = self.spans.get_mut(self.at) else { return };
-            let take = len.min(span.len as usize);
-            // SAFETY: `take` is within the destination span (translated guest memory) and within the `len` bytes at `from`.
+            let Some(span) = self.spans.get(self.at) else { return };
+            let room = span.len as usize - self.offset;
+            let take = len.min(room);
+            // SAFETY: `take` bytes from `offset` are within the destination span (translated guest memory) and within the `len` bytes at `from`.
             unsafe {
-                std::ptr::copy_nonoverlapping(from, span.ptr, take);
-                span.ptr = span.ptr.add(take);
+                std::ptr::copy_nonoverlapping(from, span.ptr.add(self.offset), take);
                 from = from.add(take);
             }
-            span.len -= take as u32;
             len -= take;
-            if span.len == 0 {
+            self.offset += take;
+            if take == room {
                 self.at += 1;
+                self.offset = 0;
             }
         }
     }

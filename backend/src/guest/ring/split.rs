@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use super::{MAX_RING_SIZE, RingError, signal};
 use crate::guest::burst::BURST;
+use crate::guest::dirty_log::DirtyLog;
 use crate::guest::memory::{Memory, Span};
 
 const DESC_F_NEXT: u16 = 1;
@@ -64,6 +65,8 @@ pub(super) struct Live {
     avail: *const u8,
     used: *mut u8,
     pub(super) size: u16,
+    /// Where writes are logged while the guest is being copied elsewhere.
+    log: Option<Arc<DirtyLog>>,
 }
 
 // SAFETY: the pointers point into `memory`, which travels with them.
@@ -107,7 +110,7 @@ impl Live {
         Desc { addr, len: word as u32, flags: (word >> 32) as u16, next: (word >> 48) as u16 }
     }
 
-    /// Writes used element `position`.
+    /// Writes used element `position`; `wrote_used` must follow.
     #[inline]
     pub(super) fn write_used(&self, position: u16, id: u16, len: u32) {
         let slot = usize::from(position & (self.size - 1));
@@ -121,6 +124,62 @@ impl Live {
                 place.write_unaligned(element);
             }
         }
+    }
+
+    /// To be called after each write to guest memory: logs it if that is wanted.
+    #[inline]
+    pub(super) fn wrote(&self, ptr: *const u8, len: usize) {
+        if self.log.is_some() {
+            self.mark([(ptr, len)]);
+        }
+    }
+
+    /// As [`Live::wrote`], for `count` used elements from ring position `first`.
+    #[inline]
+    pub(super) fn wrote_used(&self, first: u16, count: u16) {
+        if self.log.is_some() {
+            self.mark((0..count).map(|index| self.used_element(first.wrapping_add(index))));
+        }
+    }
+
+    /// As [`Live::wrote`], for one plain buffer and the used element at `position`.
+    #[inline]
+    pub(super) fn wrote_frame(&self, ptr: *const u8, len: usize, position: u16) {
+        if self.log.is_some() {
+            self.mark([(ptr, len), self.used_element(position)]);
+        }
+    }
+
+    /// As [`Live::wrote`], for the first `total` bytes of `spans`.
+    pub(super) fn wrote_spans(&self, spans: &[Span], total: usize) {
+        if self.log.is_some() {
+            let mut left = total;
+            self.mark(spans.iter().map(|span| {
+                let len = left.min(span.len as usize);
+                left -= len;
+                (span.ptr.cast_const(), len)
+            }));
+        }
+    }
+
+    #[cold]
+    fn mark(&self, written: impl IntoIterator<Item = (*const u8, usize)>) {
+        if let Some(log) = &self.log {
+            log.mark(&self.memory, written);
+        }
+    }
+
+    /// Where used element `position` is, and its length.
+    fn used_element(&self, position: u16) -> (*const u8, usize) {
+        let slot = usize::from(position & (self.size - 1));
+        (self.used.wrapping_add(4 + 8 * slot), 8)
+    }
+
+    /// Stores a word of the used ring that is no element.
+    #[inline]
+    fn store_used_word(&self, offset: usize, value: u16, order: Ordering) {
+        self.used_word(offset).store(value, order);
+        self.wrote(self.used.wrapping_add(offset), 2);
     }
 
     /// Asks for descriptor `index`, which is below `size`. A pass that only asks keeps many transfers between cores under way, where a
@@ -208,6 +267,8 @@ pub struct SplitRing {
     /// Receive buffers read ahead (first at ring position `staged_at`): head and, for a plain buffer, where it is.
     pub(super) staged: Vec<(u16, Span)>,
     pub(super) staged_at: u16,
+    /// The log in force, for rings that start meanwhile too.
+    log: Option<Arc<DirtyLog>>,
 }
 
 // === control ===
@@ -238,7 +299,7 @@ impl SplitRing {
         let desc = table("descriptor table", place.desc, 16, 16 * entries)?;
         let avail = table("available ring", place.avail, 2, 6 + 2 * entries)?;
         let used = table("used ring", place.used, 4, 6 + 8 * entries)?;
-        let live = Live { memory, desc, avail, used, size };
+        let live = Live { memory, desc, avail, used, size, log: self.log.clone() };
         let index = live.used_word(2).load(Ordering::Acquire);
         self.next_avail = index;
         self.next_used = index;
@@ -268,6 +329,7 @@ impl SplitRing {
                 if self.done & 1 == 0 {
                     let head = self.heads[usize::from(self.next_avail) % BURST];
                     live.write_used(self.next_used, head, 0);
+                    live.wrote_used(self.next_used, 1);
                     self.next_used = self.next_used.wrapping_add(1);
                     lost += 1;
                 }
@@ -301,10 +363,23 @@ impl SplitRing {
         self.call = call;
     }
 
-    /// Whether the memory behind the ring vanished.
+    /// Replaces the log of writes to guest memory. When this returns, the ring marks the one before no more.
+    pub(in crate::guest) fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        if let Some(live) = &mut self.live {
+            live.log.clone_from(&log);
+        }
+        self.log = log;
+    }
+
+    /// What vanished behind the ring, if something did.
     #[inline]
-    pub fn vanished(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.memory.vanished())
+    pub fn vanished(&self) -> Option<RingError> {
+        let live = self.live.as_ref()?;
+        if live.memory.vanished() {
+            Some(RingError::MemoryVanished)
+        } else {
+            live.log.as_ref().filter(|log| log.vanished()).map(|_| RingError::LogVanished)
+        }
     }
 
     /// Asks the guest to kick on its next buffer. Returns whether there are buffers already (then no kick may come).
@@ -312,9 +387,9 @@ impl SplitRing {
         let Some(live) = &self.live else { return false };
         let seen = live.avail_index();
         if self.shape.event_idx {
-            live.used_word(4 + 8 * usize::from(live.size)).store(seen, Ordering::Relaxed);
+            live.store_used_word(4 + 8 * usize::from(live.size), seen, Ordering::Relaxed);
         } else {
-            live.used_word(0).store(0, Ordering::Relaxed);
+            live.store_used_word(0, 0, Ordering::Relaxed);
         }
         // The guest must see the request before we look again (virtio 1.2 §2.7.10).
         fence(Ordering::SeqCst);
@@ -340,7 +415,7 @@ impl SplitRing {
         if let Some(live) = &self.live {
             let flags = if self.shape.event_idx { 0 } else { USED_F_NO_NOTIFY };
             if live.used_word(0).load(Ordering::Relaxed) != flags {
-                live.used_word(0).store(flags, Ordering::Relaxed);
+                live.store_used_word(0, flags, Ordering::Relaxed);
             }
         }
     }
@@ -353,7 +428,7 @@ impl SplitRing {
         if old == new {
             return;
         }
-        live.used_word(2).store(new, Ordering::Release);
+        live.store_used_word(2, new, Ordering::Release);
         self.published = new;
         // The index must be visible before we read whether to notify (virtio 1.2 §2.7.7).
         fence(Ordering::SeqCst);

@@ -140,6 +140,7 @@ impl SplitRing {
     /// Gives those frames of the burst back to the guest whose window slot's bit is set in `finished`.
     pub fn complete(&mut self, burst: &Burst, finished: u64) {
         let Some(live) = &self.live else { return };
+        let first = self.next_used;
         for frame in &burst.frames[..burst.count] {
             if finished >> frame.slot & 1 != 0 {
                 live.write_used(self.next_used, frame.id, 0);
@@ -147,6 +148,7 @@ impl SplitRing {
                 self.done |= 1 << frame.slot;
             }
         }
+        live.wrote_used(first, self.next_used.wrapping_sub(first));
         let leading = self.done.trailing_ones();
         self.next_avail = self.next_avail.wrapping_add(leading as u16);
         self.done = self.done.checked_shr(leading).unwrap_or(0);
