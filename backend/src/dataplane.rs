@@ -11,6 +11,7 @@ use vswitch::event::Event;
 use vswitch::explain::{Explanation, explain};
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
+use vswitch::state::PortMemory;
 
 use crate::guest::connection::Server;
 use crate::guest::{GuestPort, Owner, tsc};
@@ -64,6 +65,23 @@ impl Dataplane {
     pub fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         let view = self.shared.view();
         explain(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles()), from, head, len)
+    }
+
+    /// What is remembered of a port. When it returns, every worker is done with the frames it had when this was called.
+    pub fn save_port(&self, id: PortId) -> PortMemory {
+        self.shared.publish(None, |_| ());
+        self.shared.state.save_port(tsc::nanos(tsc::cycles()), id)
+    }
+
+    /// Puts in what was remembered of a port elsewhere, as far as the published policy allows it.
+    pub fn restore_port(&self, id: PortId, memory: &PortMemory) {
+        let view = self.shared.view();
+        self.shared.state.restore_port(tsc::nanos(tsc::cycles()), id, memory, &view.snapshot);
+    }
+
+    /// Forgets what is remembered of a port whose rings stand still.
+    pub fn forget_port(&self, id: PortId) {
+        self.shared.state.remove_port(id);
     }
 
     /// The learned addresses.
@@ -212,12 +230,18 @@ impl Dataplane {
                 features: port.features(),
                 workers: port.owners.iter().map(|owner| owner.id()).collect(),
                 mtu: port.mtu(),
+                attached: port.is_attached(),
+                attachments: port.attachments(),
+                starts: port.starts(),
             },
             Port::Link(port) => PortStatus {
                 state: if port.is_running() { PortState::Running } else { PortState::Stopped },
                 features: 0,
                 workers: vec![port.owner],
                 mtu: port.mtu,
+                attached: false,
+                attachments: 0,
+                starts: 0,
             },
         })
     }

@@ -174,7 +174,7 @@ impl EventSink for EventLog {
         let now = jiff::Timestamp::now();
         let now = now.round(jiff::Unit::Millisecond).unwrap_or(now);
         let mut inner = self.lock();
-        for key in ["port", "from", "to", "owner"] {
+        for key in ["port", "from", "to", "owner", "at"] {
             let Some(id) = body.get(key).and_then(Value::as_u64) else { continue };
             let id = PortId(id as u16);
             let name = match body.get("name") {

@@ -112,6 +112,12 @@ pub struct PortStatus {
     pub workers: Vec<usize>,
     /// MTU in force (a front end may have lowered it).
     pub mtu: u16,
+    /// Whether a front end is attached.
+    pub attached: bool,
+    /// How many front ends attached so far.
+    pub attachments: u32,
+    /// How often its receive rings began to run.
+    pub starts: u32,
 }
 
 /// Frames and bytes of one port since it was added. Directions are the guest's: out = the guest sends.

@@ -4,3 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod state;
+pub mod format;
+pub mod seal;

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use vswitch::port::vlan::Vlan;
 use vswitch::port::{Mirror, acl, rule};
 use vswitch::session::Saved;
@@ -171,7 +172,7 @@ pub struct Storm {
 }
 
 /// What an extension remembers of the port. Its owner alone knows what the bytes mean.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtensionState {
     /// The extension's name.
     pub name: String,
@@ -184,7 +185,7 @@ pub struct ExtensionState {
 }
 
 /// A field this version does not know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnknownField {
     /// Its number.
     pub number: u16,

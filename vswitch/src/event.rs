@@ -101,6 +101,15 @@ pub enum Event {
         /// The port that owns it.
         owner: PortId,
     },
+    /// The address of a port without a guest was heard elsewhere: the guest is there now.
+    SeenElsewhere {
+        /// The port whose address it is.
+        port: PortId,
+        /// The address.
+        mac: Mac,
+        /// The port that it was heard at: the uplink.
+        at: PortId,
+    },
     /// A port sent with a source address it may not use (MAC spoofing is off).
     MacSpoofed {
         /// The address.
@@ -158,6 +167,65 @@ pub enum Event {
         port: PortId,
         /// Its share, in entries.
         limit: u32,
+    },
+    /// A guest is about to leave: its port's state was saved, and what comes for it is held.
+    StateSaved {
+        /// The port.
+        port: PortId,
+        /// The epoch of the state.
+        epoch: u64,
+        /// Its length in bytes.
+        bytes: u64,
+        /// Sessions in it.
+        sessions: u64,
+    },
+    /// A state was put into force for a port whose guest is about to arrive.
+    StateLoaded {
+        /// The port.
+        port: PortId,
+        /// The host that saved it.
+        from: String,
+        /// The epoch of the state.
+        epoch: u64,
+        /// Whether its policy was taken; otherwise it could not be told who wrote it, and the configured policy stays.
+        authenticated: bool,
+        /// Sessions in it.
+        sessions: u64,
+    },
+    /// A state was refused; nothing of it is in force.
+    StateRefused {
+        /// The port.
+        port: PortId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A guest that was to arrive runs here now.
+    GuestArrived {
+        /// The port.
+        port: PortId,
+        /// The host it came from.
+        from: String,
+        /// The epoch of its state.
+        epoch: u64,
+    },
+    /// A guest that was to arrive did not; its port is what it was before.
+    ArrivalUndone {
+        /// The port.
+        port: PortId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A guest that was to leave is heard elsewhere; what was held for it was sent after it.
+    GuestLeft {
+        /// The port.
+        port: PortId,
+        /// The epoch of the state it left with.
+        epoch: u64,
+    },
+    /// A guest that was to leave runs on here.
+    GuestStayed {
+        /// The port.
+        port: PortId,
     },
     /// The guest asks its peers to be told where it is (RARP sent on its behalf).
     Announced {

@@ -129,7 +129,7 @@ impl Fdb {
     /// Notes that `port` sent with this source address. The caller has checked that the port may.
     pub fn learn(&self, now: Nanos, port: PortId, mac: Mac, network: Segment, snap: &Snapshot) -> Learned {
         if let Some(owner) = snap.owner(mac)
-            && !snap.teamed(port, owner)
+            && !snap.stands_in(port, owner)
         {
             // Configured while it was already learned somewhere: the configuration wins.
             return if owner == port { Learned::Refreshed } else { Learned::Pinned { owner } };
@@ -243,12 +243,12 @@ impl Fdb {
     }
 
     /// Removes what policy no longer allows: entries of ports that are gone or may have no learned addresses any more,
-    /// and addresses that are now configured. To be called after a snapshot was published.
+    /// addresses that are now configured, and those of ports whose guest is here again. To be called after a snapshot was published.
     pub fn reconcile(&self, snap: &Snapshot) -> u64 {
         self.purge(|key, slot| {
             let allowed = snap.port(slot.port).is_some_and(crate::port::Port::learns);
             match snap.owner(Mac::from_u64(key as u64)) {
-                Some(owner) => !snap.teamed(slot.port, owner),
+                Some(owner) => !snap.stands_in(slot.port, owner),
                 None => !allowed,
             }
         })

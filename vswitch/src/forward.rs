@@ -37,16 +37,17 @@ pub(crate) fn destination(frame: &mut Frame<'_>) -> Verdict {
     }
 }
 
-/// The port that has the destination. Configuration goes before learning (but for an address that a teamed port has taken over), and
-/// what was learned counts only while the port may still have learned addresses: policy may have changed since.
+/// The port that has the destination. Configuration goes before learning (but for an address that a teamed port has taken over, or that was
+/// heard on the uplink while its own port has no guest), and what was learned counts only while the port may still have learned
+/// addresses: policy may have changed since.
 fn known<'a>(frame: &Frame<'a>) -> Option<&'a Port> {
     let snap = frame.snap;
     let learned = || frame.state.fdb.lookup(frame.dst, snap.filtering(frame.segment));
     match snap.owner(frame.dst).and_then(|owner| snap.port(owner)) {
-        Some(owner) if !owner.policy.teaming => Some(owner),
+        Some(owner) if owner.present && !owner.policy.teaming => Some(owner),
         Some(owner) => {
-            let partner = learned().filter(|&id| snap.teamed(id, owner.id));
-            partner.and_then(|id| snap.port(id)).or(Some(owner))
+            let other = learned().filter(|&id| snap.stands_in(id, owner.id));
+            other.and_then(|id| snap.port(id)).or(Some(owner))
         }
         None => learned().and_then(|id| snap.port(id)).filter(|port| port.learns()),
     }

@@ -5,6 +5,7 @@
 //! simulated time runs in a unit test.
 #![forbid(unsafe_code)]
 
+pub mod announce;
 pub mod event;
 pub mod explain;
 pub mod fdb;

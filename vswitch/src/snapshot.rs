@@ -141,6 +141,13 @@ impl Snapshot {
         one != other && vm(one).is_some() && vm(one) == vm(other)
     }
 
+    /// Whether `port` may have the address that is configured for `owner` for the time being: as its partner in a guest team, or because
+    /// it is the uplink and the owner's guest is not here.
+    pub(crate) fn stands_in(&self, port: PortId, owner: PortId) -> bool {
+        let absent = |id| self.port(id).is_some_and(|port| !port.present);
+        self.teamed(port, owner) || (Some(port) == self.uplink && absent(owner))
+    }
+
     /// The ports that get copies of mirrored frames.
     #[inline]
     pub fn monitors(&self) -> &[PortId] {

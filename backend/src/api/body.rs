@@ -94,6 +94,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Bulk<T> {
     }
 }
 
+/// A port's state as request body.
+pub(super) struct StateBody(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for StateBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        read(request, migration::format::MAX_SIZE).await.map(StateBody)
+    }
+}
+
 async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
     let whole = axum::body::to_bytes(request.into_body(), limit);
     let refuse = |why: Refusal| ApiError(why.of(Object::Request));

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
-use super::{Shared, config, lists, live, metrics};
+use super::{Shared, config, handover, lists, live, metrics};
 use crate::control::types::{
     ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
     WorkerView,
@@ -37,6 +37,7 @@ pub(super) type Answer<T> = Result<Json<T>, ApiError>;
         (name = "policy", description = "Lists of a port: its ACL and its extended rules"),
         (name = "metering", description = "What the meters of ports counted"),
         (name = "uplinks", description = "The physical network"),
+        (name = "migration", description = "Ports on the move"),
         (name = "seeing", description = "What the switch does"),
     )
 )]
@@ -59,6 +60,8 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(live::reset_meter))
         .routes(routes!(live::list_sessions))
         .routes(routes!(live::port_sessions, live::flush_sessions))
+        .routes(routes!(handover::export))
+        .routes(routes!(handover::import))
         .routes(routes!(show_fdb))
         .routes(routes!(explain))
         .routes(routes!(list_workers))

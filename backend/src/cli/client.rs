@@ -39,6 +39,16 @@ impl Client {
         self.call(Method::POST, path, Some(body))
     }
 
+    /// An answer that is not JSON.
+    pub(super) fn get_bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        self.exchange(Method::GET, path, Bytes::new())
+    }
+
+    /// Sends bytes that are not JSON.
+    pub(super) fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
+        serde_json::from_slice(&self.exchange(Method::POST, path, body.into())?).map_err(|e| broken(&e))
+    }
+
     pub(super) fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         self.call(Method::PATCH, path, Some(body))
     }
@@ -91,11 +101,14 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|e| broken(&e))?.unwrap_or_default();
-        let answer = Self::blocking(async {
-            let talk = async { whole(self.send(method, path, body.into()).await?).await };
+        serde_json::from_slice(&self.exchange(method, path, body.into())?).map_err(|e| broken(&e))
+    }
+
+    fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+        Self::blocking(async {
+            let talk = async { whole(self.send(method, path, body).await?).await };
             tokio::time::timeout(PATIENCE, talk).await.map_err(|_| self.silent())?
-        })?;
-        serde_json::from_slice(&answer).map_err(|e| broken(&e))
+        })
     }
 
     fn blocking<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -11,6 +11,7 @@ mod explain;
 mod fdb;
 mod file;
 mod meter;
+mod migrate;
 mod policy;
 mod port;
 mod rule;
@@ -95,6 +96,10 @@ enum Command {
     /// Connections that stateful rules follow.
     #[command(subcommand)]
     Session(session::Session),
+    /// Ports on the move. With QEMU 10 or cloud-hypervisor 52, or newer, a guest's state travels in the front end's own stream and no command
+    /// is needed.
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// The forwarding table: which address is behind which port.
     #[command(subcommand)]
     Fdb(fdb::Fdb),
@@ -187,6 +192,7 @@ pub fn main() -> ExitCode {
         Command::Uplink(uplink) => uplink.run(&client, &answer),
         Command::Meter(meter) => meter.run(&client, &answer),
         Command::Session(session) => session.run(&client, &answer),
+        Command::Migrate(migrate) => migrate.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),
         Command::Apply(apply) => apply.run(&client, &answer),

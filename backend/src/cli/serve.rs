@@ -16,6 +16,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use super::{Failure, NoJson, Outcome, apply, file};
 use crate::api::{self, Callers, Shared};
 use crate::control::model::MacPool;
+use crate::control::handover::{self, lifecycle::Lifecycle};
 use crate::control::{Host, Switch, check, host};
 use crate::dataplane::Dataplane;
 use crate::events::EventLog;
@@ -62,6 +63,11 @@ pub(super) struct Serve {
     /// its first IPv4 address].
     #[arg(long, value_name = "NAME")]
     host_id: Option<String>,
+
+    /// File of 32 random bytes, readable by its owner only and the same on every host of the fleet: states of ports are sealed
+    /// with it, and a state without its seal brings no policy (see 'turnpike migrate new-key').
+    #[arg(long, value_name = "FILE")]
+    fleet_key: Option<PathBuf>,
 
     /// Serve /metrics (Prometheus text) on TCP as well, to everybody who can reach it.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -140,6 +146,7 @@ impl Serve {
         }
         let callers = self.callers()?;
         let config = self.config.as_deref().map(file::read).transpose()?;
+        let fleet_key = self.fleet_key.as_deref().map(handover::read_key).transpose()?;
         let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
         let (store, saved) = directory.map_or_else(|| Ok((Store::none(), Saved::default())), Store::open)?;
         let tallies = Tallies::open(directory, workers)?;
@@ -163,10 +170,14 @@ impl Serve {
             pool: MacPool::of(self.host_id.as_deref(), host::first_ipv4(), &host_name),
             id: self.host_id.unwrap_or(host_name),
         };
-        let sink = events.clone();
+        let lifecycle = Lifecycle::new(events.clone());
+        let (sink, keeper) = (lifecycle.clone(), lifecycle.clone());
         let mut switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
-            Dataplane::start(&options, tallies, snapshot, sink)
+            Dataplane::start(&options, tallies, snapshot, sink, keeper)
         })?;
+        if let Some(key) = fleet_key {
+            switch.set_fleet_key(key);
+        }
         if let Some(config) = &config {
             for line in apply::lines(&switch.apply(config, false)?) {
                 log::info!("configuration: {line}");
@@ -179,6 +190,9 @@ impl Serve {
             events: events.clone(),
             stopping: stopping.clone(),
         };
+        let follower = lifecycle.start(&shared.switch).map_err(|e| {
+            Refusal::System { what: "thread".into(), reason: e.to_string() }.of(Object::Switch)
+        })?;
         let mut servers = tokio::task::JoinSet::new();
         servers.spawn(api::serve_unix(listener, callers, api::router(shared.clone()), stopping.clone()));
         if let Some(listener) = metrics {
@@ -202,6 +216,7 @@ impl Serve {
         socket.remove();
         stop.send_replace(true);
         while servers.join_next().await.is_some() {}
+        drop(follower);
         let _ = tokio::task::spawn_blocking(move || {
             shared.switch.lock().unwrap_or_else(PoisonError::into_inner).stop();
         })

@@ -12,7 +12,7 @@ use vswitch::refusal::Refusal;
 use vswitch::snapshot::SwitchKind;
 use vswitch::{Mac, PortId};
 
-use super::model::{Device, MAX_PORTS, MacKind, PortConfig};
+use super::model::{Carried, Device, MAX_PORTS, MacKind, PortConfig};
 use super::types::{NewPort, NewUplink, Policy, PolicyChange};
 use super::{DEFAULT_MTU, Switch, check, host, view};
 use crate::guest::features;
@@ -158,6 +158,8 @@ impl Switch {
             device,
             policy,
             metering: None,
+            epoch: 0,
+            carried: Carried::default(),
             acl: Arc::default(),
             rules: Arc::default(),
         })
@@ -183,6 +185,8 @@ impl Switch {
             device,
             policy: Policy::default(),
             metering: None,
+            epoch: 0,
+            carried: Carried::default(),
             acl: Arc::default(),
             rules: Arc::default(),
         })

@@ -32,6 +32,7 @@ impl Switch {
             data: None,
             store: Store::none(),
             events: self.events.clone(),
+            fleet_key: None,
         }
     }
 
@@ -44,6 +45,12 @@ impl Switch {
         let is_in = |there: &Self, config: &PortConfig| {
             there.ports.get(&config.name).is_some_and(|entry| entry.config.id == config.id)
         };
+        let provisional = self.ports.values().filter(|entry| entry.arrival.is_some());
+        if let Some(entry) = provisional.into_iter().find(|e| {
+            draft.ports.get(&e.config.name).is_some_and(|planned| planned.config != e.config)
+        }) {
+            return Err(Refusal::StateArrived.of(object(&entry.config)));
+        }
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
         let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
 

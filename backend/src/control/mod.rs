@@ -13,6 +13,7 @@ mod apply;
 mod change;
 pub mod check;
 mod explain;
+pub mod handover;
 pub mod host;
 pub mod list;
 mod lists;
@@ -32,12 +33,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use migration::seal::FleetKey;
 use vswitch::event::Event;
 use vswitch::port::{Port, PortKind};
 use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::snapshot::Snapshot;
 
 use self::admit::{changed, differences};
+use self::handover::{Arrival, Departure};
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
 use self::tallies::Tallies;
@@ -65,6 +68,12 @@ struct Entry {
     mtu: u16,
     /// Why the data path does not serve the port, if it does not.
     fault: Option<String>,
+    /// Whether its guest is here: its rings run, or its state has arrived.
+    present: bool,
+    /// A guest that is about to arrive.
+    arrival: Option<Box<Arrival>>,
+    /// A guest that is about to leave.
+    departure: Option<Departure>,
     /// Where the socket is that it listens on, in the one spelling of [`check::same_place`].
     place: Option<PathBuf>,
 }
@@ -77,7 +86,8 @@ impl Entry {
             Device::Guest { socket, .. } => Some(check::same_place(socket)),
             _ => None,
         };
-        Self { config, mtu, fault: None, place }
+        let present = config.device.kind() != PortKind::Guest;
+        Self { config, mtu, fault: None, present, arrival: None, departure: None, place }
     }
 }
 
@@ -93,6 +103,8 @@ pub struct Switch {
     data: Option<Box<dyn DataPath>>,
     store: Store,
     events: Arc<EventLog>,
+    /// With what states of ports are sealed and verified.
+    fleet_key: Option<FleetKey>,
 }
 
 impl Switch {
@@ -118,6 +130,7 @@ impl Switch {
             data: None,
             store,
             events,
+            fleet_key: None,
         };
         for config in saved.ports {
             switch.events.name_port(config.id, &config.name);
@@ -140,6 +153,11 @@ impl Switch {
         }
         switch.follow_devices();
         Ok(switch)
+    }
+
+    /// States of ports are sealed with this key from now on, and those without its seal bring no policy.
+    pub fn set_fleet_key(&mut self, key: FleetKey) {
+        self.fleet_key = Some(key);
     }
 
     /// Number of ports, uplink included.
@@ -310,7 +328,12 @@ impl Switch {
     /// It is published before it is stored, so that a change is in force as soon as workers can follow, whatever the
     /// disk takes; the command returns after both. If it cannot be stored, the old one is published again.
     fn replace(&mut self, new: &PortConfig) -> Result<PortConfig, Refusal> {
-        let old = self.entry(&new.name)?.config.clone();
+        let entry = self.entry(&new.name)?;
+        // It is provisional: it may have to become again what it was before the state arrived.
+        if entry.arrival.is_some() {
+            return Err(Refusal::StateArrived);
+        }
+        let old = entry.config.clone();
         self.put_entry(new.clone());
         self.publish();
         if let Err(why) = self.store.put(None, &[(Some(&old), Some(new))]) {
@@ -398,12 +421,14 @@ fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> 
     // Names of virtual machines are known to the data path as numbers that hold for one snapshot.
     let vms: BTreeSet<&str> = ports.values().filter_map(|e| e.config.policy.vm.as_deref()).collect();
     let vms: BTreeMap<&str, u64> = vms.into_iter().zip(1..).collect();
-    let port = |Entry { config, mtu, .. }: &Entry| Port {
+    let port = |Entry { config, mtu, present, .. }: &Entry| Port {
+        present: *present,
         id: config.id,
         kind: config.device.kind(),
         mac: config.mac,
         mtu: *mtu,
         vm: config.policy.vm.as_deref().and_then(|name| vms.get(name).copied()),
+        present: true,
         policy: config.compiled(),
     };
     Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect())

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use migration::state::{ExtensionState, UnknownField};
 use serde::{Deserialize, Serialize};
 use vswitch::port::PortKind;
 use vswitch::refusal::Refusal;
@@ -148,6 +149,27 @@ impl MacKind {
     }
 }
 
+/// What moves with a port and means nothing here: it is stored and moves on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    /// State of extensions that are not loaded.
+    pub extensions: Vec<ExtensionState>,
+    /// Fields of newer versions.
+    pub unknown: Vec<UnknownField>,
+}
+
+impl Carried {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A port's complete configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -167,6 +189,12 @@ pub struct PortConfig {
     /// That it is metered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metering: Option<Metering>,
+    /// Epoch of the newest state known of it, in milliseconds of Unix time; 0 = it never moved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
+    /// What it brought along that this version only carries on.
+    #[serde(default, skip_serializing_if = "Carried::is_empty")]
+    pub carried: Carried,
     /// Its ACL; the store has a row for each entry.
     #[serde(skip)]
     pub acl: Arc<Acl>,

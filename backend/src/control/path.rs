@@ -4,6 +4,7 @@ use vswitch::explain::Explanation;
 use vswitch::fdb::Entry;
 use vswitch::session::Shown;
 use vswitch::snapshot::Snapshot;
+use vswitch::state::PortMemory;
 use vswitch::{PortId, Tally};
 
 use super::model::{Device, PortConfig};
@@ -53,6 +54,26 @@ pub trait DataPath: Send {
     fn flush_sessions(&self, port: PortId) -> u64;
     /// What would happen to a frame that a port sends: its first bytes and its whole length.
     fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation;
+    /// What is remembered of a port, none of whose frames is under way when this returns.
+    fn save_port(&self, id: PortId) -> PortMemory;
+    /// Puts in what was remembered of a port elsewhere, under the published policy.
+    fn restore_port(&self, id: PortId, memory: &PortMemory);
+    /// Forgets what is remembered of a port.
+    fn forget_port(&self, id: PortId);
+    /// Makes a port's counters what was counted elsewhere.
+    fn set_counters(&self, id: PortId, counters: &PortCounters);
+    /// Makes a tally what was counted elsewhere.
+    fn set_tally(&self, tally: Tally, packets: u64, bytes: u64);
+    /// A guest is about to arrive at a port (or no longer): what comes for it is held.
+    fn expect(&self, id: PortId, expected: bool);
+    /// A guest is about to leave a port (or no longer): what comes for it while its rings stand still is held.
+    fn hold(&self, id: PortId, held: bool);
+    /// What was held for a port's guest goes where the guest is now.
+    fn forward_held(&self, id: PortId);
+    /// What was held for a port's guest is dropped.
+    fn discard_held(&self, id: PortId);
+    /// Sends frames of the switch's own making out of the uplink, as from a port's network.
+    fn announce(&self, id: PortId, frames: &[Vec<u8>]);
     /// The learned addresses.
     fn fdb(&self) -> Vec<Entry>;
     /// The workers' load.
@@ -143,6 +164,46 @@ impl DataPath for Dataplane {
 
     fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         Self::explain(self, from, head, len)
+    }
+
+    fn save_port(&self, id: PortId) -> PortMemory {
+        Self::save_port(self, id)
+    }
+
+    fn restore_port(&self, id: PortId, memory: &PortMemory) {
+        Self::restore_port(self, id, memory);
+    }
+
+    fn forget_port(&self, id: PortId) {
+        Self::forget_port(self, id);
+    }
+
+    fn set_counters(&self, id: PortId, counters: &PortCounters) {
+        self.tallies().set_port(id, counters);
+    }
+
+    fn set_tally(&self, tally: Tally, packets: u64, bytes: u64) {
+        self.tallies().set(tally, packets, bytes);
+    }
+
+    fn expect(&self, id: PortId, expected: bool) {
+        Self::expect(self, id, expected);
+    }
+
+    fn hold(&self, id: PortId, held: bool) {
+        Self::hold(self, id, held);
+    }
+
+    fn forward_held(&self, id: PortId) {
+        Self::forward_held(self, id);
+    }
+
+    fn discard_held(&self, id: PortId) {
+        Self::discard_held(self, id);
+    }
+
+    fn announce(&self, id: PortId, frames: &[Vec<u8>]) {
+        Self::announce(self, id, frames);
     }
 
     fn fdb(&self) -> Vec<Entry> {

@@ -1,6 +1,7 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
 mod apply;
+mod handover;
 mod lists;
 mod meters;
 mod policy;
@@ -13,6 +14,7 @@ use vswitch::fdb::{self, EntryKind};
 use vswitch::pipeline::Verdict;
 
 use vswitch::snapshot::SwitchKind;
+use vswitch::state::PortMemory;
 use vswitch::{Mac, PortId, Tally};
 
 use super::model::{MAX_PORTS, MacKind};
@@ -49,6 +51,18 @@ struct Notes {
     /// As last published, by number.
     ports: Vec<Port>,
     tallies: std::collections::HashMap<u32, (u64, u64)>,
+    counters: std::collections::HashMap<u16, PortCounters>,
+    memories: std::collections::HashMap<u16, PortMemory>,
+    /// How often each port's rings started, and whether they run.
+    starts: std::collections::HashMap<u16, u32>,
+    running: std::collections::BTreeSet<u16>,
+    detached: std::collections::BTreeSet<u16>,
+    attachments: u32,
+    /// Ports that hold, and that expect a guest.
+    holding: std::collections::BTreeSet<u16>,
+    expecting: std::collections::BTreeSet<u16>,
+    forwarded: Vec<u16>,
+    announced: Vec<(u16, usize)>,
 }
 
 #[derive(Clone, Default)]
@@ -61,6 +75,14 @@ impl Fake {
 
     fn take(&self) -> Vec<Told> {
         std::mem::take(&mut self.notes().told)
+    }
+}
+
+fn put(set: &mut std::collections::BTreeSet<u16>, id: PortId, member: bool) {
+    if member {
+        set.insert(id.0);
+    } else {
+        set.remove(&id.0);
     }
 }
 
@@ -91,18 +113,70 @@ impl DataPath for Fake {
         self.notes().told.push(Told::Remove(id.0));
     }
 
-    fn status(&self, _: PortId) -> Option<PortStatus> {
+    fn status(&self, id: PortId) -> Option<PortStatus> {
         let notes = self.notes();
-        let state = if notes.gone { PortState::Stopped } else { PortState::Waiting };
-        Some(PortStatus { state, features: 1, workers: vec![0], mtu: notes.mtu })
+        let state = match notes.gone {
+            true => PortState::Stopped,
+            false if notes.running.contains(&id.0) => PortState::Running,
+            false => PortState::Waiting,
+        };
+        Some(PortStatus {
+            state,
+            features: 1,
+            workers: vec![0],
+            mtu: notes.mtu,
+            attached: !notes.detached.contains(&id.0),
+            attachments: notes.attachments,
+            starts: notes.starts.get(&id.0).copied().unwrap_or_default(),
+        })
     }
 
-    fn counters(&self, _: PortId) -> PortCounters {
-        PortCounters::default()
+    fn counters(&self, id: PortId) -> PortCounters {
+        self.notes().counters.get(&id.0).cloned().unwrap_or_default()
     }
 
     fn clear_counters(&self, id: PortId) {
         self.notes().told.push(Told::Clear(id.0));
+    }
+
+    fn set_counters(&self, id: PortId, counters: &PortCounters) {
+        self.notes().counters.insert(id.0, counters.clone());
+    }
+
+    fn set_tally(&self, tally: Tally, packets: u64, bytes: u64) {
+        self.notes().tallies.insert(tally.0, (packets, bytes));
+    }
+
+    fn save_port(&self, id: PortId) -> PortMemory {
+        self.notes().memories.get(&id.0).cloned().unwrap_or_default()
+    }
+
+    fn restore_port(&self, id: PortId, memory: &PortMemory) {
+        self.notes().memories.insert(id.0, memory.clone());
+    }
+
+    fn forget_port(&self, id: PortId) {
+        self.notes().memories.remove(&id.0);
+    }
+
+    fn expect(&self, id: PortId, expected: bool) {
+        put(&mut self.notes().expecting, id, expected);
+    }
+
+    fn hold(&self, id: PortId, held: bool) {
+        put(&mut self.notes().holding, id, held);
+    }
+
+    fn forward_held(&self, id: PortId) {
+        self.notes().forwarded.push(id.0);
+    }
+
+    fn discard_held(&self, id: PortId) {
+        self.notes().holding.remove(&id.0);
+    }
+
+    fn announce(&self, id: PortId, frames: &[Vec<u8>]) {
+        self.notes().announced.push((id.0, frames.len()));
     }
 
     fn tally(&self, tally: Tally) -> (u64, u64) {

@@ -105,8 +105,7 @@ fn serve(port: &Arc<GuestPort>, role: &Role, stop: BorrowedFd<'_>) {
         match front {
             Ok(front) => {
                 let id = port.spec.id;
-                *lock(&port.connected) = true;
-                port.emit(Event::FrontEndConnected { port: id });
+                port.attach();
                 let reason = attend(port, &front, stop);
                 vring::release(port);
                 port.features.store(0, std::sync::atomic::Ordering::Relaxed);

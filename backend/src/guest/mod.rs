@@ -22,7 +22,7 @@ pub mod ring;
 pub mod tsc;
 mod vring;
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
@@ -57,6 +57,8 @@ pub struct GuestPort {
     receiving: AtomicU64,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    attachments: AtomicU32,
+    starts: AtomicU32,
     memory: Mutex<Option<Arc<Memory>>>,
     vrings: Mutex<Vec<PortVring>>,
     logging: Mutex<Logging>,
@@ -81,6 +83,8 @@ impl GuestPort {
             receiving: AtomicU64::new(0),
             mtu,
             connected: Mutex::new(false),
+            attachments: AtomicU32::new(0),
+            starts: AtomicU32::new(0),
             memory: Mutex::new(None),
             vrings: Mutex::new(Vec::new()),
             logging: Mutex::default(),
@@ -117,6 +121,28 @@ impl GuestPort {
         self.mtu.load(Ordering::Relaxed)
     }
 
+    /// Whether a front end is attached.
+    pub fn is_attached(&self) -> bool {
+        *lock(&self.connected)
+    }
+
+    /// How many front ends attached so far.
+    pub fn attachments(&self) -> u32 {
+        self.attachments.load(Ordering::Acquire)
+    }
+
+    /// How often the receive rings began to run.
+    pub fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Acquire)
+    }
+
+    /// A front end attached.
+    fn attach(&self) {
+        self.attachments.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.connected) = true;
+        self.emit(Event::FrontEndConnected { port: self.spec.id });
+    }
+
     /// Where the port is in its life.
     pub fn state(&self) -> PortState {
         if self.queues.iter().any(|q| q.is_live()) {
@@ -140,6 +166,7 @@ impl GuestPort {
             (0..self.owners.len()).filter(|p| self.queues[2 * p].is_live()).fold(0, |mask, p| mask | 1 << p);
         self.receiving.store(now, Ordering::Release);
         if was == 0 && now != 0 {
+            self.starts.fetch_add(1, Ordering::AcqRel);
             self.emit(Event::PortRunning { port: self.spec.id });
         } else if was != 0 && now == 0 {
             self.emit(Event::PortStopped { port: self.spec.id });

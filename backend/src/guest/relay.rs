@@ -15,8 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vswitch::Mac;
 use vswitch::event::Event;
+use vswitch::{Mac, announce};
 
 use super::dirty_log::{self, DirtyLog, LogError};
 use super::memory::MAX_REGIONS;
@@ -100,7 +100,7 @@ impl<'a> Relay<'a> {
                 let mac = message.u64_at(0)?.to_ne_bytes();
                 let mac = Mac([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]);
                 self.port.emit(Event::Announced { port: self.port.spec.id, mac });
-                self.port.owners[0].inject(self.port.spec.id, rarp(mac));
+                self.port.owners[0].inject(self.port.spec.id, announce::rarp(mac));
                 self.acknowledge(message, true)
             }
             request::NET_SET_MTU => {
@@ -324,20 +324,6 @@ fn check_region(message: &Message, at: usize, fd: BorrowedFd<'_>) -> Result<(), 
         return refuse("region end", offset + size, "inside its file");
     }
     Ok(())
-}
-
-/// A broadcast RARP request by which a host tells the network where an address is (as in RFC 903).
-fn rarp(mac: Mac) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(60);
-    frame.extend_from_slice(&Mac::BROADCAST.0);
-    frame.extend_from_slice(&mac.0);
-    frame.extend_from_slice(&[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
-    for _ in 0..2 {
-        frame.extend_from_slice(&mac.0);
-        frame.extend_from_slice(&[0; 4]);
-    }
-    frame.resize(60, 0);
-    frame
 }
 
 #[cfg(test)]

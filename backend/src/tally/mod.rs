@@ -176,7 +176,9 @@ impl Tallies {
         if id.index() >= ROWS {
             return;
         }
-        let put = |cell: Cell, value| self.put(cell.offset(id.index()), value);
+        let put = |cell: Cell, value| {
+            self.put(cell.offset(id.index()), value);
+        };
         put(Cell::OutPackets, counters.out_packets);
         put(Cell::OutBytes, counters.out_bytes);
         put(Cell::InPackets, counters.in_packets);

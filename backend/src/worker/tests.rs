@@ -132,6 +132,7 @@ impl Bench {
             kind: PortKind::Guest,
             mac: mac(id),
             mtu: 1500,
+            present: true,
             policy: policy(),
         };
         let snapshot = Snapshot::new(1, SwitchConfig::default(), vec![port(1), port(2)]);

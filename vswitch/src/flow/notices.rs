@@ -10,7 +10,7 @@ const PENDING: usize = 64;
 const PAUSE: Nanos = 1_000_000_000;
 
 /// Kinds of events a frame can cause.
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -59,6 +59,7 @@ fn cause(event: &Event) -> Option<(usize, PortId)> {
         Event::AddressSpoofed { port, .. } => Some((4, port)),
         Event::AddressLimitNear { port, .. } => Some((5, port)),
         Event::AddressLimitReached { port, .. } => Some((6, port)),
+        Event::SeenElsewhere { port, .. } => Some((7, port)),
         _ => None,
     }
 }

@@ -51,6 +51,12 @@ impl Port {
         }
     }
 
+    /// Whether the port sends or receives frames of a segment.
+    pub(crate) fn is_in(&self, segment: Result<Segment, DropReason>) -> bool {
+        segment
+            .is_ok_and(|segment| self.receives(segment) != Receives::No || self.segment(None) == Ok(segment))
+    }
+
     /// Whether 802.1p priorities pass this port.
     fn passes_priority(&self) -> bool {
         self.policy.priority_tag || self.kind == PortKind::Uplink

@@ -123,6 +123,9 @@ pub struct Port {
     pub mtu: u16,
     /// The virtual machine it belongs to; ports of one machine have the same number. `None` = not known.
     pub vm: Option<u64>,
+    /// Whether anything is behind the port now. A guest port whose guest is not here (not yet, no longer, or on another host) keeps its
+    /// address against all other ports, but not against the physical network: see [`crate::snapshot::Snapshot::stands_in`].
+    pub present: bool,
     /// Its policy.
     pub policy: Policy,
 }

@@ -5,6 +5,8 @@
 //!   the uplink it is a spoofed frame or one of our own that a loop brought back.
 //!   One exception: two ports of one virtual machine with guest teaming on may use each other's, because the machine's team moves
 //!   the address of a card that fails to one that works.
+//!   Another: the uplink may use that of a port whose guest is not here, in the networks of that port, because the guest may be on
+//!   another host by now. No other port may: who can reach this host's ports could otherwise take over a guest on the move.
 //! - Otherwise the uplink may send with any address, a port with MAC spoofing too, every other port only with its own.
 
 use crate::event::Event;
@@ -27,7 +29,10 @@ pub(crate) fn allowed(frame: &mut Frame<'_>) -> Step {
     if mac == port.mac {
         return Step::Continue(());
     }
-    if frame.snap.owner(mac).is_some_and(|owner| frame.snap.teamed(port.id, owner)) {
+    if let Some(owner) = frame.snap.owner(mac).and_then(|owner| frame.snap.port(owner))
+        && frame.snap.stands_in(port.id, owner.id)
+        && (port.kind != PortKind::Uplink || owner.is_in(port.segment(frame.tag)))
+    {
         return Step::Continue(());
     }
     if !(port.policy.mac_spoofing || port.kind == PortKind::Uplink) {

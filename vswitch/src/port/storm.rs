@@ -80,7 +80,7 @@ impl Storms {
     /// Counts so many frames as sent in the second of `now`: the port sent them on another switch.
     pub fn restore(&self, now: Nanos, port: PortId, used: u32) {
         if let Some(Window(window)) = self.windows.get(port.index()) {
-            window.store(now / SECOND << COUNT_BITS | u64::from(used.min(MAX_LIMIT)), Ordering::Relaxed);
+            window.store(((now / SECOND) << COUNT_BITS) | u64::from(used.min(MAX_LIMIT)), Ordering::Relaxed);
         }
     }
 

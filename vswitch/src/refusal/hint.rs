@@ -20,6 +20,13 @@ impl Refusal {
             }
             Self::DuplicateName { .. } => "a name not in 'turnpike port list'".into(),
             Self::TooManyPorts { limit } => format!("up to {limit}; remove a port first"),
+            Self::NotStandingStill => "a port whose guest is stopped or not attached".into(),
+            Self::StateArrived => "to let the guest that is awaited start, or to detach its front end".into(),
+            Self::StateRefused { .. } => "a state of this very port, newer than any before".into(),
+            Self::StateMisfit { valid, .. } => valid.clone(),
+            Self::BadFleetKey { .. } => {
+                "32 random bytes in a file that only its owner may use, as 'turnpike migrate new-key' makes".into()
+            }
             Self::BadMac { .. } => "six hexadecimal bytes such as 52:54:00:12:34:56".into(),
             Self::GroupMac { .. } | Self::ZeroMac => {
                 "a non-zero unicast address (the first byte is even) such as 52:54:00:12:34:56".into()

@@ -135,6 +135,17 @@ pub enum Refusal {
     #[error("an external switch has exactly one uplink and '{existing}' is it")]
     SecondUplink { existing: String },
 
+    #[error("its rings run")]
+    NotStandingStill,
+    #[error("a state has arrived for it already, and its guest is awaited")]
+    StateArrived,
+    #[error("the port state: {reason}")]
+    StateRefused { reason: String },
+    #[error("{what}")]
+    StateMisfit { what: String, valid: String },
+    #[error("the fleet key: {reason}")]
+    BadFleetKey { reason: String },
+
     #[error("permission denied for uid {uid}")]
     PermissionDenied { uid: u32, group: Option<String> },
     #[error("{reason}")]
@@ -247,6 +258,11 @@ impl Refusal {
             Self::KindForbids { .. } => ("kind-forbids", Conflict),
             Self::KindContradicts { .. } => ("kind-contradicts", Conflict),
             Self::SecondUplink { .. } => ("second-uplink", Conflict),
+            Self::NotStandingStill => ("not-standing-still", Conflict),
+            Self::StateArrived => ("state-arrived", Conflict),
+            Self::StateRefused { .. } => ("state-refused", Conflict),
+            Self::StateMisfit { .. } => ("state-misfit", Conflict),
+            Self::BadFleetKey { .. } => ("bad-fleet-key", BadValue),
             Self::PermissionDenied { .. } => ("permission-denied", Denied),
             Self::Malformed { .. } => ("malformed", BadValue),
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),

@@ -12,6 +12,7 @@ mod hostile_bytes;
 mod limits;
 mod offload_header;
 mod packets;
+mod presence;
 mod receiver;
 mod rules;
 mod rules_extended;

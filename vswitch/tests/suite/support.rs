@@ -48,7 +48,15 @@ pub(crate) fn stranger(n: u16) -> Mac {
 }
 
 pub(crate) fn port(n: u16, kind: PortKind) -> Port {
-    Port { id: PortId(n), kind, mac: mac_of(n), mtu: 1500, vm: None, policy: Policy::default() }
+    Port {
+        id: PortId(n),
+        kind,
+        mac: mac_of(n),
+        mtu: 1500,
+        vm: None,
+        present: true,
+        policy: Policy::default(),
+    }
 }
 
 pub(crate) fn guest(n: u16) -> Port {

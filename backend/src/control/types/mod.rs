@@ -5,6 +5,7 @@
 
 mod config;
 mod explain;
+mod handover;
 mod lists;
 mod meter;
 mod policy;
@@ -20,6 +21,7 @@ use crate::spec::WorkerStats;
 
 pub use self::config::{Applied, Config, ConfigPort, ConfigUplink, Difference};
 pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
+pub use self::handover::Imported;
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};
 pub use self::policy::{LinkState, Policy, PolicyChange};

@@ -1,0 +1,78 @@
+//! `turnpike migrate …`
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::client::{Client, port_list};
+use super::{Answer, Failure, Outcome};
+use crate::control::handover;
+use crate::control::types::Imported;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Migrate {
+    /// Make a fleet key for `turnpike serve --fleet-key`: 32 random bytes in a new file that only you can read.
+    NewKey {
+        /// The file; must not exist yet. Copy it to every host of the fleet.
+        file: PathBuf,
+    },
+    /// Write a port's state (policy, meters, counters, sessions, addresses) to a file, as a backup or for another host.
+    Export {
+        /// The port.
+        port: String,
+        /// The file; `-` writes to standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Make a port, whose guest does not run, what an exported file says. The port must be there, with the same name and address.
+    Import {
+        /// The file; `-` reads standard input.
+        file: PathBuf,
+    },
+}
+
+impl Migrate {
+    pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
+        match self {
+            Self::NewKey { file } => {
+                handover::new_key(&file)?;
+                let made = serde_json::json!({ "file": file });
+                answer.print(&made, |_| format!("made {}", file.display()))
+            }
+            Self::Export { port, output } => {
+                let bytes = client.get_bytes(&port_list(&port, "state")?)?;
+                if output.as_os_str() == "-" {
+                    return std::io::stdout()
+                        .lock()
+                        .write_all(&bytes)
+                        .map_err(|e| Failure(format!("cannot write to standard output: {e}")));
+                }
+                let unusable = |e: std::io::Error| {
+                    Failure(format!("file '{}' cannot be written: {e}", output.display()))
+                };
+                // It tells a tenant's addresses and connections.
+                let mut options = std::fs::File::options();
+                let file = options.write(true).create(true).truncate(true).mode(0o600).open(&output);
+                file.and_then(|mut file| file.write_all(&bytes)).map_err(unusable)?;
+                let written = serde_json::json!({ "port": port, "file": output, "bytes": bytes.len() });
+                answer.print(&written, |_| {
+                    format!("port '{port}': {} bytes written to {}", bytes.len(), output.display())
+                })
+            }
+            Self::Import { file } => {
+                let unusable =
+                    |e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", file.display()));
+                let bytes = if file.as_os_str() == "-" {
+                    let mut bytes = Vec::new();
+                    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).map(|_| bytes)
+                } else {
+                    std::fs::read(&file)
+                };
+                let imported: Imported = client.post_bytes("/v1/states", bytes.map_err(unusable)?)?;
+                answer.print(&imported, |imported| format!("port '{}' is as in the file", imported.port.name))
+            }
+        }
+    }
+}
