@@ -16,6 +16,7 @@ class Host:
 
     def __init__(self, number, wire, options, serve):
         self.name, self.address = f"host{number}", f"10.0.0.{50 + number}"
+        self.server = False  # whether QEMU listens and the switch connects
         self.namespace, self.peer = net.Namespace(), net.Namespace()
         sh("ip", "link", "set", wire, "netns", self.namespace.name)
         self.wire = wire
@@ -96,7 +97,7 @@ class Mover:
         self.fleet, self.ip, self.name = fleet, IP, "guest"
         self.options = {"mac": MAC, "initrd": image.with_tools(prober.binary()), **options}
         self.at = fleet.hosts[0]
-        self.guest = guest.Guest("guest", f"{IP}/24", socket=self.at.socket, **self.options)
+        self.guest = guest.Guest("guest", f"{IP}/24", socket=self.at.socket, server=self.at.server, **self.options)
         self.guest.ready()
 
     def run(self, command, **options):
@@ -115,7 +116,7 @@ class Mover:
         """A QEMU on the other host that waits for the guest, and the path it listens on."""
         path = host.work() / f"move{next(_serial)}.sock"
         to = to or self.other()
-        waiting = guest.Guest("guest", f"{IP}/24", socket=to.socket, incoming=path, **{**self.options, **options})
+        waiting = guest.Guest("guest", f"{IP}/24", socket=to.socket, server=to.server, incoming=path, **{**self.options, **options})
         waiting.attach()
         for g in (self.guest, waiting):
             # The source must hear from the destination that it runs before it forgets the guest.

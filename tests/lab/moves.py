@@ -1,6 +1,6 @@
 """What is measured of a move: by the example, and by the rows of the comparison."""
 import itertools, json, time
-from . import fleet, prober
+from . import fleet, prober, traffic
 from .host import LabError
 
 SESSIONS = 10_000
@@ -45,9 +45,9 @@ class Traffic:
                 "tcp_broken": sum(1 for x in self.tcp if x.wrong())}
 
 
-def measured(f, **traffic):
+def measured(f, **load):
     """One move under traffic: {"value": ms to the first frame in, "out": to the first frame out, …}."""
-    source, probes = f.mover.at.switch, Traffic(f, **traffic)
+    source, probes = f.mover.at, Traffic(f, **load)
     time.sleep(1)
     move = f.mover.move()
     time.sleep(1.5)
@@ -56,11 +56,15 @@ def measured(f, **traffic):
     if into is None or out is None:
         raise LabError("nothing was seen of the guest after its move")
     result = {"value": into, "out": out, "stood_still": move.away_ms, **seen}
-    saved = events(source, "state-saved")
-    if saved:
+    if saved := hasattr(source, "switch") and events(source.switch, "state-saved"):
         result["state_kib"] = saved[-1]["bytes"] / 1024
         result["sessions"] = saved[-1]["sessions"]
     return result
+
+
+def finished(job):
+    """The flow of an iperf3 client that ran during a move, when it has ended."""
+    return traffic.Flow(job.wait(60).out)
 
 
 percentile = fleet.percentile
