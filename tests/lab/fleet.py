@@ -80,11 +80,9 @@ class Move:
         began = self.resumed * 1e6
         out, into = [], []
         for report in reports:
-            for gap in report["gaps"]:
-                if gap["at_us"] + gap["us"] < began or gap["at_us"] > began:
-                    continue
-                out.append(min((at for at, _, _ in gap["after"]), default=None))
-                into.append(min((at for at, _, echo in gap["after"] if echo > self.stopped * 1e6), default=None))
+            later = [entry for gap in report["gaps"] for entry in gap["after"] if entry[0] >= began]
+            out.append(min((at for at, _, _ in later), default=None))
+            into.append(min((at for at, _, echo in later if echo > self.stopped * 1e6), default=None))
         first = lambda times: min((t for t in times if t is not None), default=None)
         ms = lambda t: None if t is None else (t - began) / 1000
         return ms(first(into)), ms(first(out))

@@ -35,13 +35,13 @@ class Traffic:
         self.tcp = [prober.Tcp(h.peer, h.address, g, next(_ports), connections, rate) for h in f.hosts]
 
     def close(self):
-        """End them; returns {"lost", "doubled", "tcp_broken"}."""
+        """End them; returns {"lost_in" (the worst of the streams to the guest), "lost" (all, both ways), "doubled", "tcp_broken"}."""
         for x in (*self.streams, *self.tcp):
             x.close()
         for x in self.streams:
             if not x.inward["peer_sent"] or not x.outward["peer_sent"]:
                 raise LabError(f"a probe was not answered: {x}")
-        return {"lost": sum(x.lost for x in self.streams), "doubled": sum(x.duplicated for x in self.streams),
+        return {"lost_in": max(x.inward["lost"] for x in self.streams), "lost": sum(x.lost for x in self.streams), "doubled": sum(x.duplicated for x in self.streams),
                 "tcp_broken": sum(1 for x in self.tcp if x.wrong())}
 
 

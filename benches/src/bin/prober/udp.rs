@@ -116,7 +116,9 @@ impl Received {
                 self.gaps.push(Gap { at: self.last, length, after: Vec::with_capacity(AFTER) });
             }
         }
-        if let Some(gap) = self.gaps.last_mut().filter(|g| g.after.len() < AFTER) {
+        // What says nothing new about the other direction is left out: that one may stay silent for longer.
+        let news = |g: &Gap| g.after.last().is_none_or(|(_, _, echo)| *echo != d.echo);
+        if let Some(gap) = self.gaps.last_mut().filter(|g| g.after.len() < AFTER && news(g)) {
             gap.after.push((now, d.number, d.echo));
         }
         self.last = now;
