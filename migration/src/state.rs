@@ -17,8 +17,17 @@ use vswitch::{Mac, Segment};
 pub const MAX_LIST: usize = 10_000;
 /// Sessions, learned addresses and used addresses that a port has at most.
 pub const MAX_SESSIONS: usize = 65_536;
-/// Bytes of one extension's run-time state, at most.
+/// Bytes of one extension's configuration, and of its run-time state, at most.
 pub const MAX_EXTENSION: usize = 64 * 1024;
+
+/// Owned addresses that a port has at most.
+pub const MAX_ADDRESSES: usize = 1024;
+/// Reasons for drops with a count, in each direction, at most.
+pub const MAX_REASONS: usize = 256;
+/// Extensions with something to remember of one port, at most.
+pub const MAX_EXTENSIONS: usize = 64;
+/// Fields of newer versions that are carried along, at most.
+pub const MAX_UNKNOWN: usize = 256;
 
 /// Everything that moves with a port.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +56,7 @@ pub struct PortState {
     pub storm: Storm,
     /// Run-time state of extensions.
     pub extensions: Vec<ExtensionState>,
-    /// Fields of newer versions, which travel on with the port.
+    /// Fields of newer versions, which travel on with the port: ascending by group and number, each once.
     pub unknown: Vec<UnknownField>,
 }
 
@@ -65,9 +74,9 @@ pub struct Identity {
 pub struct DeviceShape {
     /// virtio feature bits the front end accepted; 0 = no front end yet.
     pub features: u64,
-    /// Queue pairs the port offers.
+    /// Queue pairs the port offers, 1 to 8.
     pub queue_pairs: u8,
-    /// MTU the port offers, in bytes.
+    /// MTU the port offers, 68 to 9000 bytes.
     pub mtu: u16,
 }
 
@@ -187,6 +196,8 @@ pub struct ExtensionState {
 /// A field this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnknownField {
+    /// Number of the top-level field whose group it is in; 0 = it is a top-level field itself.
+    pub group: u16,
     /// Its number.
     pub number: u16,
     /// Its content.

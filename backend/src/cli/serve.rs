@@ -173,7 +173,7 @@ impl Serve {
         let lifecycle = Lifecycle::new(events.clone());
         let (sink, keeper) = (lifecycle.clone(), lifecycle.clone());
         let mut switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
-            Dataplane::start(&options, tallies, snapshot, sink, keeper)
+            Dataplane::start(&options, tallies, snapshot, sink)
         })?;
         if let Some(key) = fleet_key {
             switch.set_fleet_key(key);

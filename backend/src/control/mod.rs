@@ -428,7 +428,6 @@ fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> 
         mac: config.mac,
         mtu: *mtu,
         vm: config.policy.vm.as_deref().and_then(|name| vms.get(name).copied()),
-        present: true,
         policy: config.compiled(),
     };
     Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect())

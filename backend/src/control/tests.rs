@@ -409,6 +409,8 @@ fn stored_uplink() -> PortConfig {
         device: Device::Uplink { interface: "eth8".into() },
         policy: Policy::default(),
         metering: None,
+        epoch: 0,
+        carried: model::Carried::default(),
         acl: Arc::default(),
         rules: Arc::default(),
     }

@@ -296,6 +296,8 @@ mod tests {
             device,
             policy: Policy::default(),
             metering: None,
+            epoch: 0,
+            carried: crate::control::model::Carried::default(),
             acl: Arc::default(),
             rules: Arc::default(),
         }

@@ -139,11 +139,11 @@ pub enum Refusal {
     NotStandingStill,
     #[error("a state has arrived for it already, and its guest is awaited")]
     StateArrived,
-    #[error("the port state: {reason}")]
+    #[error("{reason}")]
     StateRefused { reason: String },
     #[error("{what}")]
     StateMisfit { what: String, valid: String },
-    #[error("the fleet key: {reason}")]
+    #[error("{reason}")]
     BadFleetKey { reason: String },
 
     #[error("permission denied for uid {uid}")]

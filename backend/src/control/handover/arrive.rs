@@ -68,9 +68,9 @@ impl Switch {
         let saved_here = entry.departure.is_some_and(|departure| departure.epoch == before.epoch);
         let known = if saved_here { before.epoch.saturating_sub(1) } else { before.epoch };
         let (known, freshness) = match trust {
-            Trust::Seal => (known, Freshness::Recent),
-            Trust::Channel => (known, Freshness::Any),
-            Trust::Operator => (0, Freshness::Any),
+            Trust::Seal => (known, Freshness::Live),
+            Trust::Channel => (known, Freshness::Offline),
+            Trust::Operator => (0, Freshness::Offline),
         };
         let identity = Identity { name: before.name.clone(), mac: before.mac };
         // Without a seal to look at, the channel or the operator vouches for the content.
@@ -78,6 +78,9 @@ impl Switch {
         let opened =
             seal::open(bytes, key, &identity, known, unix_ms(), freshness).map_err(|e| refused(&e))?;
         let trusted = opened.authenticated || trust != Trust::Seal;
+        if trust == Trust::Channel && opened.state.epoch <= known {
+            return Err(refused(&seal::SealError::Replayed { epoch: opened.state.epoch, known }));
+        }
         fits(&before, &opened.state)?;
         let tallies = self.tallies.clone();
         let result = self.meant(&before, &opened.state, trusted);

@@ -9,7 +9,7 @@ use migration::seal::FleetKey;
 use vswitch::refusal::{Object, Refusal, Refused};
 
 /// Bytes of a key.
-const LENGTH: usize = 32;
+const LENGTH: usize = FleetKey::LENGTH;
 
 /// Reads a key. A file that others may read or write is no secret, and is refused.
 pub fn read_key(path: &Path) -> Result<FleetKey, Refused> {
@@ -25,16 +25,10 @@ pub fn read_key(path: &Path) -> Result<FleetKey, Refused> {
     if metadata.uid() != own && metadata.uid() != 0 {
         return Err(refuse(format!("it belongs to uid {}", metadata.uid())));
     }
+    // One more than a key has, so that a longer file is seen as one.
     let mut bytes = Vec::new();
     Read::take(&mut file, LENGTH as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
-    let key: [u8; LENGTH] = bytes.try_into().map_err(|bytes: Vec<u8>| {
-        refuse(if bytes.len() > LENGTH {
-            format!("it has more than {LENGTH} bytes")
-        } else {
-            format!("it has {} bytes", bytes.len())
-        })
-    })?;
-    Ok(FleetKey::from_bytes(key))
+    FleetKey::from_bytes(&bytes).map_err(|e| refuse(e.to_string()))
 }
 
 /// Makes a new key in a file that does not exist yet.
