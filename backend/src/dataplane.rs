@@ -17,8 +17,8 @@ use crate::guest::connection::Server;
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::{Link, Packet, Tap};
 use crate::spec::{
-    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, TapSpec, UplinkSpec,
-    WorkerOptions, WorkerStats,
+    DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, StateKeeper, TapSpec,
+    UplinkSpec, WorkerOptions, WorkerStats,
 };
 use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
@@ -38,20 +38,22 @@ pub struct Dataplane {
     served: Mutex<HashMap<PortId, Served>>,
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 impl Dataplane {
-    /// Starts the workers, following `snapshot` and counting in `tallies`.
+    /// Starts the workers, following `snapshot` and counting in `tallies`. `keeper` is asked for what moves with a port.
     pub fn start(
         options: &WorkerOptions,
         tallies: Tallies,
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
     ) -> Result<Self, DataplaneError> {
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
-        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), load })
+        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), load, keeper })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
@@ -137,7 +139,8 @@ impl Dataplane {
                 Arc::clone(&self.shared.handles()[worker]) as Arc<dyn Owner>
             })
             .collect();
-        let port = Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events)));
+        let port =
+            Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events), Arc::clone(&self.keeper)));
         let server = Server::start(Arc::clone(&port));
         let served = Served { port: Port::Guest(port), server: None };
         match server {

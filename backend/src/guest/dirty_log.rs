@@ -87,7 +87,7 @@ impl DirtyLog {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_NORESERVE,
                 file.as_fd().as_raw_fd(),
-                offset as libc::off_t,
+                offset.cast_signed(),
             )
         };
         if start == libc::MAP_FAILED {

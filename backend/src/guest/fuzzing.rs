@@ -30,6 +30,16 @@ impl EventSink for Silent {
     fn emit(&self, _event: Event) {}
 }
 
+impl StateKeeper for Silent {
+    fn save(&self, _: PortId) -> Result<Vec<u8>, String> {
+        Ok(Vec::new())
+    }
+
+    fn load(&self, _: PortId, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// Uses every queue that runs, once per change.
 struct Served(OnceLock<Weak<GuestPort>>);
 
@@ -84,7 +94,7 @@ pub fn front_end(input: &[u8]) {
             features: features::DEFAULT,
         };
         let owners: Vec<Arc<dyn Owner>> = vec![Arc::clone(&owner) as _, Arc::clone(&owner) as _];
-        let port = Arc::new(GuestPort::new(spec, owners, Arc::new(Silent)));
+        let port = Arc::new(GuestPort::new(spec, owners, Arc::new(Silent), Arc::new(Silent)));
         let _ = owner.0.set(Arc::downgrade(&port));
 
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");

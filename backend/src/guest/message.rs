@@ -50,6 +50,8 @@ pub(super) mod request {
     pub(crate) const REM_MEM_REG: u32 = 38;
     pub(crate) const SET_STATUS: u32 = 39;
     pub(crate) const GET_STATUS: u32 = 40;
+    pub(crate) const SET_DEVICE_STATE_FD: u32 = 42;
+    pub(crate) const CHECK_DEVICE_STATE: u32 = 43;
 }
 
 /// What is wrong with a message, or with the connection it came by.

@@ -10,6 +10,7 @@
 pub mod burst;
 pub mod connection;
 mod device;
+mod device_state;
 mod dirty_log;
 mod fault;
 pub mod features;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vswitch::event::Event;
 use vswitch::frame::offload::GuestOffloads;
 
-use crate::spec::{EventSink, GuestSpec, PortState};
+use crate::spec::{EventSink, GuestSpec, PortState, StateKeeper};
 use dirty_log::Logging;
 use memory::Memory;
 use ring::{Queue, RingError};
@@ -63,6 +64,7 @@ pub struct GuestPort {
     vrings: Mutex<Vec<PortVring>>,
     logging: Mutex<Logging>,
     events: Arc<dyn EventSink>,
+    keeper: Arc<dyn StateKeeper>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,7 +74,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GuestPort {
     /// A port that waits for a front end. `owners` has one worker per queue pair.
-    pub fn new(spec: GuestSpec, owners: Vec<Arc<dyn Owner>>, events: Arc<dyn EventSink>) -> Self {
+    pub fn new(
+        spec: GuestSpec,
+        owners: Vec<Arc<dyn Owner>>,
+        events: Arc<dyn EventSink>,
+        keeper: Arc<dyn StateKeeper>,
+    ) -> Self {
         let queues = (0..2 * u16::from(spec.queue_pairs)).map(|i| Arc::new(Queue::new(i))).collect();
         let mtu = AtomicU16::new(spec.mtu);
         Self {
@@ -89,6 +96,7 @@ impl GuestPort {
             vrings: Mutex::new(Vec::new()),
             logging: Mutex::default(),
             events,
+            keeper,
         }
     }
 

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use vswitch::event::Event;
 use vswitch::{Mac, announce};
 
+use super::device_state::{Transfer, TransferError, Waited};
 use super::dirty_log::{self, DirtyLog, LogError};
 use super::memory::MAX_REGIONS;
 use super::message::{Message, MessageError, request};
@@ -30,8 +31,12 @@ const PROTOCOL_RARP: u64 = 1 << 2;
 const PROTOCOL_REPLY_ACK: u64 = 1 << 3;
 const PROTOCOL_NET_MTU: u64 = 1 << 4;
 const PROTOCOL_STATUS: u64 = 1 << 16;
-const OWN_PROTOCOL_FEATURES: u64 = PROTOCOL_LOG_SHMFD | PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_STATUS;
+const PROTOCOL_DEVICE_STATE: u64 = 1 << 19;
+const OWN_PROTOCOL_FEATURES: u64 =
+    PROTOCOL_DEVICE_STATE | PROTOCOL_LOG_SHMFD | PROTOCOL_RARP | PROTOCOL_NET_MTU | PROTOCOL_STATUS;
 
+/// In the answer to `SET_DEVICE_STATE_FD`: no descriptor comes with it, the front end's is used.
+const NO_DESCRIPTOR: u64 = 0x100;
 /// Bytes of one region in a memory message: guest address, size, user address, mmap offset.
 const REGION: usize = 32;
 const PAGE: u64 = 4096;
@@ -49,6 +54,8 @@ pub(super) struct Relay<'a> {
     /// Protocol features the front end accepted.
     protocol: u64,
     status: u64,
+    /// A transfer of device state that the front end has not asked the result of.
+    transfer: Option<Transfer>,
 }
 
 impl<'a> Relay<'a> {
@@ -63,11 +70,20 @@ impl<'a> Relay<'a> {
             reply_ack: false,
             protocol: 0,
             status: 0,
+            transfer: None,
         }
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
     pub(super) fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
+        let outcome = self.pass(stop);
+        if let Some(transfer) = self.transfer.take() {
+            transfer.end(stop);
+        }
+        outcome
+    }
+
+    fn pass(&mut self, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
         loop {
             let mut polls = [self.front.as_fd(), self.back.as_fd(), stop].map(|fd| libc::pollfd {
                 fd: fd.as_raw_fd(),
@@ -87,14 +103,17 @@ impl<'a> Relay<'a> {
             }
             if polls[0].revents != 0 {
                 let message = Message::read(self.front)?;
-                self.handle(&message)?;
+                self.handle(&message, stop)?;
             }
         }
     }
 
-    fn handle(&mut self, message: &Message) -> Result<(), MessageError> {
+    fn handle(&mut self, message: &Message, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
         message.expect_request()?;
         Self::check(message)?;
+        if !harmless(message.request) {
+            self.wait_for_transfer(stop)?;
+        }
         match message.request {
             request::SEND_RARP => {
                 let mac = message.u64_at(0)?.to_ne_bytes();
@@ -151,12 +170,29 @@ impl<'a> Relay<'a> {
                 self.answer()?;
                 message.reply(MAX_REGIONS as u64).write(self.front)
             }
+            request::SET_DEVICE_STATE_FD => {
+                self.negotiated(message, PROTOCOL_DEVICE_STATE)?;
+                self.settle()?;
+                let value = match self.begin_transfer(message) {
+                    Ok(transfer) => {
+                        self.transfer = Some(transfer);
+                        NO_DESCRIPTOR
+                    }
+                    Err(error) => {
+                        log::warn!("port {}: {error}", self.port.spec.name);
+                        NO_DESCRIPTOR | 1
+                    }
+                };
+                message.reply(value).write(self.front)
+            }
+            request::CHECK_DEVICE_STATE => {
+                self.negotiated(message, PROTOCOL_DEVICE_STATE)?;
+                self.wait_for_transfer(stop)?;
+                let good = self.transfer.take().is_some_and(|transfer| transfer.outcome().is_ok());
+                message.reply(u64::from(!good)).write(self.front)
+            }
             request::SET_LOG_BASE => {
-                if self.protocol & PROTOCOL_LOG_SHMFD == 0 {
-                    let (what, value) = ("log without the protocol feature LOG_SHMFD", self.protocol);
-                    let valid = "only what was negotiated";
-                    return Err(MessageError::Value { request: message.request, what, value, valid });
-                }
+                self.negotiated(message, PROTOCOL_LOG_SHMFD)?;
                 // The answer to this tells the front end that whatever it asked for before holds too, such as rings that stand.
                 self.settle()?;
                 let failed = |error| MessageError::Log { request: message.request, error };
@@ -209,6 +245,35 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
+    /// Refuses a request whose protocol feature was not negotiated.
+    fn negotiated(&self, message: &Message, feature: u64) -> Result<(), MessageError> {
+        if self.protocol & feature != 0 {
+            return Ok(());
+        }
+        let (what, value) = ("request; protocol features", self.protocol);
+        let valid = "only what was negotiated";
+        Err(MessageError::Value { request: message.request, what, value, valid })
+    }
+
+    fn begin_transfer(&self, message: &Message) -> Result<Transfer, TransferError> {
+        if self.transfer.as_ref().is_some_and(|transfer| !transfer.is_done()) {
+            return Err(TransferError::Busy);
+        }
+        let [fd] = &message.fds[..] else { return Err(TransferError::Descriptor) };
+        let word = |at| message.u32_at(at).unwrap_or(u32::MAX);
+        Transfer::start(self.port, (word(0), word(4)), fd.try_clone()?)
+    }
+
+    /// Waits until no transfer is under way; an error if the connection ends before.
+    fn wait_for_transfer(&self, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
+        match &self.transfer {
+            Some(transfer) if transfer.wait(stop, self.front.as_fd()) == Waited::Over => {
+                Err(MessageError::Closed)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the library has done all it was told.
     fn settle(&self) -> Result<(), MessageError> {
         Message::new(request::GET_FEATURES, &[]).write(self.back)?;
@@ -250,11 +315,10 @@ impl<'a> Relay<'a> {
                 let [fd] = &message.fds[..] else { return wrong("1") };
                 check_region(message, 8, fd.as_fd())?;
             }
-            request::SET_LOG_BASE if fds != 1 => return wrong("1"),
-            request::SET_LOG_BASE => {}
+            request::SET_LOG_BASE | request::SET_DEVICE_STATE_FD if fds != 1 => return wrong("1"),
             // The specification lets a front end send the descriptor along; it is of no use.
             request::REM_MEM_REG if fds > 1 => return wrong("0 or 1"),
-            request::REM_MEM_REG => {}
+            request::SET_LOG_BASE | request::SET_DEVICE_STATE_FD | request::REM_MEM_REG => {}
             request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR => {
                 let without = message.u64_at(0)? & 0x100 != 0;
                 if fds != usize::from(!without) {
@@ -290,6 +354,23 @@ impl<'a> Relay<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a request can start no ring, and so need not wait for the end of a transfer of device state.
+fn harmless(request: u32) -> bool {
+    matches!(
+        request,
+        request::GET_FEATURES
+            | request::GET_PROTOCOL_FEATURES
+            | request::GET_QUEUE_NUM
+            | request::GET_VRING_BASE
+            | request::GET_CONFIG
+            | request::GET_MAX_MEM_SLOTS
+            | request::GET_STATUS
+            | request::SET_LOG_BASE
+            | request::SET_DEVICE_STATE_FD
+            | request::CHECK_DEVICE_STATE
+    )
 }
 
 /// Refuses a region that wraps, is empty, or is not backed by a file of memory that is long enough.

@@ -16,7 +16,7 @@ use crate::guest::burst::{BURST, Burst};
 use crate::guest::memory::{GuestRam, Memory};
 use crate::guest::ring::split::{RingPlace, RingShape};
 use crate::guest::{GuestPort, Owner, features, tsc};
-use crate::spec::{EventSink, GuestSpec, PollMode};
+use crate::spec::{EventSink, GuestSpec, PollMode, StateKeeper};
 use crate::tally::Tallies;
 
 const RING: u16 = 256;
@@ -30,6 +30,16 @@ struct Silent;
 
 impl EventSink for Silent {
     fn emit(&self, _: Event) {}
+}
+
+impl StateKeeper for Silent {
+    fn save(&self, _: PortId) -> Result<Vec<u8>, String> {
+        Ok(Vec::new())
+    }
+
+    fn load(&self, _: PortId, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 struct Nobody;
@@ -66,7 +76,7 @@ impl Guest {
             mtu: 1500,
             features: features::DEFAULT,
         };
-        let port = Arc::new(GuestPort::new(spec, vec![Arc::new(Nobody)], Arc::new(Silent)));
+        let port = Arc::new(GuestPort::new(spec, vec![Arc::new(Nobody)], Arc::new(Silent), Arc::new(Silent)));
         let ram = Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap());
         for index in 0..u64::from(RING) {
             let at = BUFFERS + index * BUFFER;

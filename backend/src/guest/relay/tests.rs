@@ -10,7 +10,7 @@ use vswitch::PortId;
 
 use super::*;
 use crate::guest::Owner;
-use crate::spec::{EventSink, GuestSpec};
+use crate::spec::{EventSink, GuestSpec, StateKeeper};
 
 const NEED_REPLY: u32 = 8;
 
@@ -19,6 +19,16 @@ const NEED_REPLY: u32 = 8;
 struct Notes {
     injected: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Vec<Event>>,
+}
+
+impl StateKeeper for Notes {
+    fn save(&self, _: PortId) -> Result<Vec<u8>, String> {
+        unreachable!("no transfer is asked for here")
+    }
+
+    fn load(&self, _: PortId, _: &[u8]) -> Result<(), String> {
+        unreachable!("no transfer is asked for here")
+    }
 }
 
 impl Owner for Notes {
@@ -51,7 +61,12 @@ fn port(notes: &Arc<Notes>) -> Arc<GuestPort> {
         mtu: 1500,
         features: features::DEFAULT,
     };
-    Arc::new(GuestPort::new(spec, vec![Arc::clone(notes) as _], Arc::clone(notes) as _))
+    Arc::new(GuestPort::new(
+        spec,
+        vec![Arc::clone(notes) as _],
+        Arc::clone(notes) as _,
+        Arc::clone(notes) as _,
+    ))
 }
 
 /// A relay that runs, with both of its peers in our hands.
