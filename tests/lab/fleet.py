@@ -8,22 +8,22 @@ from . import guest, host, image, net, prober, switch
 from .host import LabError, sh
 
 MAC, IP = "52:54:00:aa:01:01", "10.0.0.1"
-_serial = itertools.count(1)
+_serial, _fleets = itertools.count(1), itertools.count()
 
 
 class Host:
     """One host: `switch`, `peer` (the namespace behind its host port) and that one's `address`."""
 
-    def __init__(self, number, wire, options, serve):
+    def __init__(self, fleet, number, wire, options, serve):
         self.name, self.address = f"host{number}", f"10.0.0.{50 + number}"
         self.server = False  # whether QEMU listens and the switch connects
         self.namespace, self.peer = net.Namespace(), net.Namespace()
         sh("ip", "link", "set", wire, "netns", self.namespace.name)
         self.wire = wire
         self.namespace.run(f"sysctl -q net.ipv6.conf.{wire}.disable_ipv6=1; ip link set {wire} up")
-        self.switch = switch.Turnpike("--host-id", self.name, *serve, name=self.name, namespace=self.namespace)
+        self.switch = switch.Turnpike("--host-id", self.name, *serve, name=f"{self.name}-{fleet}", namespace=self.namespace)
         self.switch.cli("uplink", "add", "wire", "--device", wire)
-        self.tap = f"tpk{os.getpid() % 100000}p{number}"
+        self.tap = f"tpk{os.getpid() % 100000}p{2 * fleet + number}"
         self.peer_mac = f"52:54:00:aa:02:{number:02x}"
         self.switch.cli("port", "add", "peer", "--tap", self.tap, "--mac", self.peer_mac)
         self.namespace.run(f"ip link set {self.tap} netns {self.peer.name}")
@@ -36,7 +36,7 @@ class Fleet:
     """Two hosts with a port `guest` on each. `options`: of that port. `serve`: further words for both switches. `key`: share a fleet key."""
 
     def __init__(self, options=(), serve=(), key=True):
-        number = next(_serial)
+        number = next(_fleets)
         host.need("iputils-ping", "iperf3", "iproute2", "procps")
         if key:
             path = host.work() / f"fleet{number}.key"
@@ -46,7 +46,7 @@ class Fleet:
         wires = [f"tpk{os.getpid() % 100000}w{2 * number + i}" for i in (0, 1)]
         sh("ip", "link", "add", wires[0], "type", "veth", "peer", "name", wires[1])
         host.at_exit(lambda: sh("ip", "link", "del", wires[0], check=False))
-        self.hosts = [Host(2 * number - 1 + i, wire, options, serve) for i, wire in enumerate(wires)]
+        self.hosts = [Host(number, i, wire, options, serve) for i, wire in enumerate(wires, 1)]
         self.mover = None
 
     def boot(self, **options):
