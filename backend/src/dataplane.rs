@@ -14,6 +14,7 @@ use vswitch::snapshot::Snapshot;
 use vswitch::state::PortMemory;
 
 use crate::guest::connection::Server;
+use crate::guest::hold::Room;
 use crate::guest::{GuestPort, Owner, tsc};
 use crate::link::{Link, Packet, Tap};
 use crate::spec::{
@@ -36,6 +37,8 @@ pub struct Dataplane {
     workers: Workers,
     tallies: Tallies,
     served: Mutex<HashMap<PortId, Served>>,
+    /// Room for frames that wait for guests on the move.
+    room: Arc<Room>,
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
     keeper: Arc<dyn StateKeeper>,
@@ -53,7 +56,8 @@ impl Dataplane {
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
-        Ok(Self { shared, workers, tallies, served: Mutex::new(HashMap::new()), load, keeper })
+        let (served, room) = (Mutex::default(), Arc::default());
+        Ok(Self { shared, workers, tallies, served, room, load, keeper })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
@@ -139,8 +143,8 @@ impl Dataplane {
                 Arc::clone(&self.shared.handles()[worker]) as Arc<dyn Owner>
             })
             .collect();
-        let port =
-            Arc::new(GuestPort::new(spec, owners, Arc::clone(&self.shared.events), Arc::clone(&self.keeper)));
+        let (events, keeper) = (Arc::clone(&self.shared.events), Arc::clone(&self.keeper));
+        let port = Arc::new(GuestPort::new(spec, owners, events, keeper).with_room(&self.room));
         let server = Server::start(Arc::clone(&port));
         let served = Served { port: Port::Guest(port), server: None };
         match server {
@@ -274,6 +278,58 @@ impl Dataplane {
         let ids: Vec<_> = lock(&self.served).keys().copied().collect();
         self.remove_all(&ids);
         drop(self.workers);
+    }
+
+    // === guests on the move ===
+
+    /// Holds what comes for a guest port from the moment its rings stand still (`on`; at once if they do), until they run again,
+    /// [`Dataplane::discard_held`], or this is taken back, which gives up what is held unless rings run.
+    pub fn hold(&self, id: PortId, on: bool) {
+        self.with_guest(id, |port| port.freeze(on));
+    }
+
+    /// Holds what comes for a guest that has yet to arrive at a port, until its rings run or this is taken back.
+    pub fn expect(&self, id: PortId, on: bool) {
+        self.with_guest(id, |port| port.expect(on));
+    }
+
+    /// While closed, the rings of a guest port do not start; opening starts those that its front end wants to run. Rings that run already
+    /// go on.
+    pub fn gate(&self, id: PortId, closed: bool) {
+        self.with_guest(id, |port| port.gate(closed));
+    }
+
+    /// Sends what is held for a guest port out of the uplink, and what is yet to come for it too, until its rings run or the hold ends. Exempt
+    /// from policy and limits. What was flooded is dropped instead: it has been there.
+    pub fn forward_held(&self, id: PortId) {
+        self.with_guest(id, |port| port.forward_held());
+    }
+
+    /// Gives up what is held for a guest port; counted as `receiver-not-running`.
+    pub fn discard_held(&self, id: PortId) {
+        self.with_guest(id, |port| port.discard_held());
+    }
+
+    /// Frames and bytes held for a guest port.
+    pub fn held(&self, id: PortId) -> (usize, usize) {
+        self.with_guest(id, |port| port.held()).unwrap_or_default()
+    }
+
+    /// Sends frames, given without tags, out of the uplink in every network that the port can send in. Exempt from policy and limits, and counted
+    /// at the uplink only. See [`vswitch::announce`].
+    pub fn announce(&self, id: PortId, frames: &[Vec<u8>]) {
+        let worker = self.with_guest(id, |port| port.owners.first().map(|owner| owner.id())).flatten();
+        if let Some(handle) = worker.and_then(|worker| self.shared.handles().get(worker)) {
+            handle.announce(id, frames.to_vec());
+        }
+    }
+
+    fn with_guest<R>(&self, id: PortId, what: impl FnOnce(&GuestPort) -> R) -> Option<R> {
+        let port = match &lock(&self.served).get(&id)?.port {
+            Port::Guest(port) => Arc::clone(port),
+            Port::Link(_) => return None,
+        };
+        Some(what(&port))
     }
 
     // === placement ===

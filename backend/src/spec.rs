@@ -95,6 +95,10 @@ pub enum PortState {
     Waiting,
     /// A front end is attached, its rings do not run.
     Connected,
+    /// A guest is on its way here; what comes for it is held until its rings run.
+    Incoming,
+    /// The guest is on its way to another host; what comes for it is held until it is there, or back.
+    Frozen,
     /// At least one ring pair runs; for a link: the interface is up.
     Running,
     /// Stopped for good because of an error of its device.

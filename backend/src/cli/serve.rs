@@ -11,7 +11,6 @@ use clap::{Args, ValueEnum};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use vswitch::PortId;
 use vswitch::refusal::{Object, Refusal, Refused};
 
 use super::{Failure, NoJson, Outcome, apply, file};
@@ -22,7 +21,7 @@ use crate::control::{Host, Switch, check, host};
 use crate::dataplane::Dataplane;
 use crate::events::EventLog;
 use crate::priority;
-use crate::spec::{PollMode, StateKeeper, WorkerOptions};
+use crate::spec::{PollMode, WorkerOptions};
 use crate::store::{Saved, Store};
 use crate::tally::Tallies;
 
@@ -174,7 +173,7 @@ impl Serve {
         let lifecycle = Lifecycle::new(events.clone());
         let (sink, keeper) = (lifecycle.clone(), lifecycle.clone());
         let mut switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
-            Dataplane::start(&options, tallies, snapshot, sink, Arc::new(NoKeeper))
+            Dataplane::start(&options, tallies, snapshot, sink, keeper)
         })?;
         if let Some(key) = fleet_key {
             switch.set_fleet_key(key);
@@ -332,19 +331,6 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
     {
         log::warn!("the limit of open descriptors stays at {:?}: {error}", limit.current);
-    }
-}
-
-/// Refuses to save and to load: nothing keeps a port's state for another switch yet.
-struct NoKeeper;
-
-impl StateKeeper for NoKeeper {
-    fn save(&self, _: PortId) -> Result<Vec<u8>, String> {
-        Err("this switch saves no state of ports".to_owned())
-    }
-
-    fn load(&self, _: PortId, _: &[u8]) -> Result<(), String> {
-        Err("this switch takes no state of ports".to_owned())
     }
 }
 

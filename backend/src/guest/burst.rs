@@ -50,6 +50,13 @@ pub struct Untagged {
     head: [u8; HEAD_LEN],
 }
 
+impl Untagged {
+    /// The frame's length in bytes then.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+}
+
 impl Frame {
     /// The worker's copy of the frame's first bytes.
     #[inline]
@@ -135,6 +142,17 @@ impl Burst {
                 out.set_len(out.len() + take);
             }
         }
+    }
+
+    /// Copies the whole frame `index` to `out` as it was `before` [`Frame::retag`] changed it, if that did; returns what was left to the
+    /// receiver then.
+    pub fn original(&self, index: usize, before: Option<&Untagged>, out: &mut Vec<u8>) -> Offload {
+        self.linearise(index, out);
+        let frame = &self.frames[index];
+        let Some(before) = before else { return frame.offload };
+        let head = before.head.iter().take(usize::from(before.head_len)).copied();
+        out.splice(..usize::from(frame.head_len), head);
+        before.offload
     }
 
     /// The spans beyond the head of frame `index`.

@@ -111,6 +111,7 @@ fn serve(port: &Arc<GuestPort>, role: &Role, stop: BorrowedFd<'_>) {
                 port.features.store(0, std::sync::atomic::Ordering::Relaxed);
                 port.mtu.store(port.spec.mtu, std::sync::atomic::Ordering::Relaxed);
                 *lock(&port.connected) = false;
+                port.front_end_gone();
                 port.emit(Event::FrontEndDisconnected { port: id, reason });
             }
             // Nobody there yet, or gone between the wake-up and the accept.

@@ -16,6 +16,7 @@ mod fault;
 pub mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod hold;
 pub mod memory;
 mod message;
 mod relay;
@@ -23,7 +24,7 @@ pub mod ring;
 pub mod tsc;
 mod vring;
 
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
@@ -31,6 +32,7 @@ use vswitch::frame::offload::GuestOffloads;
 
 use crate::spec::{EventSink, GuestSpec, PortState, StateKeeper};
 use dirty_log::Logging;
+use hold::{Hold, Room, Wish};
 use memory::Memory;
 use ring::{Queue, RingError};
 use vring::PortVring;
@@ -54,8 +56,13 @@ pub struct GuestPort {
     /// The worker of each queue pair.
     pub owners: Vec<Arc<dyn Owner>>,
     features: AtomicU64,
-    /// Bit per queue pair whose receive ring runs.
+    /// Bit per queue pair that frames may be delivered to: those whose receive ring runs, unless frames are held.
     receiving: AtomicU64,
+    hold: Hold,
+    /// Rings do not start.
+    gated: AtomicBool,
+    /// Held by whoever starts and stops rings, so that each does it on what the last one left.
+    changing: Mutex<()>,
     mtu: AtomicU16,
     connected: Mutex<bool>,
     attachments: AtomicU32,
@@ -88,6 +95,9 @@ impl GuestPort {
             owners,
             features: AtomicU64::new(0),
             receiving: AtomicU64::new(0),
+            hold: Hold::new(Arc::default()),
+            gated: AtomicBool::new(false),
+            changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
             attachments: AtomicU32::new(0),
@@ -98,6 +108,12 @@ impl GuestPort {
             events,
             keeper,
         }
+    }
+
+    /// Makes the port share the room for held frames with others.
+    #[must_use]
+    pub fn with_room(self, room: &Arc<Room>) -> Self {
+        Self { hold: Hold::new(Arc::clone(room)), ..self }
     }
 
     /// virtio features the front end accepted.
@@ -118,7 +134,7 @@ impl GuestPort {
         features::receives(self.features())
     }
 
-    /// Bit per queue pair whose receive ring runs.
+    /// Bit per queue pair that frames may be delivered to; 0 = see [`GuestPort::hold`].
     #[inline]
     pub fn receiving(&self) -> u64 {
         self.receiving.load(Ordering::Acquire)
@@ -154,12 +170,19 @@ impl GuestPort {
     /// Where the port is in its life.
     pub fn state(&self) -> PortState {
         if self.queues.iter().any(|q| q.is_live()) {
-            PortState::Running
-        } else if *lock(&self.connected) {
-            PortState::Connected
-        } else {
-            PortState::Waiting
+            return PortState::Running;
         }
+        match self.wished() {
+            Wish::Expected => PortState::Incoming,
+            Wish::Frozen => PortState::Frozen,
+            Wish::None if *lock(&self.connected) => PortState::Connected,
+            Wish::None => PortState::Waiting,
+        }
+    }
+
+    /// While closed, rings do not start, whatever the front end says; opening starts those that should run.
+    pub fn gate(&self, closed: bool) {
+        vring::gate(self, closed);
     }
 
     /// Reports something that happened to this port.
@@ -169,16 +192,7 @@ impl GuestPort {
 
     /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.
     pub(crate) fn queue_changed(&self, index: usize) {
-        let was = self.receiving();
-        let now =
-            (0..self.owners.len()).filter(|p| self.queues[2 * p].is_live()).fold(0, |mask, p| mask | 1 << p);
-        self.receiving.store(now, Ordering::Release);
-        if was == 0 && now != 0 {
-            self.starts.fetch_add(1, Ordering::AcqRel);
-            self.emit(Event::PortRunning { port: self.spec.id });
-        } else if was != 0 && now == 0 {
-            self.emit(Event::PortStopped { port: self.spec.id });
-        }
+        self.follow_rings();
         if let Some(owner) = self.owners.get(index / 2) {
             owner.rescan();
         }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
@@ -45,6 +46,13 @@ pub(super) struct PortVring {
 impl PortVring {
     /// Brings the queue into the state that the control protocol's settings ask for.
     fn sync(&self) {
+        let _one_at_a_time = lock(&self.port.changing);
+        self.sync_now();
+    }
+
+    /// The same for who has [`GuestPort::changing`].
+    fn sync_now(&self) {
+        let gated = self.port.gated.load(Ordering::SeqCst);
         let (wanted, place) = {
             let state = self.inner.get_ref();
             let queue = state.get_queue();
@@ -59,7 +67,7 @@ impl PortVring {
         let memory = lock(&self.port.memory).clone();
         let mut ring = self.queue.lock();
         let result = match memory {
-            Some(memory) if wanted && !ring.is_live() => {
+            Some(memory) if wanted && !ring.is_live() && !gated => {
                 ring.start(memory, place, shape(self.port.features()))
             }
             _ if !wanted && ring.is_live() => {
@@ -98,18 +106,32 @@ impl PortVring {
 
 /// Restarts every ring of the port on new memory (or a new feature set); rings that must not run stay stopped.
 pub(super) fn restart_all(port: &GuestPort, change: impl FnOnce()) {
+    let _one_at_a_time = lock(&port.changing);
     let vrings = lock(&port.vrings).clone();
-    for vring in &vrings {
-        vring.stop();
-    }
-    change();
-    for vring in &vrings {
-        vring.sync();
+    port.while_restarting(|| {
+        for vring in &vrings {
+            vring.stop();
+        }
+        change();
+        for vring in &vrings {
+            vring.sync_now();
+        }
+    });
+}
+
+/// See [`GuestPort::gate`].
+pub(super) fn gate(port: &GuestPort, closed: bool) {
+    let _one_at_a_time = lock(&port.changing);
+    port.gated.store(closed, Ordering::SeqCst);
+    if !closed {
+        let vrings = lock(&port.vrings).clone();
+        vrings.iter().for_each(PortVring::sync_now);
     }
 }
 
 /// Stops every ring and forgets the front end's memory and descriptors. After it returns no worker uses either.
 pub(super) fn release(port: &GuestPort) {
+    let _one_at_a_time = lock(&port.changing);
     let vrings = std::mem::take(&mut *lock(&port.vrings));
     for vring in &vrings {
         vring.stop();
@@ -211,8 +233,11 @@ impl VringT<Ram> for PortVring {
         self.inner.set_queue_info(desc_table, avail_ring, used_ring)?;
         // Front ends repeat the addresses of a running ring to switch logging; only a real move restarts it.
         if before != ring_addresses(&self.inner) {
-            self.stop();
-            self.sync();
+            let _one_at_a_time = lock(&self.port.changing);
+            self.port.while_restarting(|| {
+                self.stop();
+                self.sync_now();
+            });
         }
         Ok(())
     }

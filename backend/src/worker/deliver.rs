@@ -17,6 +17,7 @@ use super::steer::queue_pair;
 use super::{LinkPort, Port, Shared, View};
 use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Frame, Untagged};
+use crate::guest::hold::Held;
 use crate::guest::memory::Span;
 use crate::guest::ring::receive::Put;
 use crate::guest::ring::split::SplitRing;
@@ -33,6 +34,19 @@ pub(super) enum Patience {
     Wait,
     /// Its time is up: it is dropped.
     Expired,
+}
+
+/// On what errand a burst is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// To its one receiver.
+    Ordinary,
+    /// To one of many.
+    Flood,
+    /// To a monitor.
+    Mirror,
+    /// To its receiver, which was not there when it came.
+    Held,
 }
 
 /// Receivers that had no room, so that the worker knows what to wait for.
@@ -62,8 +76,10 @@ pub(super) struct Delivery {
     pub(super) plans: Plans,
     /// What frames were that have another tag now.
     pub(super) before: Box<[Option<Untagged>]>,
-    linear: Vec<u8>,
+    pub(super) linear: Vec<u8>,
     segment: Box<[u8]>,
+    /// Held frames under way.
+    pub(super) held: Vec<Held>,
 }
 
 /// What all functions of one burst need.
@@ -75,6 +91,7 @@ pub(super) struct Context<'a> {
     pub(super) now: Nanos,
     pub(super) from: PortId,
     pub(super) patience: Patience,
+    pub(super) errand: Errand,
 }
 
 impl Delivery {
@@ -85,6 +102,7 @@ impl Delivery {
             before: vec![None; BURST].into_boxed_slice(),
             linear: Vec::with_capacity(SCRATCH),
             segment: vec![0; SCRATCH].into_boxed_slice(),
+            held: Vec::new(),
         }
     }
 
@@ -115,11 +133,42 @@ impl Delivery {
         group: u64,
         blocked: &mut Blocked,
     ) -> u64 {
-        let running = port.receiving();
-        if running == 0 {
-            drop_all(context, burst, port.spec.id, group, DropReason::ReceiverNotRunning);
-            return group;
+        match port.receiving() {
+            0 => self.deliver_behind_held(context, burst, port, group, blocked),
+            running => self.deliver_to_rings(context, burst, port, running, group, blocked),
         }
+    }
+
+    /// No ring runs, or what is held goes first.
+    #[cold]
+    fn deliver_behind_held(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        port: &GuestPort,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let (finished, open, running) = match context.errand {
+            Errand::Held => (0, group, port.live()),
+            _ => self.hold(context, burst, port, group),
+        };
+        if open == 0 || running == 0 {
+            return finished;
+        }
+        finished | self.deliver_to_rings(context, burst, port, running, open, blocked)
+    }
+
+    /// Delivers to the queue pairs whose bits are set in `running`, which is not 0.
+    fn deliver_to_rings(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        port: &GuestPort,
+        running: u64,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> u64 {
         if running.is_power_of_two() {
             return self.deliver_to_queue(
                 context,
@@ -158,6 +207,7 @@ impl Delivery {
         let (mut packets, mut bytes) = (0, 0);
         let mut bill = self.plans.bill(group, Direction::In);
         let mut broken = None;
+        let mut late = 0;
         {
             let mut ring = queue.lock();
             if let Err(error) = ring.stage(group.count_ones() as usize) {
@@ -175,8 +225,7 @@ impl Delivery {
                     continue;
                 }
                 if !ring.is_live() {
-                    context.counters.in_drop(id, DropReason::ReceiverNotRunning, cost.0);
-                    finished |= 1 << index;
+                    late |= 1 << index;
                     continue;
                 }
                 let rest = burst.rest(index);
@@ -219,6 +268,12 @@ impl Delivery {
             port.stop_queue(queue, &error);
             drop_all(context, burst, id, group & !finished, DropReason::ReceiverNotRunning);
             return group;
+        }
+        if late != 0 && context.errand != Errand::Held {
+            // It stopped this instant. If another queue runs, the guest has closed this one.
+            let (held, left, _) = self.hold(context, burst, port, late);
+            drop_all(context, burst, id, left, DropReason::ReceiverNotRunning);
+            finished |= held | left;
         }
         finished
     }

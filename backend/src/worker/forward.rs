@@ -14,7 +14,7 @@ use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId};
 
 use super::counters::Counters;
-use super::deliver::{Blocked, Context, Delivery, Patience, bits};
+use super::deliver::{Blocked, Context, Delivery, Errand, Patience, bits};
 use super::{Shared, View};
 use crate::guest::burst::{BURST, Burst};
 
@@ -53,7 +53,7 @@ impl Delivery {
             };
             self.plans.note(index);
         }
-        let context = Context { view, shared, counters, now, from, patience };
+        let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
@@ -112,7 +112,7 @@ impl Delivery {
     }
 
     /// Delivers frames to one port, each with the tag it is to have there; returns which are finished.
-    fn unicast(
+    pub(super) fn unicast(
         &mut self,
         context: &Context<'_>,
         burst: &mut Burst,
@@ -139,7 +139,7 @@ impl Delivery {
     /// Delivers one frame to every port that it is meant for and whose policy lets it have it.
     fn flood(&mut self, context: &Context<'_>, burst: &mut Burst, index: usize, set: FloodSet) {
         let Context { view, shared, counters, now, from, .. } = *context;
-        let copies = Context { patience: Patience::Expired, ..*context };
+        let copies = Context { patience: Patience::Expired, errand: Errand::Flood, ..*context };
         let (snapshot, state) = (&view.snapshot, &shared.state);
         let mut mirror = self.plans.mirrored(1 << index) != 0;
         for to in snapshot.flood(set, from) {
@@ -176,7 +176,7 @@ impl Delivery {
         gets_it: impl Fn(PortId) -> bool,
     ) {
         let Context { view, from, .. } = *context;
-        let copies = Context { patience: Patience::Expired, ..*context };
+        let copies = Context { patience: Patience::Expired, errand: Errand::Mirror, ..*context };
         for &monitor in view.snapshot.monitors() {
             if monitor == from || gets_it(monitor) {
                 continue;

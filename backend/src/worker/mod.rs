@@ -9,6 +9,7 @@ mod bill;
 mod counters;
 mod deliver;
 mod forward;
+mod held;
 mod poll;
 mod sleep;
 mod source;
@@ -168,6 +169,14 @@ impl Shared {
     }
 }
 
+/// Frames of the switch's own making, in the name of a port.
+enum Own {
+    /// As if the port had sent it.
+    Sent(Vec<u8>),
+    /// Straight to the uplink, in every network that the port can send in.
+    Announced(Vec<Vec<u8>>),
+}
+
 /// A worker as others see it.
 pub struct Handle {
     id: usize,
@@ -184,7 +193,7 @@ pub struct Handle {
     /// Version of the view that the worker follows.
     seen: AtomicU64,
     queues: AtomicU64,
-    inbox: Mutex<VecDeque<(PortId, Vec<u8>)>>,
+    inbox: Mutex<VecDeque<(PortId, Own)>>,
     /// What the worker counts.
     pub counters: Counters,
 }
@@ -217,6 +226,21 @@ impl Handle {
         }
     }
 
+    /// Sends frames out of the uplink in the name of a port, untagged as given, each in every network that the port can send in; exempt
+    /// from policy and limits. Dropped when too many wait.
+    pub fn announce(&self, port: PortId, frames: Vec<Vec<u8>>) {
+        self.order(port, Own::Announced(frames));
+    }
+
+    fn order(&self, port: PortId, own: Own) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.len() < INBOX {
+            inbox.push_back((port, own));
+            drop(inbox);
+            self.attend();
+        }
+    }
+
     fn unblock(&self) {
         self.unblocked.store(true, Ordering::SeqCst);
         self.attend();
@@ -245,12 +269,7 @@ impl Owner for Handle {
     }
 
     fn inject(&self, port: PortId, frame: Vec<u8>) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if inbox.len() < INBOX {
-            inbox.push_back((port, frame));
-            drop(inbox);
-            self.attend();
-        }
+        self.order(port, Own::Sent(frame));
     }
 }
 

@@ -15,7 +15,7 @@ use super::deliver::{Blocked, Delivery, Patience, own_frame};
 use super::forward::report;
 use super::sleep::Sleeper;
 use super::source::{Kind, Source, has_more, load, receive, token};
-use super::{FLOWS, Handle, Port, Shared, View, now};
+use super::{FLOWS, Handle, Own, Port, Shared, View, now};
 use crate::guest::burst::Burst;
 use crate::guest::ring::{Queue, RingError};
 use crate::guest::tsc;
@@ -109,13 +109,35 @@ impl Worker {
         for position in 0..self.active.len() {
             let slot = self.active[position];
             let Some(mut source) = self.sources[slot].take() else { continue };
-            let count = self.poll(&mut source, now);
+            let mut count = if source.releasing { self.release(&mut source, now) } else { 0 };
+            count += self.poll(&mut source, now);
             if count > 0 {
                 source.last_work = now;
                 moved += count;
             }
             self.sources[slot] = Some(source);
         }
+        moved
+    }
+
+    /// Moves what is held for a port; returns the number of frames that are gone.
+    #[cold]
+    fn release(&mut self, source: &mut Source, now: Nanos) -> usize {
+        if !source.held.is_empty() && !has_more(&source.held) {
+            return 0;
+        }
+        source.held.clear();
+        let Some(port) = source.keeper().cloned() else { return 0 };
+        let (moved, more) = self.delivery.release(
+            &self.view,
+            &self.shared,
+            &self.handle.counters,
+            now,
+            &port,
+            &mut self.burst,
+            &mut source.held,
+        );
+        source.releasing = more;
         moved
     }
 
@@ -246,6 +268,12 @@ impl Worker {
         }
         self.handle.queues.store(self.by_key.len() as u64, Ordering::Relaxed);
         for slot in 0..self.sources.len() {
+            if let Some(source) = self.sources[slot].as_mut()
+                && source.keeper().is_some_and(|port| port.take_errand())
+            {
+                source.releasing = true;
+                source.held.clear();
+            }
             self.watch_kicks(slot);
         }
         if self.handle.unblocked.swap(false, Ordering::SeqCst) {
@@ -253,19 +281,19 @@ impl Worker {
         }
         let frames =
             std::mem::take(&mut *self.handle.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        for (port, bytes) in frames {
-            own_frame(&mut self.burst, &bytes);
-            let mut blocked = Blocked::default();
-            self.delivery.forward(
-                &self.view,
-                &self.shared,
-                &self.handle.counters,
-                now(),
-                port,
-                &mut self.burst,
-                Patience::Expired,
-                &mut blocked,
-            );
+        for (port, own) in frames {
+            let (view, shared, counters) = (&self.view, &self.shared, &self.handle.counters);
+            let (burst, now) = (&mut self.burst, now());
+            match own {
+                Own::Sent(bytes) => {
+                    own_frame(burst, &bytes);
+                    let (patience, mut blocked) = (Patience::Expired, Blocked::default());
+                    self.delivery.forward(view, shared, counters, now, port, burst, patience, &mut blocked);
+                }
+                Own::Announced(frames) => {
+                    self.delivery.announce(view, shared, counters, now, port, burst, &frames);
+                }
+            }
         }
         self.handle.seen.store(self.view.version, Ordering::Release);
     }
@@ -284,9 +312,16 @@ impl Worker {
         {
             log::warn!("port {id}: cannot wait for frames: {error}");
         }
-        let blocked = Blocked::default();
-        self.sources[slot] =
-            Some(Box::new(Source { id, kind, active: false, last_work: 0, blocked_since: None, blocked }));
+        self.sources[slot] = Some(Box::new(Source {
+            id,
+            kind,
+            active: false,
+            last_work: 0,
+            blocked_since: None,
+            blocked: Blocked::default(),
+            releasing: false,
+            held: Blocked::default(),
+        }));
         self.by_key.insert((id, pair), slot);
         self.activate(slot);
     }
@@ -345,7 +380,10 @@ impl Worker {
 
     fn activate_blocked(&mut self) {
         for slot in 0..self.sources.len() {
-            if self.sources[slot].as_ref().is_some_and(|s| !s.active && s.blocked_since.is_some()) {
+            if self.sources[slot]
+                .as_ref()
+                .is_some_and(|s| !s.active && (s.blocked_since.is_some() || s.releasing))
+            {
                 self.activate(slot);
             }
         }
@@ -366,13 +404,19 @@ impl Worker {
             if now.saturating_sub(source.last_work) < poll {
                 return true;
             }
-            source.active = if source.blocked_since.is_some() {
-                // A link has nothing to wait for; it is polled until the frame's time is up.
-                source.blocked.link
-                    || source.blocked.queues.iter().any(|(_, queue)| {
+            // A link has nothing to wait for; it is polled until the frame's time is up.
+            let comes = |blocked: &Blocked| {
+                blocked.link
+                    || blocked.queues.iter().any(|(_, queue)| {
                         queue.waiters.fetch_or(me, Ordering::SeqCst);
                         queue.lock().arm_for_more()
                     })
+            };
+            if source.releasing && (source.held.is_empty() || comes(&source.held)) {
+                return true;
+            }
+            source.active = if source.blocked_since.is_some() {
+                comes(&source.blocked)
             } else {
                 match &source.kind {
                     Kind::Guest { .. } => source.tx().is_some_and(|queue| queue.lock().arm()),
@@ -455,6 +499,11 @@ impl Worker {
         }
         for slot in 0..self.sources.len() {
             let Some(source) = self.sources[slot].as_mut() else { continue };
+            if let Some(port) = source.keeper()
+                && let Some((packets, reason)) = port.expire_held(now)
+            {
+                self.handle.counters.in_drop(port.spec.id, reason, packets);
+            }
             let Kind::Link { port, was_up, .. } = &mut source.kind else { continue };
             let up = port.link.is_up();
             if !up && port.link.is_gone() {

@@ -35,9 +35,21 @@ pub(super) struct Source {
     /// When the oldest frame that waits began to wait.
     pub(super) blocked_since: Option<Nanos>,
     pub(super) blocked: Blocked,
+    /// There is work with what is held for the port.
+    pub(super) releasing: bool,
+    /// What that waits for.
+    pub(super) held: Blocked,
 }
 
 impl Source {
+    /// The guest port, if the worker of this source sees to what is held for it.
+    pub(super) fn keeper(&self) -> Option<&Arc<GuestPort>> {
+        match &self.kind {
+            Kind::Guest { port, pair: 0, .. } => Some(port),
+            _ => None,
+        }
+    }
+
     /// The transmit ring, if it has one.
     pub(super) fn tx(&self) -> Option<&Arc<Queue>> {
         match &self.kind {

@@ -1,0 +1,219 @@
+//! What a worker does for guests on the move: delivers what was held for them, sends it after them, and announces them.
+//!
+//! The rules of holding are in [`crate::guest::hold`]; here is how frames get in and out.
+
+use vswitch::flow::Plan;
+use vswitch::frame::tag::Tagging;
+use vswitch::pipeline::{self, Actions, Verdict};
+use vswitch::trace::DropReason;
+use vswitch::{Direction, Nanos, PortId, announce};
+
+use super::counters::Counters;
+use super::deliver::{Blocked, Context, Delivery, Errand, Patience, bits, fill, own_frame};
+use super::{Shared, View};
+use crate::guest::GuestPort;
+use crate::guest::burst::{BURST, Burst};
+use crate::guest::hold::{Held, Offer, Way};
+use crate::guest::memory::Span;
+
+impl Delivery {
+    /// Frames for a guest that must not (or, of `late`, could not) be put into its rings now: they are held, dropped, or by now may be delivered
+    /// after all. Returns which are finished, and which may be delivered to which queue pairs.
+    pub(super) fn hold(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        port: &GuestPort,
+        group: u64,
+    ) -> (u64, u64, u64) {
+        let (mut finished, mut open, mut live) = (0, 0, 0);
+        for index in bits(group) {
+            let frame = &burst.frames[index];
+            let before = self.before[index].as_ref();
+            let len = before.map_or(frame.len, |before| before.len());
+            let flooded = match context.errand {
+                Errand::Mirror => {
+                    // A monitor that does not look now need not see it later.
+                    drop_one(context, burst, port.spec.id, index, DropReason::ReceiverNotRunning);
+                    finished |= 1 << index;
+                    continue;
+                }
+                Errand::Flood => true,
+                Errand::Ordinary | Errand::Held => false,
+            };
+            let linear = &mut self.linear;
+            let make = || {
+                let offload = burst.original(index, before, linear);
+                let bytes = linear.as_slice().into();
+                Held { bytes, from: context.from, offload, flooded, since: context.now }
+            };
+            match port.hold(context.now, len as usize, flooded, make) {
+                Offer::Held => finished |= 1 << index,
+                Offer::Deliver(pairs) => (open, live) = (open | 1 << index, pairs),
+                Offer::Drop(reason) => {
+                    drop_one(context, burst, port.spec.id, index, reason);
+                    finished |= 1 << index;
+                }
+            }
+        }
+        (finished, open, live)
+    }
+
+    /// Delivers some of what is held for a guest, or sends it out of the uplink; returns how many frames are gone and whether there is more
+    /// to do, which may have to wait for what is named in `blocked`.
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    pub(super) fn release(
+        &mut self,
+        view: &View,
+        shared: &Shared,
+        counters: &Counters,
+        now: Nanos,
+        port: &GuestPort,
+        burst: &mut Burst,
+        blocked: &mut Blocked,
+    ) -> (usize, bool) {
+        let id = port.spec.id;
+        let mut held = std::mem::take(&mut self.held);
+        let taken = port.take_held(BURST, &mut held);
+        load(burst, &held);
+        self.plans.clear();
+        let context =
+            Context { view, shared, counters, now, from: id, patience: Patience::Wait, errand: Errand::Held };
+        let done = match taken.way {
+            Way::Stay => 0,
+            Way::Rings => self.into_rings(&context, burst, id, &held, blocked),
+            Way::Uplink => self.after_it(&context, burst, id, &held, blocked),
+        };
+        let (more, lost) = port.give_back(taken, &mut held, done);
+        // Nothing may point to frames that are gone.
+        burst.clear();
+        self.held = held;
+        counters.in_drop(id, DropReason::ReceiverNotRunning, taken.lost + lost);
+        (done.count_ones() as usize, more)
+    }
+
+    /// Puts held frames into the rings, as far as the receiver's policy lets it have them now.
+    fn into_rings(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        to: PortId,
+        held: &[Held],
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let Context { view, shared, counters, now, .. } = *context;
+        let (snapshot, state) = (&view.snapshot, &shared.state);
+        let (mut done, mut wanted) = (0, 0);
+        for (index, frame) in held.iter().enumerate() {
+            let (head, len) = (burst.frames[index].head(), frame.bytes.len() as u32);
+            let judged = self.forwarder.copy(snapshot, state, now, (frame.from, to), head, len);
+            let Some((verdict, actions)) = judged else {
+                // The sender is gone, or one of the two is in another network now.
+                let known = snapshot.port(frame.from).is_some();
+                let reason = if known { DropReason::VlanFiltered } else { DropReason::NoSuchPort };
+                drop_one(context, burst, to, index, reason);
+                done |= 1 << index;
+                continue;
+            };
+            self.plan(index, actions);
+            if let Verdict::Refuse(reason, _) = verdict {
+                let (packets, _) = self.plans.charge(counters, burst, 1 << index, Direction::In);
+                counters.in_drop(to, reason, packets);
+                done |= 1 << index;
+            } else {
+                wanted |= 1 << index;
+            }
+        }
+        done | self.unicast(context, burst, to, wanted, blocked)
+    }
+
+    /// Sends held frames out of the uplink, where their receiver is now, with the tags of their networks. What was flooded has been there.
+    fn after_it(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        id: PortId,
+        held: &[Held],
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let snapshot = &context.view.snapshot;
+        let (mut done, mut wanted) = (0, 0);
+        for (index, frame) in held.iter().enumerate() {
+            let way = snapshot.uplink().filter(|_| !frame.flooded).and_then(|uplink| {
+                let head = burst.frames[index].head();
+                pipeline::mirrored(snapshot, frame.from, uplink, head, frame.bytes.len() as u32)
+            });
+            if let Some(tagging) = way {
+                self.plan(index, Actions { tagging, ..Actions::default() });
+                wanted |= 1 << index;
+            } else {
+                drop_one(context, burst, id, index, DropReason::ReceiverNotRunning);
+                done |= 1 << index;
+            }
+        }
+        match snapshot.uplink() {
+            Some(uplink) if wanted != 0 => done | self.unicast(context, burst, uplink, wanted, blocked),
+            _ => done,
+        }
+    }
+
+    fn plan(&mut self, index: usize, actions: Actions) {
+        *self.plans.slot(index) = Plan { actions, flow: index as u32 + 1, repeats: false };
+        self.plans.note(index);
+    }
+
+    /// Sends frames of the switch's own making out of the uplink as if from a port, in every network that the port can send in.
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    pub(super) fn announce(
+        &mut self,
+        view: &View,
+        shared: &Shared,
+        counters: &Counters,
+        now: Nanos,
+        from: PortId,
+        burst: &mut Burst,
+        frames: &[Vec<u8>],
+    ) {
+        let snapshot = &view.snapshot;
+        let uplink = snapshot.uplink().and_then(|id| snapshot.port(id));
+        let (Some(port), Some(uplink)) = (snapshot.port(from), uplink) else { return };
+        if !uplink.policy.link_up {
+            return;
+        }
+        let patience = Patience::Expired;
+        let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
+        for network in announce::networks(snapshot, port) {
+            let Some(tagging) = announce::tagging(uplink, network) else { continue };
+            for frame in frames {
+                own_frame(burst, frame);
+                self.plans.clear();
+                if tagging != Tagging::Keep {
+                    self.plan(0, Actions { tagging, ..Actions::default() });
+                }
+                self.unicast(&context, burst, uplink.id, 1, &mut Blocked::default());
+            }
+        }
+        burst.clear();
+    }
+}
+
+/// Makes a burst of held frames.
+fn load(burst: &mut Burst, held: &[Held]) {
+    burst.clear();
+    for (index, one) in held.iter().enumerate().take(BURST) {
+        let spans = burst.spans.len() as u16;
+        let frame = &mut burst.frames[index];
+        fill(frame, &one.bytes, index as u8);
+        frame.offload = one.offload;
+        if let Some(rest) = one.bytes.get(usize::from(frame.head_len)..).filter(|rest| !rest.is_empty()) {
+            frame.rest = (spans, 1);
+            burst.spans.push(Span { ptr: rest.as_ptr().cast_mut(), len: rest.len() as u32 });
+        }
+        burst.count += 1;
+    }
+}
+
+fn drop_one(context: &Context<'_>, burst: &Burst, to: PortId, index: usize, reason: DropReason) {
+    let frame = &burst.frames[index];
+    context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+}
