@@ -33,6 +33,7 @@ def forget():
     """After a failure: all away; the next test makes its own."""
     if _world:
         for h in _world["fleet"].hosts:
+            print(f"    {h.name} dropped {h.switch.drops()}")
             print(f"    {h.name}: " + "\n    | ".join(h.switch.log().splitlines()[-10:]), flush=True)
         _world["fleet"].close()
         _world.clear()
@@ -145,7 +146,7 @@ def s20_2_meters_count_every_frame_of_a_move_exactly_once():
 def s20_2_sessions_and_counters_go_along():
     f, g = world()
     source = g.at.switch
-    streams(f, g)[0].close()  # opens sessions
+    nothing_lost(streams(f, g))  # opens sessions
     flows = lambda s: sorted(str({k: v for k, v in x.items() if k in ("protocol", "local", "remote", "local_port", "remote_port", "direction")})
                              for x in s.cli("session", "list", "guest"))
     was, counted = flows(source), source.show("guest")["counters"]

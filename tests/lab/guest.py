@@ -23,11 +23,11 @@ class Guest:
     `socket` (vhost-user) or `tap` (name of an existing TAP) says where its card is. `server`: QEMU listens on the socket and the
     switch connects; else QEMU connects, and with `reconnect` tries again for ever. `queues`: pairs. `host_mtu`: offered MTU.
     `device`: further properties of the card, such as `csum=off,guest_csum=off`. `incoming`: path of a UNIX socket on which QEMU waits for
-    a migrating guest instead of booting one. Returns from the constructor at once; `ready()` waits, or for an incoming one `attach()`.
+    a migrating guest instead of booting one. `nice`: QEMU's, where figures must not depend on what else runs. Returns from the constructor at once; `ready()` waits, or for an incoming one `attach()`.
     """
 
     def __init__(self, name, ip, *, socket=None, tap=None, mac=None, server=False, reconnect=True, queues=1, host_mtu=None, mtu=None,
-                 device="", qemu=None, smp=1, memory=192, extra=(), append="", accel=None, initrd=None, incoming=None):
+                 device="", qemu=None, smp=1, memory=192, extra=(), append="", accel=None, initrd=None, incoming=None, nice=0):
         self.name, self.ip, self.number = name, ip.split("/")[0], next(_serial)
         self.mac = mac or f"52:54:00:00:{self.number >> 8:02x}:{self.number & 255:02x}"
         self.qemu = qemu or image.qemu()
@@ -64,7 +64,8 @@ class Guest:
         if socket or tap:
             argv += ["-device", card + (f",{device}" if device else "")]
         self._log = open(base / "qemu.log", "w+")
-        self.process = host.spawn([*argv, *extra], stdout=self._log, stderr=subprocess.STDOUT)
+        first = ["nice", "-n", str(nice)] if nice else []
+        self.process = host.spawn([*first, *argv, *extra], stdout=self._log, stderr=subprocess.STDOUT)
         self._chan = self._qmp = None
         self.events = []  # of QMP, as they come in beside answers
         self._buffer, self._ids, self._lock = b"", itertools.count(1), threading.Lock()

@@ -59,8 +59,10 @@ class Stream:
     after `close()`."""
 
     def __init__(self, namespace, address, guest, port, rate=1000):
-        self._ends = [Prober(namespace, "udp", bind=f"{address}:{port}", peer=f"{guest.ip}:{port}", rate=rate),
-                      Prober(guest, "udp", bind=f"{guest.ip}:{port}", peer=f"{address}:{port}", rate=rate)]
+        there = Prober(guest, "udp", bind=f"{guest.ip}:{port}", peer=f"{address}:{port}", rate=rate, begin=0)
+        # Neither end may hear that nobody listens: what says so would be counted by the guest's meters.
+        host.until("the guest's end", lambda: guest.run(f"netstat -uln | grep -q :{port}", check=False).rc == 0)
+        self._ends = [Prober(namespace, "udp", bind=f"{address}:{port}", peer=f"{guest.ip}:{port}", rate=rate), there]
         self.outward = self.inward = None
 
     def close(self):

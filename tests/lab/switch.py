@@ -18,11 +18,12 @@ def binary():
 
 class Turnpike:
     """One switch with its own API socket and state, in the run's private directory. `options`: further words for `serve`.
-    `namespace`: the network namespace it lives in, if not the machine's own."""
+    `namespace`: the network namespace it lives in, if not the machine's own. `nice`: what it is started with."""
 
-    def __init__(self, *options, name="switch", state=None, namespace=None):
+    def __init__(self, *options, name="switch", state=None, namespace=None, nice=0):
         self.binary, self.options = binary(), options
         self._where = ["ip", "netns", "exec", namespace.name] if namespace else []
+        self._where += ["nice", "-n", str(nice)] if nice else []
         self.directory = host.work() / name
         self.directory.mkdir(exist_ok=True)
         self.api = self.directory / "api.sock"

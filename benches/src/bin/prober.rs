@@ -1,7 +1,8 @@
 //! Traffic of which every frame and every byte is accounted for, for measuring what a network loses: it runs on hosts and, copied into the
 //! initramfs, in guests.
 //!
-//! `prober udp --bind IP:PORT --peer IP:PORT --until FILE [--rate N]`: both ends send numbered datagrams to each other and count what was
+//! `prober udp --bind IP:PORT --peer IP:PORT --until FILE [--rate N] [--begin 0|1]`: both ends (one of
+//! which may wait until it hears the other) send numbered datagrams to each other and count what was
 //! lost, doubled or overtaken; silences are listed with what came first after them.
 //! `prober tcp-serve --bind IP:PORT --until FILE` and `prober tcp-dial --to IP:PORT --until FILE [--connections N] [--rate BYTES]`: streams
 //! in both directions in which every byte is known to both ends.

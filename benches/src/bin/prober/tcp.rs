@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::{Options, Until};
 
 /// How often a writer writes.
-const STEP: Duration = Duration::from_millis(20);
+const STEP: Duration = Duration::from_millis(100);
 /// A connection on which nothing moves for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STACK: usize = 96 * 1024;

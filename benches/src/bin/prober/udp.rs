@@ -150,6 +150,8 @@ struct Shared {
     socket: UdpSocket,
     peer: SocketAddr,
     until: Until,
+    /// Whether this end speaks before it has heard the other.
+    begins: bool,
     echo: AtomicU64,
     heard: AtomicBool,
     sent: AtomicU64,
@@ -172,7 +174,9 @@ impl Shared {
     fn send(&self, rate: u64) {
         // Nothing is counted before both ends have heard each other: address resolution may lose some.
         while !self.heard.load(Ordering::Acquire) && !self.until.reached() {
-            self.say(Kind::Hello, 0);
+            if self.begins {
+                self.say(Kind::Hello, 0);
+            }
             thread::sleep(Duration::from_millis(20));
         }
         for _ in 0..5 {
@@ -245,6 +249,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         socket,
         peer: options.get("peer")?,
         until: Until(options.get("until")?),
+        begins: options.or("begin", 1)? != 0,
         echo: AtomicU64::new(0),
         heard: AtomicBool::new(false),
         sent: AtomicU64::new(0),
