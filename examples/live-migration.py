@@ -39,13 +39,14 @@ def main(args):
         flow = moves.finished(stream)
         results.append(result)
         flows.append(flow)
-        say(f"  move {number + 1}, {source.name} → {target.name}: stood still {result['stood_still']:.0f} ms, then first frame in {result['value']:.1f} ms, "
-            f"out {result['out']:.1f} ms; {result['lost']} lost, {result['doubled']} doubled; iperf3 {flow}")
+        say(f"  move {number + 1}, {source.name} → {target.name}: stood still {result['stood_still']:.0f} ms, then its rings ran after "
+            f"{result['value']:.1f} ms, it answered after {result['in']:.1f} ms; {result['lost']} lost, {result['doubled']} doubled; iperf3 {flow}")
 
     get = lambda key: [r.get(key) for r in results]
     rows = [("guest stood still", *column(get("stood_still"), "ms")),
-            ("then, first frame in", *column(get("value"), "ms")),
-            ("then, first frame out", *column(get("out"), "ms")),
+            ("then its rings ran after", *column(get("value"), "ms")),
+            ("then it answered after", *column(get("in"), "ms")),
+            ("then it sent after", *column(get("out"), "ms")),
             ("state with its sessions", *column(get("state_kib"), "KiB", 0)),
             ("sessions moved", *column(get("sessions"), "", 0)),
             ("frames lost of 1 kHz", *column(get("lost"), "", 0)),

@@ -75,6 +75,16 @@ def nothing_lost(probes):
              f"from {h}: {probe}; missing in {probe.inward['missing'][:5]}, out {probe.outward['missing'][:5]}")
 
 
+def counted_exactly(f, s, before, probes):
+    """Holds the meters to: what they said before, and every frame since, once. Returns the packets that they counted in all."""
+    after = meters(s)
+    for h, probe in zip(f.hosts, probes):
+        for way, frames in (("out", probe.inward["all_out"]), ("in", probe.outward["all_out"])):
+            was, now = before[way, h.address], after[way, h.address]
+            must(now == (was[0] + frames, was[1] + frames * FRAME), f"{way} {h.address}: {was} before, {frames} frames since, {now} after")
+    return sum(packets for packets, _ in after.values())
+
+
 def told(move, probes):
     """What is said of a move."""
     into, out = move.shares([p.outward for p in probes])
@@ -134,12 +144,7 @@ def s20_2_meters_count_every_frame_of_a_move_exactly_once():
     g.move()
     time.sleep(1)
     nothing_lost(probes)
-    after = meters(g.at.switch)
-    for h, probe in zip(f.hosts, probes):
-        for way, frames in (("out", probe.inward["all_out"]), ("in", probe.outward["all_out"])):
-            was, now = before[way, h.address], after[way, h.address]
-            must(now == (was[0] + frames, was[1] + frames * FRAME), f"{way} {h.address}: {was} before, {frames} frames since, {now} after")
-    return f"{sum(p for p, _ in after.values())} packets metered"
+    return f"{counted_exactly(f, g.at.switch, before, probes)} packets metered"
 
 
 @test
@@ -216,11 +221,7 @@ def interrupted(how, when):
     settled(f, g)
     must(policy(g.at.switch) == before, f"the source's policy was {before}, is {policy(g.at.switch)}")
     must(policy(target) == there, f"the destination's policy was {there}, is {policy(target)}")
-    after = meters(g.at.switch)
-    for h, probe in zip(f.hosts, probes):
-        for way, frames in (("out", probe.inward["all_out"]), ("in", probe.outward["all_out"])):
-            must(after[way, h.address][0] == counted[way, h.address][0] + frames,
-                 f"{way} {h.address}: {counted[way, h.address]} before, {frames} frames since, {after[way, h.address]} after")
+    counted_exactly(f, g.at.switch, counted, probes)
 
 
 def cancel(g, _waiting):
@@ -262,6 +263,39 @@ def s20_1_guest_moves_after_all_that():
     time.sleep(1)
     nothing_lost(probes)
     return told(move, probes)
+
+
+@test
+def successor_takes_over_and_no_guest_notices():
+    f, g = world()
+    s = g.at.switch
+    before, counted = policy(s), meters(s)
+    conversation = prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(_ports), 10, 20_000)
+    probes = streams(f, g)
+    time.sleep(1)
+    took = []
+    for _ in range(3):
+        took.append(s.take_over())
+        time.sleep(1)
+    nothing_lost(probes)
+    conversation.close()
+    must(not conversation.wrong(), conversation.wrong())
+    must(policy(s) == before, f"policy was {before}, is {policy(s)}")
+    counted_exactly(f, s, counted, probes)
+    gap = max(r["longest_gap_us"] for p in probes for r in (p.inward, p.outward)) / 1000
+    return f"successors ready after {', '.join(f'{1000 * t:.0f}' for t in took)} ms, longest gap {gap:.0f} ms"
+
+
+@test
+def moved_guest_is_served_by_a_successor_and_moves_again():
+    f, g = world()
+    g.move()
+    g.at.switch.take_over()
+    probes = streams(f, g)
+    g.other().switch.take_over()
+    g.move()
+    time.sleep(1)
+    nothing_lost(probes)
 
 
 suite.run(forget)

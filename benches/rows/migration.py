@@ -63,7 +63,7 @@ class TurnpikeFleet(fleet.Fleet):
 
 
 def row_move(contenders, seconds):
-    """ms from the moment QEMU lets a moved guest run to the first frame in (`out`: out of it), 1 kHz both ways meanwhile"""
+    """ms from the moment QEMU lets a moved guest run until its rings run (of OVS: until it answers), 1 kHz both ways meanwhile"""
     if options["qemu"].version < (10, 0):
         raise LabError(f"{options['qemu']} carries no device state; version 10 is needed")
     made = {}
@@ -85,3 +85,20 @@ def row_move(contenders, seconds):
             f.close()
 
     return run, close
+
+
+def row_restart(contenders, seconds):
+    """ms without a frame of 1 kHz while a successor takes over from the running switch under traffic"""
+    f = TurnpikeFleet()
+    f.boot(qemu=options["qemu"])
+
+    def run(_contender):
+        probes = moves.Traffic(f, connections=10)
+        time.sleep(1)
+        ready = f.mover.at.switch.take_over()
+        time.sleep(1)
+        seen = probes.close()
+        gap = max(r["longest_gap_us"] for x in probes.streams for r in (x.inward, x.outward))
+        return {"value": gap / 1000, "ready": 1000 * ready, **seen}
+
+    return run, f.close

@@ -1,5 +1,5 @@
 """What is measured of a move: by the example, and by the rows of the comparison."""
-import itertools, json, time
+import datetime, itertools, json, time
 from . import fleet, prober, traffic
 from .host import LabError
 
@@ -26,12 +26,17 @@ def events(s, code, port="guest"):
     return [r for r in rows if r.get("kind") == code and r.get("port") == port]
 
 
+def when(event):
+    """Its time, in seconds of Unix time."""
+    return datetime.datetime.fromisoformat(event["time"]).timestamp()
+
+
 class Traffic:
     """The probes that run during moves: 1 kHz of numbered datagrams both ways from behind either switch, and TCP with known bytes."""
 
     def __init__(self, f, connections=1, rate=20_000):
         g = f.mover
-        self.streams = [prober.Stream(h.peer, h.address, g, next(_ports)) for h in f.hosts]
+        self.streams = [prober.Stream(h.peer, h.address, g, next(_ports)) for h in f.hosts]  # before TCP: it would be slow to begin beside it
         self.tcp = [prober.Tcp(h.peer, h.address, g, next(_ports), connections, rate) for h in f.hosts]
 
     def close(self):
@@ -46,7 +51,9 @@ class Traffic:
 
 
 def measured(f, **load):
-    """One move under traffic: {"value": ms to the first frame in, "out": to the first frame out, …}."""
+    """One move under traffic. In ms after QEMU let the guest run: `value` = its rings run, and the first frame that waited for it is in
+    one of them; `in` = it has answered to one, `out` = it has sent one; these two have the guest's own waking in them, and under TCG the
+    translation of all its code anew."""
     source, probes = f.mover.at, Traffic(f, **load)
     time.sleep(1)
     move = f.mover.move()
@@ -55,8 +62,12 @@ def measured(f, **load):
     into, out = move.shares([x.outward for x in probes.streams])
     if into is None or out is None:
         raise LabError("nothing was seen of the guest after its move")
-    result = {"value": into, "out": out, "stood_still": move.away_ms, **seen}
-    if saved := hasattr(source, "switch") and events(source.switch, "state-saved"):
+    result = {"value": into, "in": into, "out": out, "stood_still": move.away_ms, **seen}
+    if not hasattr(source, "switch"):
+        return result  # another make, which does not tell when rings run
+    runs = [when(e) for e in events(f.mover.at.switch, "port-running")]
+    result["value"] = min(1000 * (t - move.resumed) for t in runs if t > move.stopped)
+    if saved := events(source.switch, "state-saved"):
         result["state_kib"] = saved[-1]["bytes"] / 1024
         result["sessions"] = saved[-1]["sessions"]
     return result
