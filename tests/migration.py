@@ -96,7 +96,7 @@ def settled(f, g):
     """Both switches as they should be when the guest is where it is."""
     host.until("the guest's port to run", lambda: g.at.switch.show("guest")["state"] == "running", 5)
     away = next(h for h in f.hosts if h is not g.at)
-    host.until("the other port to wait", lambda: away.switch.show("guest")["state"] == "waiting", 5)
+    host.until("the other port to wait", lambda: away.switch.show("guest")["state"] == "waiting", 15)
 
 
 @test
