@@ -6,7 +6,7 @@ import sys, time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from lab import fleet, host, image, prober, suite  # noqa: E402
+from lab import authority, fleet, host, image, prober, suite  # noqa: E402
 from lab.host import LabError  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
@@ -29,14 +29,20 @@ def world():
     return _world["fleet"], _world["guest"]
 
 
+def forget_quietly():
+    """All away; the next test makes its own."""
+    if _world:
+        _world["fleet"].close()
+        _world.clear()
+
+
 def forget():
-    """After a failure: all away; the next test makes its own."""
+    """After a failure: as above, and says what the switches say."""
     if _world:
         for h in _world["fleet"].hosts:
             print(f"    {h.name} dropped {h.switch.drops()}")
             print(f"    {h.name}: " + "\n    | ".join(h.switch.log().splitlines()[-10:]), flush=True)
-        _world["fleet"].close()
-        _world.clear()
+    forget_quietly()
 
 
 def set_policy(s):
@@ -263,6 +269,47 @@ def s20_1_guest_moves_after_all_that():
     time.sleep(1)
     nothing_lost(probes)
     return told(move, probes)
+
+
+@test
+def qemu_that_carries_no_state_moves_with_the_switches_own_channel():
+    try:
+        old = image.qemu(7)
+    except LabError as e:
+        raise Skip(str(e)) from None
+    forget_quietly()
+    f = fleet.Fleet(key=False)
+    try:
+        f.manage()
+        g = f.boot(qemu=old)
+        set_policy(g.at.switch)
+        shown = authority.Authority()
+        words = {h.name: shown.sign(h.name, h.management) for h in f.hosts}
+        for h in f.hosts:
+            h.switch.cli("migrate", "listen", "--address", f"{h.management}:7777", *words[h.name])
+        probes = streams(f, g)
+        before, counted = policy(g.at.switch), meters(g.at.switch)
+        moves = []
+        for _ in range(2):
+            source, target = g.at, g.other()
+            sending = source.switch.begin("migrate", "send", "guest", "--to", f"{target.management}:7777", *words[source.name])
+            host.until("the switches to be ready", lambda: migration_step(source.switch) == "freeze", 20, 0.02)
+            moves.append(g.move())
+            sending.wait(30)
+            must(sending.returncode == 0, f"`migrate send` ended with {sending.returncode}: {sending.stdout.read()}")
+            time.sleep(1)
+        nothing_lost(probes)
+        must(policy(g.at.switch) == before, f"policy was {before}, is {policy(g.at.switch)}")
+        counted_exactly(f, g.at.switch, counted, probes)
+        return "; ".join(told(m, probes) for m in moves)
+    finally:
+        f.close()
+
+
+def migration_step(s):
+    """How far the guest's migration is."""
+    status = s.cli("migrate", "status", "guest")
+    return status["step"]
 
 
 @test

@@ -51,6 +51,15 @@ class Fleet:
         self.hosts = [Host(number, i, wire, options, serve) for i, wire in enumerate(wires, 1)]
         self.mover = None
 
+    def manage(self):
+        """A second pair between the hosts, which the switches speak by; each host's `management` is its address there then."""
+        ends = [f"tpk{os.getpid() % 100000}m{next(_serial)}" for _ in self.hosts]
+        sh("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        for number, (h, end) in enumerate(zip(self.hosts, ends), 1):
+            h.management = f"192.0.2.{number}"
+            sh("ip", "link", "set", end, "netns", h.namespace.name)
+            h.namespace.run(f"ip addr add {h.management}/24 dev {end}; ip link set {end} up")
+
     def boot(self, **options):
         """Boot the guest on the first host; returns it."""
         self.mover = Mover(self, options)

@@ -77,6 +77,11 @@ class Turnpike:
             raise LabError(f"`turnpike {' '.join(map(str, args))}` failed ({r.returncode}): {r.stderr.strip()}")
         return json.loads(r.stdout) if r.stdout.strip() else None
 
+    def begin(self, *args):
+        """Start a command that takes a while; its process, output on `stdout`."""
+        argv = [self.binary, "--api", self.api, "--json", *args]
+        return host.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
     def port(self, name, *args):
         """Add a guest port on its usual socket; returns the socket's path."""
         self.cli("port", "add", name, "--socket", self.socket(name), *args)
