@@ -15,8 +15,8 @@ use vswitch::refusal::{Object, Refusal, Refused};
 
 use super::{Failure, NoJson, Outcome, apply, file};
 use crate::api::{self, Callers, Shared};
-use crate::control::model::MacPool;
 use crate::control::handover::{self, lifecycle::Lifecycle};
+use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
 use crate::dataplane::Dataplane;
 use crate::events::EventLog;

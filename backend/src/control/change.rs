@@ -46,9 +46,10 @@ impl Switch {
             there.ports.get(&config.name).is_some_and(|entry| entry.config.id == config.id)
         };
         let provisional = self.ports.values().filter(|entry| entry.arrival.is_some());
-        if let Some(entry) = provisional.into_iter().find(|e| {
-            draft.ports.get(&e.config.name).is_some_and(|planned| planned.config != e.config)
-        }) {
+        if let Some(entry) = provisional
+            .into_iter()
+            .find(|e| draft.ports.get(&e.config.name).is_some_and(|planned| planned.config != e.config))
+        {
             return Err(Refusal::StateArrived.of(object(&entry.config)));
         }
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();

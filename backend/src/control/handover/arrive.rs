@@ -89,7 +89,12 @@ impl Switch {
     }
 
     /// The configuration that a state means for a port.
-    fn meant(&mut self, before: &PortConfig, state: &PortState, trusted: bool) -> Result<PortConfig, Refusal> {
+    fn meant(
+        &mut self,
+        before: &PortConfig,
+        state: &PortState,
+        trusted: bool,
+    ) -> Result<PortConfig, Refusal> {
         let mut new = before.clone();
         new.epoch = state.epoch.max(before.epoch);
         new.carried = Carried { extensions: state.extensions.clone(), unknown: state.unknown.clone() };

@@ -49,7 +49,8 @@ impl Switch {
         if let Some(entry) = self.ports.get_mut(name) {
             let epoch = state.epoch;
             entry.config.epoch = epoch;
-            entry.departure = Some(Departure { epoch, stored: false, starts: status.starts, elsewhere: false });
+            entry.departure =
+                Some(Departure { epoch, stored: false, starts: status.starts, elsewhere: false });
         }
         self.events.emit(Event::StateSaved {
             port: id,
@@ -84,7 +85,11 @@ impl Switch {
             policy: state::policy(config, |tally| data.tally(tally)),
             metering: state::metering(config.metering.as_ref()),
             counters: state::counters(&data.counters(config.id)),
-            learned: memory.learned.iter().map(|&(mac, network, age_ms)| Learned { mac, network, age_ms }).collect(),
+            learned: memory
+                .learned
+                .iter()
+                .map(|&(mac, network, age_ms)| Learned { mac, network, age_ms })
+                .collect(),
             sessions: memory.sessions,
             used: memory.used.iter().map(|&(address, age_ms)| UsedAddress { address, age_ms }).collect(),
             storm: Storm { used: memory.storm },

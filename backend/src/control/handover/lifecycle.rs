@@ -92,9 +92,12 @@ impl Lifecycle {
             let next = due.iter().map(|(at, _)| *at).min();
             let noted = {
                 let idle = |n: &mut Noted| n.changed.is_empty() && n.elsewhere.is_empty() && !n.stopping;
-                let wait = next.map_or(Duration::from_hours(1), |at| at.saturating_duration_since(Instant::now()));
-                let (mut noted, _) =
-                    self.wake.wait_timeout_while(self.lock(), wait, idle).unwrap_or_else(PoisonError::into_inner);
+                let wait =
+                    next.map_or(Duration::from_hours(1), |at| at.saturating_duration_since(Instant::now()));
+                let (mut noted, _) = self
+                    .wake
+                    .wait_timeout_while(self.lock(), wait, idle)
+                    .unwrap_or_else(PoisonError::into_inner);
                 if noted.stopping {
                     return;
                 }
@@ -108,7 +111,9 @@ impl Lifecycle {
                     due.extend(ANNOUNCED.map(|after| (now + after, announcement.clone())));
                 }
                 noted.elsewhere.into_iter().for_each(|port| switch.heard_elsewhere(port));
-                due.iter().filter(|(at, _)| *at <= now).for_each(|(_, announcement)| switch.announce(announcement));
+                due.iter()
+                    .filter(|(at, _)| *at <= now)
+                    .for_each(|(_, announcement)| switch.announce(announcement));
             }
             due.retain(|(at, _)| *at > now);
             drop(switch);

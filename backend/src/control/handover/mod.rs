@@ -13,8 +13,8 @@
 mod arrive;
 mod files;
 mod follow;
-pub mod lifecycle;
 mod leave;
+pub mod lifecycle;
 mod state;
 
 use vswitch::Tally;

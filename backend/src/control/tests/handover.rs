@@ -134,7 +134,12 @@ fn s20_2_a_sealed_state_makes_the_port_what_it_was_policy_meters_counters_and_me
 fn s20_2_without_a_key_counts_are_taken_and_the_configured_policy_stays() {
     let (mut from, _there, _dir) = source();
     let (mut to, here, _dir2) = host();
-    let acl = AclSpec { action: "deny".into(), direction: "in".into(), local: None, remote: Some("10.9.0.0/16".into()) };
+    let acl = AclSpec {
+        action: "deny".into(),
+        direction: "in".into(),
+        local: None,
+        remote: Some("10.9.0.0/16".into()),
+    };
     to.add_acl("a", &[acl]).unwrap();
     let state = from.depart(ONE).unwrap();
     to.arrive(ONE, &state, Trust::Seal).unwrap();
@@ -144,7 +149,11 @@ fn s20_2_without_a_key_counts_are_taken_and_the_configured_policy_stays() {
     let listed = from.list_acl("a").unwrap();
     let denied = listed.iter().find(|entry| entry.action == "deny").unwrap();
     assert_eq!(to.list_acl("a").unwrap()[0].packets, denied.packets, "the entry that both have counts on");
-    assert_eq!(here.notes().memories[&1].sessions.len(), 1, "the data path leaves out what its rules do not grant");
+    assert_eq!(
+        here.notes().memories[&1].sessions.len(),
+        1,
+        "the data path leaves out what its rules do not grant"
+    );
     let event = to.events.since(0).last().unwrap().clone();
     assert_eq!(event.body["authenticated"], false);
 }
@@ -175,13 +184,16 @@ fn s20_1_an_arrival_whose_front_end_goes_before_the_rings_ran_leaves_no_trace() 
     to.arrive(ONE, &state, Trust::Seal).unwrap();
     run(&mut to, &here, 1);
     assert_eq!(port(&to), port(&from));
-    assert_eq!(to.tallies.clone().give(&mut [vswitch::port::acl::Entry {
-        direction: vswitch::Direction::In,
-        applies: vswitch::port::acl::Applies::Local,
-        address: vswitch::port::acl::Address::Any,
-        action: vswitch::port::acl::Action::Deny,
-        tally: Tally::NONE,
-    }]), Ok(()));
+    assert_eq!(
+        to.tallies.clone().give(&mut [vswitch::port::acl::Entry {
+            direction: vswitch::Direction::In,
+            applies: vswitch::port::acl::Applies::Local,
+            address: vswitch::port::acl::Address::Any,
+            action: vswitch::port::acl::Action::Deny,
+            tally: Tally::NONE,
+        }]),
+        Ok(())
+    );
 }
 
 #[test]
@@ -223,7 +235,11 @@ fn s20_3_an_arrived_guest_is_announced_with_each_address_it_owns() {
     here.notes().running.insert(1);
     let announcements = to.follow([ONE]);
     assert_eq!(announcements.len(), 1);
-    assert_eq!(announcements[0].frames.len(), 3, "RARP, one IPv4 and one IPv6 address; a prefix is no address");
+    assert_eq!(
+        announcements[0].frames.len(),
+        3,
+        "RARP, one IPv4 and one IPv6 address; a prefix is no address"
+    );
     to.announce(&announcements[0]);
     assert_eq!(here.notes().announced, [(1, 3)]);
     assert!(to.follow([ONE]).is_empty(), "once");
@@ -243,7 +259,10 @@ fn h27_states_that_are_forged_foreign_or_replayed_are_refused_and_change_nothing
         line
     };
     let line = unchanged(&mut to, &state);
-    assert!(line.starts_with("port 'a': the state of the port does not verify with the fleet key of this switch"), "{line}");
+    assert!(
+        line.starts_with("port 'a': the state of the port does not verify with the fleet key of this switch"),
+        "{line}"
+    );
     keyed(&mut to, 1);
     let mut forged = state.clone();
     forged[state.len() / 2] ^= 1;
@@ -310,7 +329,12 @@ fn a_port_whose_guest_is_awaited_is_not_changed() {
 fn s15_4_what_this_version_does_not_know_travels_on_with_the_port() {
     let (mut from, _there, _dir) = source();
     let carried = crate::control::model::Carried {
-        extensions: vec![ExtensionState { name: "fw".into(), version: 3, config: vec![1], data: vec![2; 99] }],
+        extensions: vec![ExtensionState {
+            name: "fw".into(),
+            version: 3,
+            config: vec![1],
+            data: vec![2; 99],
+        }],
         unknown: vec![UnknownField { group: 0, number: 900, bytes: vec![5, 6] }],
     };
     from.ports.get_mut("a").unwrap().config.carried = carried.clone();
@@ -351,10 +375,15 @@ fn a_key_is_32_bytes_that_only_their_owner_reads() {
     assert!(line(&path).contains("it cannot be read"));
     new_key(&path).unwrap();
     read_key(&path).unwrap();
-    assert!(new_key(&path).unwrap_err().to_string().contains("it cannot be made"), "an old key is not overwritten");
+    assert!(
+        new_key(&path).unwrap_err().to_string().contains("it cannot be made"),
+        "an old key is not overwritten"
+    );
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
     assert!(line(&path).contains("its mode 640 lets others than its owner use it"), "{}", line(&path));
-    for (length, text) in [(0, "the fleet key has 0 bytes; it must have 32"), (31, "has 31 bytes"), (33, "has 33 bytes")] {
+    for (length, text) in
+        [(0, "the fleet key has 0 bytes; it must have 32"), (31, "has 31 bytes"), (33, "has 33 bytes")]
+    {
         std::fs::write(&path, vec![7; length]).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         assert!(line(&path).contains(text), "{}", line(&path));
