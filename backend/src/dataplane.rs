@@ -240,6 +240,7 @@ impl Dataplane {
                 attached: port.is_attached(),
                 attachments: port.attachments(),
                 starts: port.starts(),
+                knocks: port.knocks(),
             },
             Port::Link(port) => PortStatus {
                 state: if port.is_running() { PortState::Running } else { PortState::Stopped },
@@ -249,6 +250,7 @@ impl Dataplane {
                 attached: false,
                 attachments: 0,
                 starts: 0,
+                knocks: false,
             },
         })
     }

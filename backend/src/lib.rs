@@ -7,6 +7,7 @@ pub mod dataplane;
 pub mod events;
 pub mod guest;
 pub mod link;
+pub mod migrate;
 pub mod priority;
 pub mod spec;
 pub mod store;

@@ -1,7 +1,7 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
 //! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
-//! and sessions, `config`: all as one document, `handover`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
+//! and sessions, `config`: all as one document, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
@@ -12,6 +12,7 @@ mod handover;
 mod lists;
 mod live;
 mod metrics;
+mod migrations;
 mod routes;
 mod serve;
 
@@ -22,6 +23,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 
 use crate::control::Switch;
 use crate::events::EventLog;
+use crate::migrate::Migrations;
 
 pub use self::auth::Callers;
 pub use self::body::{ErrorBody, ErrorDetail};
@@ -34,6 +36,8 @@ pub use self::serve::{bind, serve_metrics, serve_unix};
 pub struct Shared {
     /// The switch; locked on threads that may block only.
     pub switch: Arc<Mutex<Switch>>,
+    /// Ports that move from switch to switch.
+    pub migrations: Migrations,
     /// What happened.
     pub events: Arc<EventLog>,
     /// Becomes `true` when the switch stops: followers end.

@@ -20,6 +20,7 @@ use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
 use crate::dataplane::Dataplane;
 use crate::events::EventLog;
+use crate::migrate::Migrations;
 use crate::priority;
 use crate::spec::{PollMode, WorkerOptions};
 use crate::store::{Saved, Store};
@@ -185,8 +186,10 @@ impl Serve {
         }
         let ports = switch.port_count();
         let (stop, stopping) = watch::channel(false);
+        let switch = Arc::new(Mutex::new(switch));
         let shared = Shared {
-            switch: Arc::new(Mutex::new(switch)),
+            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone()),
+            switch,
             events: events.clone(),
             stopping: stopping.clone(),
         };

@@ -68,6 +68,8 @@ pub trait DataPath: Send {
     fn expect(&self, id: PortId, expected: bool);
     /// A guest is about to leave a port (or no longer): what comes for it while its rings stand still is held.
     fn hold(&self, id: PortId, held: bool);
+    /// While closed, a port's rings do not start.
+    fn gate(&self, id: PortId, closed: bool);
     /// What was held for a port's guest goes where the guest is now.
     fn forward_held(&self, id: PortId);
     /// What was held for a port's guest is dropped.
@@ -192,6 +194,10 @@ impl DataPath for Dataplane {
 
     fn hold(&self, id: PortId, held: bool) {
         Self::hold(self, id, held);
+    }
+
+    fn gate(&self, id: PortId, closed: bool) {
+        Self::gate(self, id, closed);
     }
 
     fn forward_held(&self, id: PortId) {

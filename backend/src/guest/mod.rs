@@ -61,6 +61,8 @@ pub struct GuestPort {
     hold: Hold,
     /// Rings do not start.
     gated: AtomicBool,
+    /// The front end wants rings to run that may not.
+    knocked: AtomicBool,
     /// Held by whoever starts and stops rings, so that each does it on what the last one left.
     changing: Mutex<()>,
     mtu: AtomicU16,
@@ -97,6 +99,7 @@ impl GuestPort {
             receiving: AtomicU64::new(0),
             hold: Hold::new(Arc::default()),
             gated: AtomicBool::new(false),
+            knocked: AtomicBool::new(false),
             changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
@@ -183,6 +186,11 @@ impl GuestPort {
     /// While closed, rings do not start, whatever the front end says; opening starts those that should run.
     pub fn gate(&self, closed: bool) {
         vring::gate(self, closed);
+    }
+
+    /// Whether the front end wants rings to run that the gate keeps from running.
+    pub fn knocks(&self) -> bool {
+        self.knocked.load(Ordering::SeqCst)
     }
 
     /// Reports something that happened to this port.

@@ -80,6 +80,14 @@ impl Refusal {
             Self::StatefulDeny => "action allow, or a rule that is not stateful".into(),
             Self::NotToml { .. } => "a file as 'turnpike save' prints it".into(),
             Self::FileUnusable { .. } => "a file that may be read, or - for standard input".into(),
+            Self::Migrating { .. } => "wait for its end, or 'turnpike migrate cancel' that one first".into(),
+            Self::NoMigration => "one of those that 'turnpike migrate status' lists".into(),
+            Self::TooManyMigrations { .. } => "wait for some to end".into(),
+            Self::BadCredentials { .. } => {
+                "a certificate, its key and the certificates of the CA, in PEM files that the switch may read".into()
+            }
+            Self::ListensAlready { .. } => "'turnpike migrate listen --stop' first".into(),
+            Self::ListensNot => "'turnpike migrate listen --address IP:PORT --cert FILE --key FILE --ca FILE' first".into(),
             Self::NoCounter { .. } => "remove entries or rules first".into(),
             Self::NotMetered { port } => format!("'turnpike meter enable {}' first", Shown(port)),
             Self::BadAction { valid, .. }

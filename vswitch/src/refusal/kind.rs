@@ -145,6 +145,18 @@ pub enum Refusal {
     StateMisfit { what: String, valid: String },
     #[error("{reason}")]
     BadFleetKey { reason: String },
+    #[error("it is part of migration {id}")]
+    Migrating { id: String },
+    #[error("no migration of it is known")]
+    NoMigration,
+    #[error("it has {count} migrations under way")]
+    TooManyMigrations { count: usize },
+    #[error("'{}' cannot be used: {reason}", Shown(.path))]
+    BadCredentials { path: String, reason: String },
+    #[error("it takes ports at {address} already")]
+    ListensAlready { address: String },
+    #[error("it takes no ports from other switches")]
+    ListensNot,
 
     #[error("permission denied for uid {uid}")]
     PermissionDenied { uid: u32, group: Option<String> },
@@ -263,6 +275,12 @@ impl Refusal {
             Self::StateRefused { .. } => ("state-refused", Conflict),
             Self::StateMisfit { .. } => ("state-misfit", Conflict),
             Self::BadFleetKey { .. } => ("bad-fleet-key", BadValue),
+            Self::Migrating { .. } => ("port-migrating", Conflict),
+            Self::NoMigration => ("no-migration", NotFound),
+            Self::TooManyMigrations { .. } => ("too-many-migrations", Conflict),
+            Self::BadCredentials { .. } => ("bad-credentials", BadValue),
+            Self::ListensAlready { .. } => ("listens-already", Conflict),
+            Self::ListensNot => ("listens-not", NotFound),
             Self::PermissionDenied { .. } => ("permission-denied", Denied),
             Self::Malformed { .. } => ("malformed", BadValue),
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),

@@ -68,7 +68,7 @@ impl Switch {
     }
 
     /// Everything that belongs to a port.
-    fn portable(&self, name: &str) -> Result<PortState, Refusal> {
+    pub(super) fn portable(&self, name: &str) -> Result<PortState, Refusal> {
         let config = &self.entry(name)?.config;
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
         let Device::Guest { queues, mtu, .. } = &config.device else {
