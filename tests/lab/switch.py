@@ -32,18 +32,6 @@ class Turnpike:
         self.log_path.write_text("")
         self.start()
 
-    def take_over(self):
-        """A successor takes over from the running process, which then ends. Returns the seconds until it was ready."""
-        before = self.process
-        took = self.start("--take-over")
-        try:
-            code = before.wait(10)
-        except subprocess.TimeoutExpired:
-            raise LabError(f"the predecessor did not end: {self.log()}") from None
-        if code:
-            raise LabError(f"the predecessor ended with {code}: {self.log()}")
-        return took
-
     def start(self, *more):
         """Start the process and wait until it says that it is ready. Returns the seconds that took."""
         began, seen = time.monotonic(), self.log_path.stat().st_size

@@ -320,12 +320,14 @@ fn a_successor_with_a_fault_of_its_own_changes_nothing() {
 
 // === a successor that dies ===
 
+type Until = fn(&Switch) -> Successor;
+
 #[test]
 fn a_successor_that_dies_at_any_step_leaves_everything_as_it_was() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     let pid = switch.pid();
-    let steps: [(&str, fn(&Switch) -> Successor); 4] = [
+    let steps: [(&str, Until); 4] = [
         ("asking", Successor::begin),
         ("being told", Successor::offered),
         ("everything stood", Successor::frozen),

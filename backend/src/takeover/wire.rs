@@ -78,7 +78,7 @@ impl Channel {
     pub(super) fn receive(&self, limit: Option<Duration>) -> Result<(Step, Vec<OwnedFd>), ChannelError> {
         let failed = |e| ChannelError::of(e, limit.unwrap_or_default());
         self.0.set_read_timeout(limit).map_err(failed)?;
-        let mut word = || {
+        let word = || {
             let mut bytes = [0; 4];
             (&self.0).read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
         };
