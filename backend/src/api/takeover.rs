@@ -54,9 +54,8 @@ pub(super) async fn take_over(State(s): State<Shared>, mut request: Request) -> 
 }
 
 async fn hand_over(upgrade: OnUpgrade, turn: Turn, shared: Shared) {
-    let stream = match upgrade.await.map(plain) {
-        Ok(Some(stream)) => stream,
-        _ => return log::warn!("a take-over ended before it began"),
+    let Ok(Some(stream)) = upgrade.await.map(plain) else {
+        return log::warn!("a take-over ended before it began");
     };
     let thread = std::thread::Builder::new().name("take-over".into());
     if let Err(e) = thread.spawn(move || turn.give(stream, &shared.switch)) {

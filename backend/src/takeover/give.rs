@@ -17,7 +17,7 @@ use crate::control::takeover::PortOffer;
 use crate::dataplane::takeover::Frozen;
 
 /// Time for the successor to open its store and compile the policy, while everything runs.
-const PREPARE: Duration = Duration::from_secs(60);
+const PREPARE: Duration = Duration::from_mins(1);
 /// Time for each step while nothing runs.
 const HURRY: Duration = Duration::from_secs(2);
 /// Time for a successor that failed to end, so that its files are free.

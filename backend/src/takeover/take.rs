@@ -18,7 +18,7 @@ use crate::control::takeover::Arrived;
 use crate::store::Saved;
 
 /// Time for the running switch to answer: it may have a change under way.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Time for each device while nothing runs.
 const HURRY: Duration = Duration::from_secs(3);
 /// Longest head and body of a refusal.

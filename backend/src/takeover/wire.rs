@@ -80,8 +80,8 @@ impl Channel {
         self.0.set_read_timeout(limit).map_err(failed)?;
         let mut head = [0; 8];
         (&self.0).read_exact(&mut head).map_err(failed)?;
-        let [a, b, c, d, e, f, g, h] = head;
-        let (length, count) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let both = u64::from_le_bytes(head);
+        let (length, count) = (both as u32, (both >> 32) as u32);
         if length as usize > MAX_LENGTH || count as usize > MAX_FDS {
             return Err(ChannelError::Unknown(format!("{length} bytes and {count} descriptors")));
         }
