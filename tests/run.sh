@@ -77,6 +77,7 @@ if cargo build --workspace --quiet; then
     check "fuzz, briefly" tests/fuzz.sh
     suite "networks" python3 tests/networks.py
     suite "real guests" python3 tests/real_guests.py
+    suite "take-over" python3 tests/take_over.py
 else
     fail "build"
 fi
