@@ -315,17 +315,17 @@ impl Dataplane {
     /// Sends what is held for a guest port out of the uplink, and what is yet to come for it too, until its rings run or the hold ends. Exempt
     /// from policy and limits. What was flooded is dropped instead: it has been there.
     pub fn forward_held(&self, id: PortId) {
-        self.with_guest(id, |port| port.forward_held());
+        self.with_guest(id, GuestPort::forward_held);
     }
 
     /// Gives up what is held for a guest port; counted as `receiver-not-running`.
     pub fn discard_held(&self, id: PortId) {
-        self.with_guest(id, |port| port.discard_held());
+        self.with_guest(id, GuestPort::discard_held);
     }
 
     /// Frames and bytes held for a guest port.
     pub fn held(&self, id: PortId) -> (usize, usize) {
-        self.with_guest(id, |port| port.held()).unwrap_or_default()
+        self.with_guest(id, GuestPort::held).unwrap_or_default()
     }
 
     /// Sends frames, given without tags, out of the uplink in every network that the port can send in. Exempt from policy and limits, and counted

@@ -224,8 +224,49 @@ def messages():
     save("message", "unknown", begin + u64(77, 1, flags=9))
 
 
+# --- states of ports, without their headers ---
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "migration/tests/golden"
+
+
+def field(number, content):
+    return struct.pack("<HI", number, len(content)) + content
+
+
+def port(vlan=bytes(5), policy=b"", host=b"host-a", metering=b"", learned=b"", sessions=b"", used=b"", extensions=b"", more=b""):
+    """`policy`: fields 14 and 15 of that group."""
+    flags = b"".join(field(number, bytes([number == 13])) for number in (5, 6, 7))
+    settings = field(1, vlan) + field(3, b"\0") + flags + field(9, bytes(4)) + field(10, bytes(4))
+    settings += b"".join(field(number, bytes([number == 13])) for number in (11, 12, 13)) + (policy or field(14, b"") + field(15, b""))
+    return (field(1, field(1, b"web") + field(2, OURS)) + field(2, struct.pack("<Q", 1790000000000)) + field(3, host)
+            + field(4, field(1, bytes(8)) + field(2, b"\1") + field(3, struct.pack("<H", 1500))) + field(5, settings)
+            + metering + field(7, field(1, bytes(32)) + field(2, b"") + field(3, b"")) + field(8, learned) + field(9, sessions)
+            + field(10, used) + field(11, bytes(4)) + field(12, extensions) + more)
+
+
+def states():
+    for path in GOLDEN.glob("*.bin"):
+        content = path.read_bytes()
+        save("state", path.stem, content if "sealed" in path.stem else content[20:])
+    counts = bytes(16)
+    session = bytes([4, 6, 0x0A, 0]) + struct.pack("<IIHHQQQ", 0, 1, 80, 40000, 30000, 5, 5) + bytes([10, 0, 0, 1, 10, 0, 0, 2])
+    rule = struct.pack("<BBIB", 1, 0, 7, 0x30) + b"\x06" + struct.pack("<Q", 30 * 10**9) + counts
+    save("state", "least", port())
+    save("state", "isolated", port(vlan=struct.pack("<BHH", 3, 5, 6)))
+    save("state", "promiscuous", port(vlan=struct.pack("<BHHHHHH", 5, 5, 0, 7, 9, 11, 11)))
+    save("state", "sessions", port(sessions=session * 3, learned=THEIRS + bytes(12), used=bytes([4, 10, 0, 0, 9]) + bytes(8)))
+    save("state", "acl", port(policy=field(14, bytes([0, 1, 1, 3, 4, 8, 10, 0, 0, 0]) + counts + bytes(4) + counts) + field(15, b"")))
+    save("state", "acl-twice", port(policy=field(14, (bytes(4) + counts) * 2) + field(15, b"")))
+    save("state", "rule", port(policy=field(14, b"") + field(15, rule)))
+    save("state", "lying", port(extensions=b"\x01x" + bytes(4) + b"\xff" * 4))
+    save("state", "newer", port(metering=field(6, field(1, bytes(8)) + field(2, b"\1") + field(9, b"new")), more=field(99, b"new")))
+    save("state", "newer-critical", port(more=field(0x8001, b"new")))
+    save("state", "cut", port()[:-3])
+
+
 if __name__ == "__main__":
     wires()
     pipelines()
     chains()
     messages()
+    states()

@@ -100,10 +100,21 @@ pub mod protocol {
     pub const RESET_DEVICE: u64 = 1 << 13;
     /// Memory regions come and go one by one.
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    /// The device's state can be saved and loaded.
+    pub const DEVICE_STATE: u64 = 1 << 19;
     /// The driver's status byte is told.
     pub const STATUS: u64 = 1 << 16;
     /// What this library's guests accept, as far as it is offered.
-    pub const ALL: u64 = MQ | RARP | REPLY_ACK | MTU | CONFIG | RESET_DEVICE | CONFIGURE_MEM_SLOTS | STATUS;
+    pub const ALL: u64 = MQ
+        | LOG_SHMFD
+        | RARP
+        | REPLY_ACK
+        | MTU
+        | CONFIG
+        | RESET_DEVICE
+        | CONFIGURE_MEM_SLOTS
+        | STATUS
+        | DEVICE_STATE;
 }
 
 /// The names of the bits in `mask`, for messages.

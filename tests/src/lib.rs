@@ -22,6 +22,7 @@
 //! - [`ring`]: the driver's side of a split virtqueue, from `offer this chain` down to `write this descriptor word`;
 //! - [`message`]: vhost-user messages as bytes and descriptors, for saying what no well-behaved front end says;
 //! - [`guest`]: a whole well-behaved guest (handshake by the `vhost` crate), of which every part can be misused;
+//! - [`migration`]: the copying of a running guest by the switch's dirty log;
 //! - [`switch`]: the process under test, its command line, its log and its resources;
 //! - [`protocols`]: ARP, neighbour discovery, router messages and DHCP as frames;
 //! - [`lan`]: a switch with a guest on every port, for tests of who hears what;
@@ -45,6 +46,7 @@ pub mod guest;
 pub mod lan;
 pub mod memory;
 pub mod message;
+pub mod migration;
 pub mod net_hdr;
 pub mod options;
 pub mod packet;

@@ -61,6 +61,9 @@ pub fn memfd(name: &str, size: u64) -> OwnedFd {
     fd
 }
 
+/// Guest address and content of each.
+type Pages = Vec<(u64, Vec<u8>)>;
+
 /// A guest's memory with a simple allocator. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Memory {
@@ -68,6 +71,8 @@ pub struct Memory {
     regions: RwLock<Vec<Region>>,
     /// Next free guest address and end of each region, in the order of the regions.
     free: Mutex<Vec<(u64, u64)>>,
+    /// A copy of each region, into which the driver's writes go too.
+    mirror: Mutex<Option<Pages>>,
 }
 
 impl Memory {
@@ -78,6 +83,7 @@ impl Memory {
             map: RwLock::new(GuestMemoryMmap::new()),
             regions: RwLock::default(),
             free: Mutex::default(),
+            mirror: Mutex::default(),
         };
         for (index, &(gpa, size)) in layout.iter().enumerate() {
             memory.add(Region::new(gpa, size, 0x1000 * index as u64));
@@ -99,6 +105,9 @@ impl Memory {
         // The first page stays free: a zero address then never is a valid buffer.
         let first = if region.gpa == 0 { 0x1000 } else { region.gpa };
         self.free.lock().expect("lock").push((first, region.gpa + region.size));
+        if let Some(mirror) = &mut *self.mirror.lock().expect("lock") {
+            mirror.push((region.gpa, vec![0; region.size as usize]));
+        }
         self.regions.write().expect("lock").push(region);
     }
 
@@ -139,7 +148,11 @@ impl Memory {
 
     /// Writes bytes.
     pub fn write(&self, gpa: u64, bytes: &[u8]) {
+        let mut mirror = self.mirror.lock().expect("lock");
         self.map.read().expect("lock").write_slice(bytes, GuestAddress(gpa)).expect("write to guest memory");
+        if let Some(mirror) = &mut *mirror {
+            reflect(mirror, gpa, bytes);
+        }
     }
 
     /// Reads bytes.
@@ -155,8 +168,12 @@ impl Memory {
 
     /// Writes a little-endian word with release ordering.
     pub fn store_u16(&self, gpa: u64, value: u16) {
+        let mut mirror = self.mirror.lock().expect("lock");
         let map = self.map.read().expect("lock");
         map.store(value.to_le(), GuestAddress(gpa), Ordering::Release).expect("store to guest memory");
+        if let Some(mirror) = &mut *mirror {
+            reflect(mirror, gpa, &value.to_le_bytes());
+        }
     }
 
     /// Reads a little-endian word with acquire ordering.
@@ -165,14 +182,62 @@ impl Memory {
         u16::from_le(map.load(GuestAddress(gpa), Ordering::Acquire).expect("load from guest memory"))
     }
 
+    /// The guest address behind the highest byte.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.with_regions(|regions| regions.iter().map(|r| r.gpa + r.size).max().unwrap_or(0))
+    }
+
+    /// Begins a copy of all memory. What is written by these methods from now on goes into it too, what the switch writes does not.
+    pub fn mirror(&self) {
+        let mut mirror = self.mirror.lock().expect("lock");
+        let regions =
+            self.with_regions(|list| list.iter().map(|r| (r.gpa, r.size as usize)).collect::<Vec<_>>());
+        *mirror = Some(regions.into_iter().map(|(gpa, size)| (gpa, self.read(gpa, size))).collect());
+    }
+
+    /// Copies these pages of 4 KiB anew. Pages of no region are the copier's business as little as a VMM's.
+    pub fn copy_pages(&self, pages: &[u64]) {
+        for page in pages {
+            // One lock per page: a driver that writes meanwhile waits no longer than for that.
+            let mut mirror = self.mirror.lock().expect("lock");
+            let mirror = mirror.as_mut().expect("a copy was begun");
+            let at = page * 4096;
+            if self.contains(at) {
+                reflect(mirror, at, &self.read(at, 4096));
+            }
+        }
+    }
+
+    /// The pages in which the copy is not what memory is.
+    #[must_use]
+    pub fn differences(&self) -> Vec<u64> {
+        let mirror = self.mirror.lock().expect("lock");
+        let regions = mirror.as_ref().expect("a copy was begun").iter();
+        let unlike = |&(gpa, ref copy): &(u64, Vec<u8>)| {
+            let now = self.read(gpa, copy.len());
+            let pages = copy.chunks(4096).zip(now.chunks(4096)).enumerate();
+            pages.filter(|(_, (a, b))| a != b).map(|(i, _)| gpa / 4096 + i as u64).collect::<Vec<_>>()
+        };
+        regions.flat_map(unlike).collect()
+    }
+
     /// Whether the address is mapped.
     pub fn contains(&self, gpa: u64) -> bool {
         self.map.read().expect("lock").address_in_range(GuestAddress(gpa))
     }
 }
 
+/// Writes bytes into the copy of the region they belong to.
+fn reflect(mirror: &mut [(u64, Vec<u8>)], gpa: u64, bytes: &[u8]) {
+    let region = mirror.iter_mut().find(|(start, copy)| (*start..*start + copy.len() as u64).contains(&gpa));
+    let (start, copy) = region.expect("an address of a region");
+    let at = (gpa - *start) as usize;
+    copy[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
 // From <sys/mman.h>; the crates used here take them as plain numbers.
-const MAP_SHARED: i32 = 1;
+pub(crate) const MAP_SHARED: i32 = 1;
 const MAP_NORESERVE: i32 = 0x4000;
 
-const PROT_READ_WRITE: i32 = 1 | 2;
+pub(crate) const PROT_READ_WRITE: i32 = 1 | 2;

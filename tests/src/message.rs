@@ -62,6 +62,8 @@ requests! {
     REM_MEM_REG = 38,
     SET_STATUS = 39,
     GET_STATUS = 40,
+    SET_DEVICE_STATE_FD = 42,
+    CHECK_DEVICE_STATE = 43,
 }
 
 /// Header flags of a request: protocol version 1.
@@ -146,6 +148,12 @@ impl Message {
     #[must_use]
     pub fn add_region(region: &Region) -> Self {
         Self::mem_region(ADD_MEM_REG, region.gpa, region.size, region.user, region.offset).fd(&region.file)
+    }
+
+    /// `SET_LOG_BASE` of numbers, without a descriptor.
+    #[must_use]
+    pub fn log_base(size: u64, offset: u64) -> Self {
+        Self::new(SET_LOG_BASE).words64(&[size, offset])
     }
 
     /// `GET_CONFIG` or `SET_CONFIG`.

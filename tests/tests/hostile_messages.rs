@@ -245,7 +245,7 @@ fn h05_a_million_kicks_cost_the_neighbours_nothing() {
 #[test]
 fn h25_features_that_were_not_offered_are_refused() {
     Arena::run(|arena| {
-        for bit in [features::RING_PACKED, features::LOG_ALL, features::HOST_UFO, 1 << 63, 1 << 40] {
+        for bit in [features::RING_PACKED, features::HOST_UFO, 1 << 63, 1 << 40] {
             let channel = arena.negotiated();
             let offered = channel.ask_u64(message::GET_FEATURES).unwrap();
             assert_eq!(offered & bit, 0, "bit {bit:#x} is offered after all");
@@ -253,7 +253,6 @@ fn h25_features_that_were_not_offered_are_refused() {
         }
         // Unoffered protocol features are refused, or at least switch nothing on.
         for (bit, request) in [
-            (protocol::LOG_SHMFD, message::SET_LOG_BASE),
             (protocol::INFLIGHT_SHMFD, message::GET_INFLIGHT_FD),
             (protocol::INFLIGHT_SHMFD, message::SET_INFLIGHT_FD),
         ] {
@@ -262,6 +261,19 @@ fn h25_features_that_were_not_offered_are_refused() {
             let body = Message::new(request).words64(&[0x1000, 0]).fd(memfd("log", 0x1000));
             arena.refused(&channel, &[body]);
         }
+        // So are requests of a protocol feature that was offered, but not accepted.
+        for (bit, request, bodies) in [
+            (protocol::LOG_SHMFD, message::SET_LOG_BASE, 2),
+            (protocol::DEVICE_STATE, message::SET_DEVICE_STATE_FD, 1),
+        ] {
+            let channel = arena.negotiated();
+            channel.say(&Message::u64(message::SET_PROTOCOL_FEATURES, protocol::ALL & !bit));
+            let body = Message::new(request).words64(&[0x1000, 0][..bodies]).fd(memfd("log", 0x1000));
+            arena.refused(&channel, &[body]);
+        }
+        let channel = arena.negotiated();
+        channel.say(&Message::u64(message::SET_PROTOCOL_FEATURES, protocol::ALL & !protocol::DEVICE_STATE));
+        arena.refused(&channel, &[Message::new(message::CHECK_DEVICE_STATE)]);
     });
 }
 

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
+use vhost::VhostBackend;
+
 use turnpike_tests::features::{EVENT_IDX, MRG_RXBUF};
+use turnpike_tests::message::{self, Message, NO_FD};
 use turnpike_tests::switch::SwitchOptions;
 use turnpike_tests::{Frame, Guest, Options, PATIENCE, SILENCE, Switch, eventually};
 
@@ -161,4 +164,22 @@ fn posting_buffers_wakes_a_switch_that_waits_for_them() {
         switch.wait_state("a", "waiting");
         switch.wait_state("b", "waiting");
     }
+}
+
+#[test]
+fn a_notification_owed_before_its_descriptor_came_is_given_when_it_comes() {
+    let switch = Switch::start();
+    let (mut a, mut b) = Guest::pair(&switch, with_event_idx(), with_event_idx());
+    b.rx[0].calls();
+    // Front ends that restart a ring give the kick before the call: it runs in between.
+    b.acknowledged(Message::u64(message::SET_VRING_CALL, NO_FD)).unwrap();
+    let frame = Frame::of_len(&a, &b, 100, 1);
+    a.send(&frame);
+    assert!(a.flush(PATIENCE));
+    std::thread::sleep(SILENCE);
+    assert_eq!(b.rx[0].calls(), 0, "called by a descriptor that was taken back");
+    let call = b.rx[0].call.try_clone().unwrap();
+    b.vhost().set_vring_call(0, &call).unwrap();
+    assert!(eventually(|| b.rx[0].calls() > 0), "the driver waits for a call that never comes");
+    b.expect(&frame);
 }

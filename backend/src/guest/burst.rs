@@ -52,7 +52,7 @@ pub struct Untagged {
 
 impl Untagged {
     /// The frame's length in bytes then.
-    pub fn len(&self) -> u32 {
+    pub fn frame_len(&self) -> u32 {
         self.len
     }
 }

@@ -18,7 +18,7 @@ use vswitch::{Mac, PortId};
 use super::burst::Burst;
 use super::message::{Message, request, send};
 use super::{GuestPort, Owner, connection, features, lock, vring};
-use crate::spec::{EventSink, GuestSpec};
+use crate::spec::{EventSink, GuestSpec, StateKeeper};
 
 /// Messages of one conversation; more are not sent, so that no socket's buffer runs full.
 const MESSAGES: usize = 64;

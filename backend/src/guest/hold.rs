@@ -370,6 +370,13 @@ impl GuestPort {
         self.call_owner();
     }
 
+    /// The guest was heard behind the uplink. If its state was saved here, it has left.
+    pub fn follow_guest(&self) {
+        if self.wished() == Wish::Frozen {
+            self.forward_held();
+        }
+    }
+
     /// Gives up what is held.
     pub fn discard_held(&self) {
         let mut state = self.hold.lock();

@@ -445,3 +445,5 @@ fn check_region(message: &Message, at: usize, fd: BorrowedFd<'_>) -> Result<(), 
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfer;

@@ -17,7 +17,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 
 use super::memory::{GuestRam, MAX_REGIONS, Memory};
 use super::ring::split::{RingPlace, RingShape};
-use super::ring::{Queue, RingError, set_nonblocking};
+use super::ring::{Queue, RingError, set_nonblocking, signal};
 use super::{GuestPort, dirty_log, lock};
 
 /// Memory handle of the control protocol.
@@ -287,7 +287,14 @@ impl VringT<Ram> for PortVring {
         if let Some(call) = &call {
             set_nonblocking(call);
         }
-        self.queue.lock().set_call(call);
+        let mut ring = self.queue.lock();
+        // The ring may have run, and owed a notification, without this descriptor: with EVENT_IDX none would ever come again. One too
+        // many does no harm.
+        if let Some(call) = call.as_deref().filter(|_| ring.is_live()) {
+            signal(call);
+        }
+        ring.set_call(call);
+        drop(ring);
         self.inner.set_call(file);
     }
 

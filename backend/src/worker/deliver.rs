@@ -242,7 +242,11 @@ impl Delivery {
                     Ok(Put::TooSmall) => {
                         context.counters.in_drop(id, DropReason::ReceiverBuffersTooSmall, cost.0);
                     }
-                    Ok(Put::Full) if context.patience == Patience::Wait && !ring.is_stalled() => {
+                    // What was held has its own bound in time.
+                    Ok(Put::Full)
+                        if context.errand == Errand::Held
+                            || context.patience == Patience::Wait && !ring.is_stalled() =>
+                    {
                         blocked.queues.push((id, Arc::clone(queue)));
                         break;
                     }

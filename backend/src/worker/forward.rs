@@ -15,7 +15,7 @@ use vswitch::{Direction, Nanos, PortId};
 
 use super::counters::Counters;
 use super::deliver::{Blocked, Context, Delivery, Errand, Patience, bits};
-use super::{Shared, View};
+use super::{Port, Shared, View};
 use crate::guest::burst::{BURST, Burst};
 
 impl Delivery {
@@ -196,10 +196,16 @@ impl Delivery {
 }
 
 /// Reports what the forwarder noticed.
-pub(super) fn report(forwarder: &mut Forwarder, shared: &Shared) {
+pub(super) fn report(forwarder: &mut Forwarder, shared: &Shared, view: &View) {
     if forwarder.has_events() {
         let events: Vec<Event> = forwarder.take_events().collect();
         for event in events {
+            // At once: what comes for the guest from now on goes straight there and should not overtake much of what is held.
+            if let Event::SeenElsewhere { port, .. } = event
+                && let Some(Port::Guest(port)) = view.port(port)
+            {
+                port.follow_guest();
+            }
             shared.events.emit(event);
         }
     }

@@ -12,13 +12,13 @@ use super::counters::Counters;
 use super::deliver::{Blocked, Context, Delivery, Errand, Patience, bits, fill, own_frame};
 use super::{Shared, View};
 use crate::guest::GuestPort;
-use crate::guest::burst::{BURST, Burst};
+use crate::guest::burst::{BURST, Burst, Untagged};
 use crate::guest::hold::{Held, Offer, Way};
 use crate::guest::memory::Span;
 
 impl Delivery {
-    /// Frames for a guest that must not (or, of `late`, could not) be put into its rings now: they are held, dropped, or by now may be delivered
-    /// after all. Returns which are finished, and which may be delivered to which queue pairs.
+    /// Frames for a guest that cannot be put into its rings now, or must not overtake others: they are held or dropped, or by now may be
+    /// delivered after all. Returns which are finished, and which may be delivered to which queue pairs.
     pub(super) fn hold(
         &mut self,
         context: &Context<'_>,
@@ -30,7 +30,7 @@ impl Delivery {
         for index in bits(group) {
             let frame = &burst.frames[index];
             let before = self.before[index].as_ref();
-            let len = before.map_or(frame.len, |before| before.len());
+            let len = before.map_or(frame.len, Untagged::frame_len);
             let flooded = match context.errand {
                 Errand::Mirror => {
                     // A monitor that does not look now need not see it later.
@@ -81,8 +81,8 @@ impl Delivery {
             Context { view, shared, counters, now, from: id, patience: Patience::Wait, errand: Errand::Held };
         let done = match taken.way {
             Way::Stay => 0,
-            Way::Rings => self.into_rings(&context, burst, id, &held, blocked),
-            Way::Uplink => self.after_it(&context, burst, id, &held, blocked),
+            Way::Rings => self.put_into_rings(&context, burst, id, &held, blocked),
+            Way::Uplink => self.send_after(&context, burst, id, &held, blocked),
         };
         let (more, lost) = port.give_back(taken, &mut held, done);
         // Nothing may point to frames that are gone.
@@ -93,7 +93,7 @@ impl Delivery {
     }
 
     /// Puts held frames into the rings, as far as the receiver's policy lets it have them now.
-    fn into_rings(
+    fn put_into_rings(
         &mut self,
         context: &Context<'_>,
         burst: &mut Burst,
@@ -128,7 +128,7 @@ impl Delivery {
     }
 
     /// Sends held frames out of the uplink, where their receiver is now, with the tags of their networks. What was flooded has been there.
-    fn after_it(
+    fn send_after(
         &mut self,
         context: &Context<'_>,
         burst: &mut Burst,
@@ -137,6 +137,7 @@ impl Delivery {
         blocked: &mut Blocked,
     ) -> u64 {
         let snapshot = &context.view.snapshot;
+        let from_uplink = snapshot.uplink().and_then(|id| snapshot.port(id)).map(|port| (port.id, port.mac));
         let (mut done, mut wanted) = (0, 0);
         for (index, frame) in held.iter().enumerate() {
             let way = snapshot.uplink().filter(|_| !frame.flooded).and_then(|uplink| {
@@ -144,6 +145,13 @@ impl Delivery {
                 pipeline::mirrored(snapshot, frame.from, uplink, head, frame.bytes.len() as u32)
             });
             if let Some(tagging) = way {
+                // A frame that came from the physical network must not go back with its sender's address: switches there would
+                // look for the sender here, and the host on which both now are does not take its own port's address from outside.
+                if let Some((_, mac)) = from_uplink.filter(|(uplink, _)| *uplink == frame.from)
+                    && let Some(source) = burst.frames[index].head.get_mut(6..12)
+                {
+                    source.copy_from_slice(&mac.0);
+                }
                 self.plan(index, Actions { tagging, ..Actions::default() });
                 wanted |= 1 << index;
             } else {

@@ -83,7 +83,7 @@ impl Worker {
                 counters.frames.add(moved as u64);
                 counters.bursts.add(1);
                 counters.busy_cycles.add(end - start);
-                report(&mut self.delivery.forwarder, &self.shared);
+                report(&mut self.delivery.forwarder, &self.shared, &self.view);
             } else {
                 counters.idle_cycles.add(end - start);
             }

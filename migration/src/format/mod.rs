@@ -170,7 +170,14 @@ mod field {
 }
 
 /// The bytes of a state. Refused if it is too large, or has anything in it that [`decode`] would refuse.
+///
+/// What newer versions said about metering goes when the port is not metered any more.
 pub fn encode(state: &PortState) -> Result<Vec<u8>, FormatError> {
+    let homeless = |unknown: &UnknownField| unknown.group == field::METERING && state.metering.is_none();
+    if state.unknown.iter().any(homeless) {
+        let unknown = state.unknown.iter().filter(|unknown| !homeless(unknown)).cloned().collect();
+        return encode(&PortState { unknown, ..state.clone() });
+    }
     let mut bytes = Vec::with_capacity(1024 + 80 * (state.sessions.len() + state.policy.acl.len()));
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&VERSION.0.to_le_bytes());

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each suite uses some of it")]
 
+pub(crate) mod raw;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +19,7 @@ use vswitch::{Direction, Mac, Segment, Tally};
 
 const VSID_MAX: u32 = 16_777_214;
 const SECOND: u64 = 1_000_000_000;
-const YEAR_9999_MS: u64 = 253_370_764_800_000;
+const YEAR_9999_MS: i64 = 253_370_764_800_000;
 
 fn name() -> impl Strategy<Value = String> {
     "[A-Za-z0-9][A-Za-z0-9._-]{0,31}"
@@ -40,7 +42,9 @@ fn prefix() -> impl Strategy<Value = IpNet> {
 fn set() -> impl Strategy<Value = VlanSet> {
     let of = |ids: Vec<u16>| {
         let mut set = VlanSet::empty();
-        ids.into_iter().for_each(|id| set.insert(id));
+        for id in ids {
+            set.insert(id);
+        }
         set
     };
     prop_oneof![
@@ -234,15 +238,22 @@ pub(crate) fn any_state() -> impl Strategy<Value = PortState> {
         queue_pairs,
         mtu,
     });
-    let metering = (0..YEAR_9999_MS as i64, any::<bool>())
-        .prop_map(|(since_ms, defaults)| Metering { since_ms, defaults });
+    let metering =
+        (0..YEAR_9999_MS, any::<bool>()).prop_map(|(since_ms, defaults)| Metering { since_ms, defaults });
     let learned = (station(), network(), any::<u64>()).prop_map(|(mac, network, age_ms)| Learned {
         mac,
         network,
         age_ms,
     });
     let used = (any::<IpAddr>(), any::<u64>()).prop_map(|(address, age_ms)| UsedAddress { address, age_ms });
-    let head = (identity, 0..YEAR_9999_MS, "[^\\p{Cc}]{0,40}", device, policy(), option::of(metering));
+    let head = (
+        identity,
+        0..YEAR_9999_MS.cast_unsigned(),
+        "[^\\p{Cc}]{0,40}",
+        device,
+        policy(),
+        option::of(metering),
+    );
     let lists = (counters(), vec(learned, 0..8), vec(session(), 0..20), vec(used, 0..8), any::<u32>());
     (head, lists, extensions(), unknown()).prop_map(|(head, lists, extensions, unknown)| {
         let (identity, epoch, host, device, policy, metering) = head;

@@ -42,7 +42,9 @@ fn addresses(index: u32, user: u64) -> Message {
 
 fn after(said: Vec<Message>) -> Vec<Message> {
     let mut journal = journal();
-    said.into_iter().for_each(|message| journal.record(message));
+    for message in said {
+        journal.record(message);
+    }
     journal.into_messages()
 }
 

@@ -16,7 +16,7 @@ const NEED_REPLY: u32 = 8;
 
 /// Keeps what the relay tells the rest of the switch.
 #[derive(Default)]
-struct Notes {
+pub(super) struct Notes {
     injected: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Vec<Event>>,
 }
@@ -51,6 +51,10 @@ impl EventSink for Notes {
 }
 
 fn port(notes: &Arc<Notes>) -> Arc<GuestPort> {
+    port_with(notes, Arc::clone(notes) as _)
+}
+
+pub(super) fn port_with(notes: &Arc<Notes>, keeper: Arc<dyn StateKeeper>) -> Arc<GuestPort> {
     let spec = GuestSpec {
         id: PortId(3),
         name: "web".to_owned(),
@@ -61,45 +65,46 @@ fn port(notes: &Arc<Notes>) -> Arc<GuestPort> {
         mtu: 1500,
         features: features::DEFAULT,
     };
-    Arc::new(GuestPort::new(
-        spec,
-        vec![Arc::clone(notes) as _],
-        Arc::clone(notes) as _,
-        Arc::clone(notes) as _,
-    ))
+    Arc::new(GuestPort::new(spec, vec![Arc::clone(notes) as _], Arc::clone(notes) as _, keeper))
 }
 
 /// A relay that runs, with both of its peers in our hands.
-struct Scene {
-    front: UnixStream,
-    library: UnixStream,
-    relay: JoinHandle<Result<(), MessageError>>,
-    port: Arc<GuestPort>,
+pub(super) struct Scene {
+    pub(super) front: UnixStream,
+    pub(super) library: UnixStream,
+    pub(super) relay: JoinHandle<Result<(), MessageError>>,
+    pub(super) port: Arc<GuestPort>,
+    /// Readable when the port is being removed.
+    pub(super) stop: OwnedFd,
     notes: Arc<Notes>,
 }
 
 impl Scene {
     fn new() -> Self {
+        Self::of(port)
+    }
+
+    /// A scene on the port that `make` makes.
+    pub(super) fn of(make: impl FnOnce(&Arc<Notes>) -> Arc<GuestPort>) -> Self {
         let notes = Arc::new(Notes::default());
-        let port = port(&notes);
+        let port = make(&notes);
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let stopped = stop.try_clone().unwrap();
         let ((front, theirs), (back, library)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         let relayed = Arc::clone(&port);
-        let relay = std::thread::spawn(move || {
-            let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-            Relay::new(&relayed, &theirs, &back).run(stop.as_fd())
-        });
-        Self { front, library, relay, port, notes }
+        let relay = std::thread::spawn(move || Relay::new(&relayed, &theirs, &back).run(stopped.as_fd()));
+        Self { front, library, relay, port, stop, notes }
     }
 
     /// The front end says something and wants it acknowledged.
-    fn say(&self, request: u32, value: u64) {
+    pub(super) fn say(&self, request: u32, value: u64) {
         let mut message = Message::new(request, &value.to_ne_bytes());
         message.flags |= NEED_REPLY;
         message.write(&self.front).unwrap();
     }
 
     /// What the front end is answered.
-    fn answer(&self) -> u64 {
+    pub(super) fn answer(&self) -> u64 {
         Message::read(&self.front).unwrap().u64_at(0).unwrap()
     }
 
@@ -117,7 +122,7 @@ impl Scene {
     }
 
     /// Negotiates `features`, as the specification orders it.
-    fn negotiate(&self, features: u64) {
+    pub(super) fn negotiate(&self, features: u64) {
         Message::new(request::SET_PROTOCOL_FEATURES, &features.to_ne_bytes()).write(&self.front).unwrap();
         self.library_answers(request::GET_FEATURES, features::DEFAULT);
         self.library_answers(request::GET_PROTOCOL_FEATURES, features::protocol().bits());
@@ -172,7 +177,11 @@ fn the_relays_own_protocol_features_are_added_to_what_the_library_offers() {
     let scene = Scene::new();
     Message::new(request::GET_PROTOCOL_FEATURES, &[]).write(&scene.front).unwrap();
     scene.library_answers(request::GET_PROTOCOL_FEATURES, 0x209);
-    assert_eq!(scene.answer(), 0x209 | 1 << 2 | 1 << 4 | 1 << 16, "RARP, NET_MTU and STATUS");
+    assert_eq!(
+        scene.answer(),
+        0x209 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 16 | 1 << 19,
+        "LOG_SHMFD, RARP, NET_MTU, STATUS and DEVICE_STATE"
+    );
 }
 
 #[test]
@@ -351,7 +360,7 @@ fn h05_a_notification_descriptor_is_an_eventfd_or_flagged_as_missing() {
 #[test]
 fn h24_no_other_message_carries_descriptors() {
     for request in 0..=60 {
-        let carries = matches!(request, 5 | 12..=14 | 37 | 38);
+        let carries = matches!(request, 5 | 6 | 12..=14 | 37 | 38 | 42);
         let payload = [0, 0, 0, 0, 1, 0, 0, 0]; // a good ring size, too
         if !carries {
             assert_eq!(verdict(request, &payload, vec![]), "");

@@ -5,5 +5,6 @@
 
 mod driver;
 mod hostile;
+mod log;
 mod receive;
 mod transmit;

@@ -92,6 +92,14 @@ impl Ram {
         (0..len).map(|i| unsafe { self.host(addr + i as u64).read() }).collect()
     }
 
+    /// All memory: first page and content of each region.
+    pub(super) fn copy(&self) -> Vec<(u64, Vec<u8>)> {
+        let regions = self.hosts.iter().zip(REGIONS);
+        // SAFETY: the regions of the mapping; nobody writes them meanwhile.
+        let copy = |host: *mut u8, len| unsafe { std::slice::from_raw_parts(host, len) }.to_vec();
+        regions.map(|(&host, (start, len))| (start / PAGE as u64, copy(host, len))).collect()
+    }
+
     pub(super) fn word(&self, addr: u64) -> u16 {
         u16::from_le_bytes(self.read(addr, 2).try_into().unwrap())
     }
