@@ -78,11 +78,10 @@ impl Channel {
     pub(super) fn receive(&self, limit: Option<Duration>) -> Result<(Step, Vec<OwnedFd>), ChannelError> {
         let failed = |e| ChannelError::of(e, limit.unwrap_or_default());
         self.0.set_read_timeout(limit).map_err(failed)?;
-        let word = || {
-            let mut bytes = [0; 4];
-            (&self.0).read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
-        };
-        let (length, count) = (word()?, word()?);
+        let mut head = [0; 8];
+        (&self.0).read_exact(&mut head).map_err(failed)?;
+        let both = u64::from_le_bytes(head);
+        let (length, count) = (both as u32, (both >> 32) as u32);
         if length as usize > MAX_LENGTH || count as usize > MAX_FDS {
             return Err(ChannelError::Unknown(format!("{length} bytes and {count} descriptors")));
         }
