@@ -239,7 +239,7 @@ fn s20_logging_goes_on_and_off_without_a_frame_lost_or_doubled() {
         let mut toggles = 0u64;
         while !stopped.load(Ordering::Relaxed) {
             counted.store(toggles, Ordering::Relaxed);
-            let on = toggles % 2 == 0;
+            let on = toggles.is_multiple_of(2);
             vhost.set_features(features | if on { features::LOG_ALL } else { 0 }).unwrap();
             for (index, addresses) in rings[usize::from(on)].iter().enumerate() {
                 vhost.set_vring_addr(index, addresses).unwrap();

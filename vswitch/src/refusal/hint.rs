@@ -23,7 +23,6 @@ impl Refusal {
             Self::NotStandingStill => "a port whose guest is stopped or not attached".into(),
             Self::StateArrived => "to let the guest that is awaited start, or to detach its front end".into(),
             Self::StateRefused { .. } => "a state of this very port, newer than any before".into(),
-            Self::StateMisfit { valid, .. } => valid.clone(),
             Self::BadFleetKey { .. } => {
                 "32 random bytes in a file that only its owner may use, as 'turnpike migrate new-key' makes".into()
             }
@@ -100,7 +99,7 @@ impl Refusal {
             | Self::KindForbids { valid, .. } => (*valid).to_owned(),
             Self::OutOfRange { min, max, unit: "", .. } => format!("{min} to {max}"),
             Self::OutOfRange { min, max, unit, .. } => format!("{min} to {max} {unit}"),
-            Self::BadValue { valid, .. } | Self::Missing { valid, .. } => valid.clone(),
+            Self::BadValue { valid, .. } | Self::Missing { valid, .. } | Self::StateMisfit { valid, .. } => valid.clone(),
             Self::KindContradicts { kind: SwitchKind::Private, .. } => {
                 "remove these first (a private switch connects guests only)".into()
             }

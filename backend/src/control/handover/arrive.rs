@@ -96,7 +96,6 @@ impl Switch {
         trusted: bool,
     ) -> Result<PortConfig, Refusal> {
         let mut new = before.clone();
-        new.epoch = state.epoch.max(before.epoch);
         new.carried = Carried { extensions: state.extensions.clone(), unknown: state.unknown.clone() };
         if !trusted {
             if let (Some(here), Some(there)) = (&mut new.metering, state.metering) {
@@ -104,6 +103,8 @@ impl Switch {
             }
             return Ok(new);
         }
+        // The word of nobody in particular must not make later states look old.
+        new.epoch = state.epoch.max(before.epoch);
         new.policy = state::configured(&state.policy);
         admit::together(&new.policy, PortKind::Guest)?;
         self.check_private_vlans(&new.name, &new.policy.vlan)?;
@@ -142,7 +143,9 @@ impl Switch {
         };
         data.forget_port(id);
         data.set_counters(id, &state::counted_here(&state.counters));
-        counts.iter().for_each(|&(tally, (packets, bytes))| data.set_tally(tally, packets, bytes));
+        for &(tally, (packets, bytes)) in &counts {
+            data.set_tally(tally, packets, bytes);
+        }
         // Held before the address is this port's, so that nothing falls in between.
         data.expect(id, true);
         if let Some(entry) = self.ports.get_mut(&name) {

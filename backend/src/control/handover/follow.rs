@@ -95,10 +95,9 @@ impl Switch {
             data.forget_port(id);
             data.restore_port(id, &arrival.memory);
             data.set_counters(id, &arrival.counters);
-            arrival
-                .tallies
-                .iter()
-                .for_each(|&(tally, (packets, bytes))| data.set_tally(tally, packets, bytes));
+            for &(tally, (packets, bytes)) in &arrival.tallies {
+                data.set_tally(tally, packets, bytes);
+            }
         }
         let kept: std::collections::HashSet<_> = arrival.before.tallies().collect();
         self.release(provisional.tallies().filter(|tally| !kept.contains(tally)));
