@@ -190,8 +190,11 @@ impl Migrate {
                         .print(&begun, |m| format!("migration {} of port '{}' has begun", m.id, m.port));
                 }
                 let over = follow(client, answer, &new.port, &begun.id)?;
-                answer.print(&over, ended)?;
-                if over.outcome.as_deref() == Some("committed") { Ok(()) } else { Err(Failure(ended(&over))) }
+                let committed = over.outcome.as_deref() == Some("committed");
+                if committed || answer.json {
+                    answer.print(&over, ended)?;
+                }
+                if committed { Ok(()) } else { Err(Failure(ended(&over))) }
             }
             Self::Status { port: Some(port) } => {
                 let path = object("migrations", &port, Object::Port)?;
