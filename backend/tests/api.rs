@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 38] = [
+const ROUTES: [(&str, &str); 50] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -41,6 +41,18 @@ const ROUTES: [(&str, &str); 38] = [
     ("post", "/v1/uplinks"),
     ("get", "/v1/uplinks/{name}"),
     ("delete", "/v1/uplinks/{name}"),
+    ("delete", "/v1/migration-listener"),
+    ("delete", "/v1/migrations/{name}"),
+    ("get", "/v1/migration-listener"),
+    ("get", "/v1/migrations"),
+    ("get", "/v1/migrations/{name}"),
+    ("get", "/v1/ports/{name}/manifest"),
+    ("get", "/v1/ports/{name}/state"),
+    ("post", "/v1/migration-check"),
+    ("post", "/v1/migration-listener"),
+    ("post", "/v1/migrations"),
+    ("post", "/v1/states"),
+    ("post", "/v1/take-over"),
     ("get", "/v1/fdb"),
     ("get", "/v1/workers"),
     ("get", "/v1/events"),
