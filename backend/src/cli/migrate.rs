@@ -1,8 +1,9 @@
 //! `turnpike migrate …`
 
+use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
@@ -33,6 +34,17 @@ pub(super) enum Migrate {
     },
 }
 
+/// Writes a file that only its owner reads: it tells a tenant's addresses and connections. One that was there may have let others
+/// read until now. What is no file of its own, such as `/dev/stdout`, keeps its mode.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    file.write_all(bytes)
+}
+
 impl Migrate {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
@@ -52,10 +64,7 @@ impl Migrate {
                 let unusable = |e: std::io::Error| {
                     Failure(format!("file '{}' cannot be written: {e}", output.display()))
                 };
-                // It tells a tenant's addresses and connections.
-                let mut options = std::fs::File::options();
-                let file = options.write(true).create(true).truncate(true).mode(0o600).open(&output);
-                file.and_then(|mut file| file.write_all(&bytes)).map_err(unusable)?;
+                write_private(&output, &bytes).map_err(unusable)?;
                 let written = serde_json::json!({ "port": port, "file": output, "bytes": bytes.len() });
                 answer.print(&written, |_| {
                     format!("port '{port}': {} bytes written to {}", bytes.len(), output.display())
