@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::pipe::pipe;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::guest::Guest;
 use crate::message::{self, Channel, Message};
@@ -13,9 +14,14 @@ pub const SAVE: u32 = 0;
 /// Direction of a transfer: to the switch.
 pub const LOAD: u32 = 1;
 
+/// A pipe, its reading end first. No switch that another test starts meanwhile may inherit it: its end would never come.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
 impl Channel {
     /// Hands over a descriptor for a transfer of state; whether the switch took it.
-    pub fn device_state_fd(&self, direction: u32, fd: impl std::os::fd::AsFd) -> io::Result<()> {
+    pub fn device_state_fd(&self, direction: u32, fd: impl AsFd) -> io::Result<()> {
         let reply =
             self.ask(&Message::new(message::SET_DEVICE_STATE_FD).words32(&[direction, 0]).fd(fd))?.word64(0);
         // The switch goes on with the descriptor it got: none comes back.

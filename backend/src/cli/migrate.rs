@@ -1,11 +1,12 @@
 //! `turnpike migrate …`
 
 use std::fs::{File, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use migration::format::MAX_SIZE;
 
 use super::client::{Client, port_list};
 use super::{Answer, Failure, Outcome};
@@ -45,6 +46,24 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)
 }
 
+/// Reads a state's file; one that is longer than any state is not sent at all.
+fn read_state(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = || {
+        let source: Box<dyn Read> =
+            if path.as_os_str() == "-" { Box::new(std::io::stdin()) } else { Box::new(File::open(path)?) };
+        let mut bytes = Vec::new();
+        source.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read()
+        .map_err(|e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", path.display())))?;
+    if bytes.len() > MAX_SIZE {
+        let what = "is longer than any state of a port";
+        return Err(Failure(format!("file '{}' {what}; valid: at most {MAX_SIZE} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
 impl Migrate {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
@@ -71,15 +90,7 @@ impl Migrate {
                 })
             }
             Self::Import { file } => {
-                let unusable =
-                    |e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", file.display()));
-                let bytes = if file.as_os_str() == "-" {
-                    let mut bytes = Vec::new();
-                    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).map(|_| bytes)
-                } else {
-                    std::fs::read(&file)
-                };
-                let imported: Imported = client.post_bytes("/v1/states", bytes.map_err(unusable)?)?;
+                let imported: Imported = client.post_bytes("/v1/states", read_state(&file)?)?;
                 answer.print(&imported, |imported| format!("port '{}' is as in the file", imported.port.name))
             }
         }

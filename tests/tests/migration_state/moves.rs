@@ -1,12 +1,12 @@
 //! Section 20: a guest has at the other host what it had, and exactly what happened since.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::Value;
 use turnpike_tests::eventually;
-use turnpike_tests::lan::{mac, mac_text};
 
-use crate::world::{DEVICE, World, add, to_a, to_b};
+use crate::world::{DEVICE, World, to_a, to_b};
 
 /// A policy of every kind; with it `a` talks to `b` by UDP, and opens sessions.
 pub(crate) const POLICY: &[&str] = &[
@@ -148,7 +148,7 @@ fn s20_2_a_guest_that_moves_to_and_fro_is_always_the_same() {
     }
     traffic(&mut w, 1);
     for (at, count) in grown(&first, &w.here().seen()) {
-        assert!(count == 20 || count == 1 || count == 2 || at.ends_with("bytes"), "{at}: {count}");
+        assert!([1, 2, 20, 40].contains(&count) || at.ends_with("bytes"), "{at}: {count}");
     }
 }
 
@@ -160,8 +160,11 @@ fn s20_2_twenty_moves_leave_nothing_behind() {
     w.go();
     let held = |w: &World| w.hosts.each_ref().map(|host| host.switch.holdings());
     // The line of the front end that went is closed a little later.
+    let lines = |w: &World| held(w).iter().flatten().filter(|item| *item == "thread vp-a").count();
+    assert!(eventually(|| lines(&w) == 1));
     let mut before = held(&w);
     assert!(eventually(|| {
+        std::thread::sleep(Duration::from_millis(100));
         let now = held(&w);
         std::mem::replace(&mut before, now) == before
     }));
@@ -231,11 +234,10 @@ fn s20_2_a_port_that_was_not_metered_is_not_metered_elsewhere() {
     w.there().run("meter enable a");
     let before = w.here().seen();
     w.go();
-    assert_eq!(w.here().seen(), before, "{}", mac_text(mac(1)));
+    assert_eq!(w.here().seen(), before);
     assert_eq!(w.send(&[question(0)]), 1);
 }
 
-/// The table of ports that are one machine, VLANs and the rest are judged where the guest arrives.
 #[test]
 fn s20_3_vlans_come_along() {
     let mut w = World::sealed(&["port set a --vlan access:7", "port set b --vlan access:7"]);
@@ -244,5 +246,4 @@ fn s20_3_vlans_come_along() {
     assert_eq!(w.send(&[question(0)]), 0, "b is in no VLAN here");
     w.here().run("port set b --vlan access:7");
     assert_eq!(w.send(&[question(0)]), 1);
-    add(&w.here().switch, "c", 3, DEVICE);
 }

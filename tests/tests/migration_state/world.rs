@@ -75,7 +75,9 @@ impl Host {
 fn strip(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|key, _| !["idle_ms", "duration_s", "age_s", "age_ms"].contains(&key.as_str()));
+            map.retain(|key, _| {
+                !["idle_ms", "expires_ms", "duration_s", "age_s", "age_ms"].contains(&key.as_str())
+            });
             map.values_mut().for_each(strip);
         }
         Value::Array(list) => list.iter_mut().for_each(strip),
