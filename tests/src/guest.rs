@@ -68,6 +68,12 @@ pub struct Guest {
     pub(crate) calls: Epoll,
 }
 
+/// A connection to a backend.
+pub struct Line {
+    vhost: Frontend,
+    channel: Channel,
+}
+
 impl Guest {
     /// Attaches to the port `name` (adding it if there is none) and waits until the switch says that it runs.
     #[must_use]
@@ -144,10 +150,29 @@ impl Guest {
 
     /// Connects anew with the same memory and rings, as a VMM does when its backend came back.
     pub fn reconnect(&mut self, socket: &Path, resume: Resume) -> io::Result<()> {
-        self.channel = Channel::connect(socket)?;
-        self.vhost = Frontend::from_stream(self.channel.clone_stream(), 2 * self.options.pairs as u64);
+        self.approach(socket)?;
+        self.go_on(resume)
+    }
+
+    /// Connects to another backend with the same memory, up to where the rings would start. Returns the line there was, by which
+    /// the backend before still has this guest.
+    pub fn approach(&mut self, socket: &Path) -> io::Result<Line> {
+        let channel = Channel::connect(socket)?;
+        let vhost = Frontend::from_stream(channel.clone_stream(), 2 * self.options.pairs as u64);
+        let before = self.take_line(Line { vhost, channel });
         self.negotiate()?;
         self.share_memory()?;
+        Ok(before)
+    }
+
+    /// Takes another line to a backend into use and gives the one there was.
+    pub fn take_line(&mut self, line: Line) -> Line {
+        let channel = std::mem::replace(&mut self.channel, line.channel);
+        Line { vhost: std::mem::replace(&mut self.vhost, line.vhost), channel }
+    }
+
+    /// Starts the rings where they stopped.
+    pub fn go_on(&mut self, resume: Resume) -> io::Result<()> {
         let index = |ring: &Ring| match resume {
             Resume::Used => ring.used_index(),
             Resume::Available => ring.next_avail,

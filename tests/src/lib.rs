@@ -23,6 +23,7 @@
 //! - [`message`]: vhost-user messages as bytes and descriptors, for saying what no well-behaved front end says;
 //! - [`guest`]: a whole well-behaved guest (handshake by the `vhost` crate), of which every part can be misused;
 //! - [`migration`]: the copying of a running guest by the switch's dirty log;
+//! - [`device_state`]: the port's state, taken along by the front end;
 //! - [`switch`]: the process under test, its command line, its log and its resources;
 //! - [`protocols`]: ARP, neighbour discovery, router messages and DHCP as frames;
 //! - [`lan`]: a switch with a guest on every port, for tests of who hears what;
@@ -40,6 +41,7 @@
 use std::time::Duration;
 
 pub mod arena;
+pub mod device_state;
 pub mod features;
 pub mod frame;
 pub mod guest;
@@ -58,7 +60,7 @@ pub mod traffic;
 
 pub use arena::{Arena, Neighbours};
 pub use frame::Frame;
-pub use guest::Guest;
+pub use guest::{Guest, Line};
 pub use lan::Lan;
 pub use memory::Memory;
 pub use message::{Channel, Message};

@@ -1,11 +1,13 @@
 //! `turnpike migrate …`
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use migration::format::MAX_SIZE;
 use vswitch::refusal::Object;
 
 use super::client::{Client, object, port_list};
@@ -134,6 +136,35 @@ pub(super) enum Migrate {
     },
 }
 
+/// Writes a file that only its owner reads: it tells a tenant's addresses and connections. One that was there may have let others
+/// read until now. What is no file of its own, such as `/dev/stdout`, keeps its mode.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    file.write_all(bytes)
+}
+
+/// Reads a state's or manifest's file; one that is longer than any state is not sent at all.
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = || {
+        let source: Box<dyn Read> =
+            if path.as_os_str() == "-" { Box::new(std::io::stdin()) } else { Box::new(File::open(path)?) };
+        let mut bytes = Vec::new();
+        source.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read()
+        .map_err(|e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", path.display())))?;
+    if bytes.len() > MAX_SIZE {
+        let what = "is longer than any state of a port";
+        return Err(Failure(format!("file '{}' {what}; valid: at most {MAX_SIZE} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
 impl Migrate {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
@@ -153,17 +184,14 @@ impl Migrate {
                 let unusable = |e: std::io::Error| {
                     Failure(format!("file '{}' cannot be written: {e}", output.display()))
                 };
-                // It tells a tenant's addresses and connections.
-                let mut options = std::fs::File::options();
-                let file = options.write(true).create(true).truncate(true).mode(0o600).open(&output);
-                file.and_then(|mut file| file.write_all(&bytes)).map_err(unusable)?;
+                write_private(&output, &bytes).map_err(unusable)?;
                 let written = serde_json::json!({ "port": port, "file": output, "bytes": bytes.len() });
                 answer.print(&written, |_| {
                     format!("port '{port}': {} bytes written to {}", bytes.len(), output.display())
                 })
             }
             Self::Import { file } => {
-                let imported: Imported = client.post_bytes("/v1/states", read(&file)?)?;
+                let imported: Imported = client.post_bytes("/v1/states", read_file(&file)?)?;
                 answer.print(&imported, |imported| format!("port '{}' is as in the file", imported.port.name))
             }
             Self::Manifest { port } => {
@@ -172,7 +200,7 @@ impl Migrate {
                 answer.print(&manifest, |manifest| format!("{manifest:#}"))
             }
             Self::Check { manifest } => {
-                let manifest: serde_json::Value = serde_json::from_slice(&read(&manifest)?)
+                let manifest: serde_json::Value = serde_json::from_slice(&read_file(&manifest)?)
                     .map_err(|e| Failure(format!("'{}' is no manifest: {e}", manifest.display())))?;
                 let checked: CheckView = client.post("/v1/migration-check", &manifest)?;
                 answer.print(&checked, problems)?;
@@ -230,16 +258,6 @@ impl Listen {
         };
         answer.print(&view, |view| format!("takes ports at {}", view.address))
     }
-}
-
-fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
-    let unusable = |e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", file.display()));
-    if file.as_os_str() != "-" {
-        return std::fs::read(file).map_err(unusable);
-    }
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).map_err(unusable)?;
-    Ok(bytes)
 }
 
 /// Shows on stderr how far a migration is until it has ended.

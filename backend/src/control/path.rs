@@ -60,8 +60,10 @@ pub trait DataPath: Send {
     fn restore_port(&self, id: PortId, memory: &PortMemory);
     /// Forgets what is remembered of a port.
     fn forget_port(&self, id: PortId);
-    /// Makes a port's counters what was counted elsewhere.
-    fn set_counters(&self, id: PortId, counters: &PortCounters);
+    /// Makes a port's counters what was counted elsewhere; what they were is there again after a crash.
+    fn set_counters_for_now(&self, id: PortId, counters: &PortCounters);
+    /// Makes a port's counters, for good, what they were (`Some`) or what they are now.
+    fn settle_counters(&self, id: PortId, counters: Option<&PortCounters>);
     /// Makes a tally what was counted elsewhere.
     fn set_tally(&self, tally: Tally, packets: u64, bytes: u64);
     /// A guest is about to arrive at a port (or no longer): what comes for it is held.
@@ -184,8 +186,15 @@ impl DataPath for Dataplane {
         Self::forget_port(self, id);
     }
 
-    fn set_counters(&self, id: PortId, counters: &PortCounters) {
-        self.tallies().set_port(id, counters);
+    fn set_counters_for_now(&self, id: PortId, counters: &PortCounters) {
+        self.tallies().set_port_for_now(id, counters);
+    }
+
+    fn settle_counters(&self, id: PortId, counters: Option<&PortCounters>) {
+        if let Some(counters) = counters {
+            self.tallies().set_port(id, counters);
+        }
+        self.tallies().forget_kept(id);
     }
 
     fn set_tally(&self, tally: Tally, packets: u64, bytes: u64) {

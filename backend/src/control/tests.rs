@@ -141,8 +141,14 @@ impl DataPath for Fake {
         self.notes().told.push(Told::Clear(id.0));
     }
 
-    fn set_counters(&self, id: PortId, counters: &PortCounters) {
+    fn set_counters_for_now(&self, id: PortId, counters: &PortCounters) {
         self.notes().counters.insert(id.0, counters.clone());
+    }
+
+    fn settle_counters(&self, id: PortId, counters: Option<&PortCounters>) {
+        if let Some(counters) = counters {
+            self.notes().counters.insert(id.0, counters.clone());
+        }
     }
 
     fn set_tally(&self, tally: Tally, packets: u64, bytes: u64) {

@@ -15,6 +15,7 @@
 //! disk is a refusal then and not the end of a worker later.
 
 mod fold;
+mod kept;
 mod layout;
 
 use std::fs::{File, OpenOptions};
@@ -59,6 +60,8 @@ impl Mapping {
 #[derive(Debug)]
 pub struct Tallies {
     mapping: Arc<Mapping>,
+    /// Where the file is, if it has a name.
+    directory: Option<PathBuf>,
     workers: usize,
     /// Which blocks of a section have room; also what makes the writers of the base section take turns.
     roomy: Mutex<Vec<bool>>,
@@ -71,7 +74,7 @@ impl Tallies {
         let file = path
             .as_ref()
             .map_or_else(|| anonymous(workers).map_err(Bad::Io), |path| rewritten(path, workers));
-        file.and_then(|file| Self::map(file, workers).map_err(Bad::Io)).map_err(|bad| {
+        file.and_then(|file| Self::map(file, directory, workers).map_err(Bad::Io)).map_err(|bad| {
             let reason = |e: io::Error| match e.kind() {
                 io::ErrorKind::UnexpectedEof => "it ends within its header".to_owned(),
                 _ => e.to_string(),
@@ -94,7 +97,7 @@ impl Tallies {
         if same_place(&old, path.as_deref())? && fold::is_laid_out_for(&old, workers)? {
             // Room is made while the other process counts, which is only safe where the kernel does it.
             if rustix::fs::fallocate(&old, FallocateFlags::empty(), 0, BLOCK).is_ok() {
-                return Ok((Self::map(old, workers)?, Pending { old: None, rename: None }));
+                return Ok((Self::map(old, directory, workers)?, Pending { old: None, rename: None }));
             }
         }
         let (file, rename) = match path {
@@ -107,7 +110,7 @@ impl Tallies {
                 (file, Some((new, path)))
             }
         };
-        Ok((Self::map(file, workers)?, Pending { old: Some(old), rename }))
+        Ok((Self::map(file, directory, workers)?, Pending { old: Some(old), rename }))
     }
 
     /// The file, for another process.
@@ -115,17 +118,22 @@ impl Tallies {
         &self.mapping.file
     }
 
-    fn map(file: File, workers: usize) -> io::Result<Self> {
+    fn map(file: File, directory: Option<&Path>, workers: usize) -> io::Result<Self> {
         let file = Arc::new(file);
         let length = layout::length(workers) as usize;
         let region = MmapRegion::from_file(FileOffset::from_arc(Arc::clone(&file), 0), length)
             .map_err(|e| io::Error::other(e.to_string()))?;
         let mapping = Arc::new(Mapping { region, file });
         let roomy = Mutex::new(vec![false; (SECTION / BLOCK) as usize]);
-        let tallies = Self { mapping, workers, roomy };
+        let tallies = Self { mapping, directory: directory.map(Path::to_owned), workers, roomy };
         // Row 0 and tally 0 are nobody's; what should not happen is counted there.
         tallies.ensure(Tally::NONE)?;
         tallies.ensure_port(PortId(0))?;
+        for (id, counters) in directory.map(kept::all).transpose()?.unwrap_or_default() {
+            tallies.ensure_port(id)?;
+            tallies.set_port(id, &counters);
+            tallies.forget_kept(id);
+        }
         Ok(tallies)
     }
 
@@ -201,7 +209,7 @@ impl Tallies {
 
     /// Makes a port's counters what another switch counted; they have their room already.
     pub fn set_port(&self, id: PortId, counters: &PortCounters) {
-        self.clear_port(id);
+        self.zero_port(id);
         let _turn = self.lock();
         if id.index() >= ROWS {
             return;
@@ -219,6 +227,23 @@ impl Tallies {
         counters.in_drops.iter().for_each(|&(reason, count)| {
             put(Cell::InDrops(reason), count);
         });
+    }
+
+    /// The same for as long as this process lives: the next one finds what was there before, unless [`Self::forget_kept`] is called.
+    pub fn set_port_for_now(&self, id: PortId, counters: &PortCounters) {
+        let kept = self.directory.as_deref().map(|directory| kept::keep(directory, id, &self.port(id)));
+        if let Some(Err(e)) = kept {
+            // What is wrong then, after a crash, is the count of a guest that did not come; no reason to keep it from coming.
+            log::warn!("what port {} has counted cannot be kept: {e}", id.index());
+        }
+        self.set_port(id, counters);
+    }
+
+    /// What a port counts now is what it has counted.
+    pub fn forget_kept(&self, id: PortId) {
+        if let Some(directory) = &self.directory {
+            kept::forget(directory, id);
+        }
     }
 
     /// A port's counters.
@@ -240,6 +265,11 @@ impl Tallies {
 
     /// Sets a port's counters to zero, before its number is used again.
     pub fn clear_port(&self, id: PortId) {
+        self.forget_kept(id);
+        self.zero_port(id);
+    }
+
+    fn zero_port(&self, id: PortId) {
         let _turn = self.lock();
         if id.index() < ROWS {
             let start = Cell::OutPackets.offset(id.index());

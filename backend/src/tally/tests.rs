@@ -136,7 +136,7 @@ fn a_number_that_gets_no_room_is_refused_each_time() {
     let file = Arc::new(File::open(directory.path().join(FILE)).unwrap());
     let region = Arc::into_inner(mapping).unwrap().region;
     let roomy = Mutex::new(vec![false; (SECTION / BLOCK) as usize]);
-    let tallies = Tallies { mapping: Arc::new(Mapping { region, file }), workers, roomy };
+    let tallies = Tallies { mapping: Arc::new(Mapping { region, file }), directory: None, workers, roomy };
     assert!(tallies.ensure(A).is_err() && tallies.ensure(A).is_err());
     assert!(tallies.ensure_port(PortId(1)).is_err());
     assert_eq!(tallies.ensure(Tally(MAX_TALLIES)).unwrap_err().kind(), io::ErrorKind::InvalidInput);

@@ -142,7 +142,7 @@ impl Switch {
             before,
         };
         data.forget_port(id);
-        data.set_counters(id, &state::counted_here(&state.counters));
+        data.set_counters_for_now(id, &state::counted_here(&state.counters));
         for &(tally, (packets, bytes)) in &counts {
             data.set_tally(tally, packets, bytes);
         }

@@ -74,6 +74,9 @@ impl Switch {
             // The guest runs here whatever the disk says; what is in force is right, and is stored with the next change.
             log::error!("port '{}': {why}", config.name);
         }
+        if let Some(data) = &self.data {
+            data.settle_counters(id, None);
+        }
         let kept: std::collections::HashSet<_> = config.tallies().collect();
         self.release(arrival.before.tallies().filter(|tally| !kept.contains(tally)));
         self.events.emit(Event::GuestArrived { port: id, from: arrival.host, epoch: config.epoch });
@@ -94,7 +97,7 @@ impl Switch {
             data.discard_held(id);
             data.forget_port(id);
             data.restore_port(id, &arrival.memory);
-            data.set_counters(id, &arrival.counters);
+            data.settle_counters(id, Some(&arrival.counters));
             for &(tally, (packets, bytes)) in &arrival.tallies {
                 data.set_tally(tally, packets, bytes);
             }
