@@ -297,7 +297,6 @@ fn a_second_take_over_at_the_same_time_is_refused() {
     let line = refused(&switch, &["--state-dir", "none"]);
     assert!(line.contains("another take-over is under way"), "{line}");
     drop(first);
-    // Answers when the first one is over.
     switch.ok(&["port", "list"]);
     switch.take_over();
 }
@@ -310,6 +309,8 @@ fn a_successor_with_a_fault_of_its_own_changes_nothing() {
     std::fs::write(&file, "no directory").unwrap();
     let line = refused(&switch, &["--state-dir", file.to_str().unwrap()]);
     assert!(line.contains("cannot be created"), "{line}");
+    // Answers when the first one is over.
+    switch.ok(&["port", "list"]);
     let line = refused(&switch, &["--state-dir", "none", "--metrics", "192.0.2.1:9"]);
     assert!(line.contains("192.0.2.1:9 cannot be listened on"), "{line}");
     exchange(&mut a, &mut b, 1);
@@ -325,7 +326,8 @@ fn a_successor_that_dies_at_any_step_leaves_everything_as_it_was() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     let pid = switch.pid();
-    let steps: [(&str, fn(&Switch) -> Successor); 4] = [
+    type Step = (&'static str, fn(&Switch) -> Successor);
+    let steps: [Step; 4] = [
         ("asking", Successor::begin),
         ("being told", Successor::offered),
         ("everything stood", Successor::frozen),
