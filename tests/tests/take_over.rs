@@ -113,6 +113,9 @@ impl Successor {
     }
 }
 
+/// A step of a take-over, and a successor that has come so far.
+type Step = (&'static str, fn(&Switch) -> Successor);
+
 /// `serve --take-over` with more options, which must be refused.
 fn refused(switch: &Switch, args: &[&str]) -> String {
     let Output { status, stderr, .. } = switch.run(&[&["serve", "--take-over"], args].concat());
@@ -326,7 +329,6 @@ fn a_successor_that_dies_at_any_step_leaves_everything_as_it_was() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     let pid = switch.pid();
-    type Step = (&'static str, fn(&Switch) -> Successor);
     let steps: [Step; 4] = [
         ("asking", Successor::begin),
         ("being told", Successor::offered),
