@@ -113,6 +113,9 @@ impl Successor {
     }
 }
 
+/// A step of a take-over, and a successor that has come so far.
+type Step = (&'static str, fn(&Switch) -> Successor);
+
 /// `serve --take-over` with more options, which must be refused.
 fn refused(switch: &Switch, args: &[&str]) -> String {
     let Output { status, stderr, .. } = switch.run(&[&["serve", "--take-over"], args].concat());
@@ -297,7 +300,6 @@ fn a_second_take_over_at_the_same_time_is_refused() {
     let line = refused(&switch, &["--state-dir", "none"]);
     assert!(line.contains("another take-over is under way"), "{line}");
     drop(first);
-    // Answers when the first one is over.
     switch.ok(&["port", "list"]);
     switch.take_over();
 }
@@ -310,6 +312,8 @@ fn a_successor_with_a_fault_of_its_own_changes_nothing() {
     std::fs::write(&file, "no directory").unwrap();
     let line = refused(&switch, &["--state-dir", file.to_str().unwrap()]);
     assert!(line.contains("cannot be created"), "{line}");
+    // Answers when the first one is over.
+    switch.ok(&["port", "list"]);
     let line = refused(&switch, &["--state-dir", "none", "--metrics", "192.0.2.1:9"]);
     assert!(line.contains("192.0.2.1:9 cannot be listened on"), "{line}");
     exchange(&mut a, &mut b, 1);
@@ -320,14 +324,12 @@ fn a_successor_with_a_fault_of_its_own_changes_nothing() {
 
 // === a successor that dies ===
 
-type Until = fn(&Switch) -> Successor;
-
 #[test]
 fn a_successor_that_dies_at_any_step_leaves_everything_as_it_was() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     let pid = switch.pid();
-    let steps: [(&str, Until); 4] = [
+    let steps: [Step; 4] = [
         ("asking", Successor::begin),
         ("being told", Successor::offered),
         ("everything stood", Successor::frozen),
