@@ -340,7 +340,7 @@ def successor_takes_over_and_no_guest_notices():
     must(policy(s) == before, f"policy was {before}, is {policy(s)}")
     counted_exactly(f, s, counted, probes)
     gap = max(r["longest_gap_us"] for p in probes for r in (p.inward, p.outward)) / 1000
-    return f"successors ready after {', '.join(f'{1000 * t:.0f}' for t in took)} ms, longest gap {gap:.0f} ms"
+    return f"frames waited {', '.join(f'{t:.1f}' for t in took)} ms, longest gap {gap:.0f} ms"
 
 
 @test

@@ -11,5 +11,6 @@ pub mod migrate;
 pub mod priority;
 pub mod spec;
 pub mod store;
+pub mod takeover;
 pub mod tally;
 pub mod worker;

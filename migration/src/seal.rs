@@ -56,7 +56,9 @@ impl FleetKey {
 
     /// By which two keys are told apart without saying them: the first eight hexadecimal digits of the key's SHA-256.
     pub fn id(&self) -> String {
-        <Sha256 as sha2::Digest>::digest(self.0).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        let digest = <Sha256 as sha2::Digest>::digest(self.0);
+        let first = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+        format!("{first:08x}")
     }
 
     fn code(&self, content: &[u8]) -> Hmac<Sha256> {

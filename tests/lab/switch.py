@@ -1,5 +1,5 @@
 """A running `turnpike serve` and its command line."""
-import json, os, signal, subprocess, time
+import json, os, re, signal, subprocess, time
 from pathlib import Path
 from . import host
 from .host import LabError, ROOT
@@ -32,18 +32,6 @@ class Turnpike:
         self.log_path.write_text("")
         self.start()
 
-    def take_over(self):
-        """A successor takes over from the running process, which then ends. Returns the seconds until it was ready."""
-        before = self.process
-        took = self.start("--take-over")
-        try:
-            code = before.wait(10)
-        except subprocess.TimeoutExpired:
-            raise LabError(f"the predecessor did not end: {self.log()}") from None
-        if code:
-            raise LabError(f"the predecessor ended with {code}: {self.log()}")
-        return took
-
     def start(self, *more):
         """Start the process and wait until it says that it is ready. Returns the seconds that took."""
         began, seen = time.monotonic(), self.log_path.stat().st_size
@@ -56,6 +44,16 @@ class Turnpike:
             return "turnpike ready" in self.log_path.read_text(errors="replace")[seen:]
         host.until("turnpike to be ready", ready, 20, 0.005)
         return time.monotonic() - began
+
+    def take_over(self):
+        """A successor takes over, and the process before ends. Returns the milliseconds that frames waited, as the switch says."""
+        before, seen = self.process, self.log_path.stat().st_size
+        self.start("--take-over")
+        code = before.wait(10)
+        if code:
+            raise LabError(f"the process before ended with {code}: {self.log()}")
+        waited = re.search(r"frames waited ([0-9.]+) ms", self.log_path.read_text(errors="replace")[seen:])
+        return float(waited[1]) if waited else 0.0
 
     pid = property(lambda self: self.process.pid)
 

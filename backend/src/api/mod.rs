@@ -15,6 +15,7 @@ mod metrics;
 mod migrations;
 mod routes;
 mod serve;
+mod takeover;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,12 +25,14 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use crate::control::Switch;
 use crate::events::EventLog;
 use crate::migrate::Migrations;
+use crate::takeover::Giver;
 
 pub use self::auth::Callers;
 pub use self::body::{ErrorBody, ErrorDetail};
 pub(crate) use self::body::{distance, explain};
 pub use self::routes::{document, metrics_router, router};
 pub use self::serve::{bind, serve_metrics, serve_unix};
+pub(crate) use self::takeover::{PATH as TAKE_OVER_PATH, PROTOCOL as TAKE_OVER_PROTOCOL};
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -40,6 +43,8 @@ pub struct Shared {
     pub migrations: Migrations,
     /// What happened.
     pub events: Arc<EventLog>,
+    /// What a successor asks.
+    pub giver: Arc<Giver>,
     /// Becomes `true` when the switch stops: followers end.
     pub stopping: watch::Receiver<bool>,
 }

@@ -82,6 +82,10 @@ pub trait DataPath: Send {
     fn workers(&self) -> Vec<WorkerStats>;
     /// Stops all rings and joins all threads.
     fn shutdown(self: Box<Self>);
+    /// The data path as one that can change its process, if it is one.
+    fn dataplane(&self) -> Option<&Dataplane> {
+        None
+    }
 }
 
 impl DataPath for Dataplane {
@@ -223,10 +227,14 @@ impl DataPath for Dataplane {
     fn shutdown(self: Box<Self>) {
         Self::shutdown(*self);
     }
+
+    fn dataplane(&self) -> Option<&Dataplane> {
+        Some(self)
+    }
 }
 
 /// What the data path needs to know of a guest port; `None` for other ports.
-fn guest(port: &PortConfig, features: u64) -> Option<GuestSpec> {
+pub(super) fn guest(port: &PortConfig, features: u64) -> Option<GuestSpec> {
     let Device::Guest { socket, client, queues, mtu, .. } = &port.device else { return None };
     Some(GuestSpec {
         id: port.id,

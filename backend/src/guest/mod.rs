@@ -17,6 +17,7 @@ pub mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod hold;
+mod journal;
 pub mod memory;
 mod message;
 mod relay;
@@ -67,6 +68,8 @@ pub struct GuestPort {
     changing: Mutex<()>,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    /// Its rings are stopped and started for a take-over that nobody outside is to notice.
+    quiet: AtomicBool,
     attachments: AtomicU32,
     starts: AtomicU32,
     memory: Mutex<Option<Arc<Memory>>>,
@@ -103,6 +106,7 @@ impl GuestPort {
             changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
+            quiet: AtomicBool::new(false),
             attachments: AtomicU32::new(0),
             starts: AtomicU32::new(0),
             memory: Mutex::new(None),
@@ -195,7 +199,9 @@ impl GuestPort {
 
     /// Reports something that happened to this port.
     pub fn emit(&self, event: Event) {
-        self.events.emit(event);
+        if !self.quiet.load(Ordering::Relaxed) {
+            self.events.emit(event);
+        }
     }
 
     /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.

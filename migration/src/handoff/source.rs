@@ -168,7 +168,7 @@ impl Source {
                 }
             }
             SourceInput::Cancel(reason) if self.attempt == 0 => {
-                self.done(End::new(outcome, reason), &mut out)
+                self.done(End::new(outcome, reason), &mut out);
             }
             SourceInput::Fatal(reason) if self.attempt == 0 || self.step == SourceStep::Offering => {
                 // Nobody has heard of it, or will forget it.

@@ -319,7 +319,9 @@ fn s20_1_fifty_ports_move_at_once() {
         assert!(run(&pair.source.dir().join("api.sock"), &args).status.success());
     }
     (1..=PORTS).for_each(|n| drop(Pair::wait_step(&pair.source, &name(n), "reserved")));
-    guests.iter_mut().for_each(|guest| drop(guest.stop().expect("stopped")));
+    for guest in &mut guests {
+        guest.stop().expect("stopped");
+    }
     let _there: Vec<_> = sockets.iter().map(|(_, there)| Guest::connect(there, options())).collect();
     for n in 1..=PORTS {
         let view = Pair::wait_step(&pair.source, &name(n), "done");

@@ -97,7 +97,7 @@ impl Pair {
         let args: Vec<&str> = files.iter().map(String::as_str).collect();
         let listen = [&["migrate", "listen", "--address", &self.address], &args[..]].concat();
         let view = self.destination.json(&listen);
-        self.address = view["address"].as_str().expect("an address").to_owned();
+        view["address"].as_str().expect("an address").clone_into(&mut self.address);
     }
 
     /// Adds the same port to both; returns its sockets.

@@ -136,6 +136,13 @@ impl Refusal {
             Self::StoreFailed { .. } => "room and write permission in the state directory".into(),
             Self::System { .. } => "try again when the system has the resource".into(),
             Self::Stopping => "try again when it runs again".into(),
+            Self::TakeOverDenied { .. } => "root or the switch's own user".into(),
+            Self::TakeOverVersion { known, .. } => {
+                format!("a program that speaks version {known}; or stop this switch and start the other")
+            }
+            Self::TakeOverRunning => "try again when it has ended".into(),
+            Self::TakeOverMoving { .. } => "try again when its migration has ended or was cancelled".into(),
+            Self::TakeOverFailed { .. } => "the running switch goes on unchanged; try again".into(),
         }
     }
 }

@@ -191,6 +191,17 @@ pub enum Refusal {
     System { what: String, reason: String },
     #[error("the switch is stopping")]
     Stopping,
+
+    #[error("uid {uid} may not take the switch over")]
+    TakeOverDenied { uid: u32 },
+    #[error("the successor speaks take-over version {asked}, this switch version {known}")]
+    TakeOverVersion { asked: u32, known: u32 },
+    #[error("another take-over is under way")]
+    TakeOverRunning,
+    #[error("the guest of port '{port}' is on the move")]
+    TakeOverMoving { port: String },
+    #[error("it was not taken over: {reason}")]
+    TakeOverFailed { reason: String },
 }
 
 impl Refusal {
@@ -297,6 +308,11 @@ impl Refusal {
             Self::StoreFailed { .. } => ("store-failed", Unavailable),
             Self::System { .. } => ("system", Unavailable),
             Self::Stopping => ("stopping", Unavailable),
+            Self::TakeOverDenied { .. } => ("take-over-denied", Denied),
+            Self::TakeOverVersion { .. } => ("take-over-version", Conflict),
+            Self::TakeOverRunning => ("take-over-running", Conflict),
+            Self::TakeOverMoving { .. } => ("take-over-moving", Conflict),
+            Self::TakeOverFailed { .. } => ("take-over-failed", Unavailable),
         }
     }
     /// The number of the same refusal in the Hyper-V switch, where it has one.
