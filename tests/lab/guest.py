@@ -80,6 +80,7 @@ class Guest:
     def attach(self, timeout=30):
         """Open the channel of a guest that is still to come: were nobody there when it comes, its shell would see the end of the line."""
         self._connect(timeout)
+        host.until(f"the control socket of {self.name}'s QEMU", self._qmp_path.exists, timeout)
         host.until(f"QEMU of {self.name} to await a guest", lambda: self.qmp("query-status")["status"] == "inmigrate", timeout)
         return self
 

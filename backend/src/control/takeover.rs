@@ -86,7 +86,8 @@ impl Switch {
         let Some(data) = &self.data else { return Err(Refusal::Stopping) };
         for entry in self.ports.values() {
             let features = data.status(entry.config.id).map_or(0, |status| status.features);
-            if entry.arrival.is_some() || entry.departure.is_some() || features & features::LOG_ALL != 0 {
+            let departs = entry.departure.is_some_and(|departure| !departure.is_over());
+            if entry.arrival.is_some() || departs || features & features::LOG_ALL != 0 {
                 return Err(Refusal::TakeOverMoving { port: entry.config.name.clone() });
             }
         }

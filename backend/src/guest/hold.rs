@@ -357,8 +357,10 @@ impl GuestPort {
         self.wish(Wish::Expected, on);
     }
 
+    /// What is expected of a guest that is not here. Nothing of one that has left: what still comes for it is sent after it.
     pub(super) fn wished(&self) -> Wish {
-        self.hold.lock().wish
+        let state = self.hold.lock();
+        if state.forward { Wish::None } else { state.wish }
     }
 
     /// Sends what is held, and what is yet to come, out of the uplink, until rings run or the hold ends.

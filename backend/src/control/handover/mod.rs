@@ -57,6 +57,13 @@ pub(super) struct Departure {
     elsewhere: bool,
 }
 
+impl Departure {
+    /// Whether the guest was heard elsewhere. What is kept of it then only sends latecomers after it.
+    pub(super) fn is_over(&self) -> bool {
+        self.elsewhere
+    }
+}
+
 /// What became of a port since somebody looked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
