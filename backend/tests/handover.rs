@@ -83,7 +83,9 @@ fn s20_4_a_port_is_exported_to_a_private_file_and_imported_as_it_was() {
     let directory = directory();
     let d = directory.path();
     let (here, there) = (d.join("here"), d.join("there"));
-    [&here, &there].map(|path| std::fs::create_dir(path).unwrap());
+    for path in [&here, &there] {
+        std::fs::create_dir(path).unwrap();
+    }
     let [here, there] = [here, there].map(|path| Daemon::start(&path, &[]));
     here.ok(ADD);
     here.ok(&["port", "set", "web", "--vlan", "access:7", "--dhcp-guard", "on"]);
