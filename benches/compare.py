@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
-from lab import guest, host, image  # noqa: E402
-from rows import BRIDGE, OVS, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, miss, options, pairs, policy  # noqa: E402
+from lab import fleet, guest, host, image  # noqa: E402
+from rows import BRIDGE, OVS, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, options, pairs, policy  # noqa: E402
 
 ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
@@ -25,8 +25,12 @@ ROWS = {
     "policy-miss": Row(miss.row_miss, "µs", [TURNPIKE], more=False, limits={None: 3.0}, also={"first_stateful_ns": 3000.0}),
     "policy-replace": Row(changes.row_replace, "ms p99", [TURNPIKE], more=False, limits={None: 1.0}, also={"dip_percent": 5.0}),
     "policy-apply": Row(changes.row_apply, "s", [TURNPIKE], more=False, limits={None: 2.0}),
+    "migration": Row(migration.row_move, "ms", [TURNPIKE, OVS], more=False, limits={None: 5.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
+                     tail={"value": 10.0}, guests=True),
+    "migration-restart": Row(migration.row_restart, "ms", [TURNPIKE], more=False, limits={None: 50.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
+                             tail={"value": 250.0}, guests=True),
 }
-GROUPS = {"policy": [name for name in ROWS if name.startswith("policy-")]}
+GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration")}
 
 
 def line_transfer():
@@ -72,6 +76,9 @@ def table(name, row, contenders, results, states):
             lines.append(f"{'':<15} {'':<10} {spread(column, 2 * any(isinstance(v, float) for v in column)):>26} {k.replace('_', ' ')}")
             if c == TURNPIKE and k in row.also:
                 lines[-1] += f"   {verdict(statistics.median(column), row.also[k], False, busy)}"
+        for k, limit in row.tail.items() if c == TURNPIKE else ():
+            tail = fleet.percentile([r[k] for r in results[c] if k in r], 0.99)
+            lines.append(f"{'':<15} {'':<10} {tail:>26.2f} {row.unit} p99{'' if k == 'value' else f' {k}'}   {verdict(tail, limit, False, busy)}")
     lines_ns = [s["line_ns"] for s in states if s["line_ns"]]
     lines.append(f"{'':<15} machine: load {spread([s['load1'] for s in states], 1)}, cache line CPU to CPU "
                  + (f"{spread(lines_ns, 0)} ns" if lines_ns else "unknown")

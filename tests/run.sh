@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs all of them: format, lints, unit and scripted tests, networks, real guests.
+# Installs what the tests need and runs all of them: format, lints, unit and scripted tests, networks, real guests, live migration.
 # The last line is `N passed, N failed, N skipped`; the exit code is 1 if anything failed. Root, Debian 12 or later.
 set -u
 cd "$(dirname "$0")/.."
@@ -77,6 +77,8 @@ if cargo build --workspace --quiet; then
     check "fuzz, briefly" tests/fuzz.sh
     suite "networks" python3 tests/networks.py
     suite "real guests" python3 tests/real_guests.py
+    suite "live migration" python3 tests/migration.py
+    suite "take-over" python3 tests/take_over.py
 else
     fail "build"
 fi

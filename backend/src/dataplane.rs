@@ -3,6 +3,8 @@
 //! The control plane decides *what* the switch is (names, policy, store); this type makes it move. Every method may be
 //! called from any thread; calls that change something are serialised by the caller.
 
+pub mod takeover;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +26,9 @@ use crate::spec::{
 use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
 
+/// MTU of a TAP, in bytes.
+const TAP_MTU: u16 = 1500;
+
 /// A port's resources beside those that workers share.
 struct Served {
     port: Port,
@@ -35,7 +40,7 @@ struct Served {
 pub struct Dataplane {
     shared: Arc<Shared>,
     workers: Workers,
-    tallies: Tallies,
+    tallies: Arc<Tallies>,
     served: Mutex<HashMap<PortId, Served>>,
     /// Room for frames that wait for guests on the move.
     room: Arc<Room>,
@@ -48,11 +53,12 @@ impl Dataplane {
     /// Starts the workers, following `snapshot` and counting in `tallies`. `keeper` is asked for what moves with a port.
     pub fn start(
         options: &WorkerOptions,
-        tallies: Tallies,
+        tallies: impl Into<Arc<Tallies>>,
         snapshot: Snapshot,
         events: Arc<dyn EventSink>,
         keeper: Arc<dyn StateKeeper>,
     ) -> Result<Self, DataplaneError> {
+        let tallies = tallies.into();
         let shared = Arc::new(Shared::new(snapshot, options.poll, worker::seed(), events));
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
@@ -137,6 +143,22 @@ impl Dataplane {
     /// A guest port with its socket, which workers do not know yet.
     fn serve_guest(&self, spec: GuestSpec) -> Result<Served, DataplaneError> {
         self.make_room(spec.id)?;
+        let port = self.guest_port(spec);
+        let server = match &port {
+            Port::Guest(port) => Server::start(Arc::clone(port)).map(Some),
+            Port::Link(_) => Ok(None),
+        };
+        match server {
+            Ok(server) => Ok(Served { port, server }),
+            Err(error) => {
+                self.give_back(&port);
+                Err(error)
+            }
+        }
+    }
+
+    /// A guest port with a worker for each of its queue pairs.
+    fn guest_port(&self, spec: GuestSpec) -> Port {
         let owners = (0..spec.queue_pairs)
             .map(|_| {
                 let worker = self.place();
@@ -144,23 +166,14 @@ impl Dataplane {
             })
             .collect();
         let (events, keeper) = (Arc::clone(&self.shared.events), Arc::clone(&self.keeper));
-        let port = Arc::new(GuestPort::new(spec, owners, events, keeper).with_room(&self.room));
-        let server = Server::start(Arc::clone(&port));
-        let served = Served { port: Port::Guest(port), server: None };
-        match server {
-            Ok(server) => Ok(Served { server: Some(server), ..served }),
-            Err(error) => {
-                self.give_back(&served.port);
-                Err(error)
-            }
-        }
+        Port::Guest(Arc::new(GuestPort::new(spec, owners, events, keeper).with_room(&self.room)))
     }
 
     /// Creates (if missing) and serves a TAP.
     pub fn add_tap(&self, spec: &TapSpec) -> Result<(), DataplaneError> {
         self.make_room(spec.id)?;
         let tap = Tap::open(&spec.interface, spec.mac, None)?;
-        self.add_link(spec.id, 1500, Box::new(tap));
+        self.add_link(spec.id, TAP_MTU, Box::new(tap));
         Ok(())
     }
 
@@ -240,6 +253,7 @@ impl Dataplane {
                 attached: port.is_attached(),
                 attachments: port.attachments(),
                 starts: port.starts(),
+                knocks: port.knocks(),
             },
             Port::Link(port) => PortStatus {
                 state: if port.is_running() { PortState::Running } else { PortState::Stopped },
@@ -249,6 +263,7 @@ impl Dataplane {
                 attached: false,
                 attachments: 0,
                 starts: 0,
+                knocks: false,
             },
         })
     }

@@ -122,6 +122,8 @@ pub struct PortStatus {
     pub attachments: u32,
     /// How often its receive rings began to run.
     pub starts: u32,
+    /// Whether its front end wants rings to run that the gate keeps from running.
+    pub knocks: bool,
 }
 
 /// Frames and bytes of one port since it was added. Directions are the guest's: out = the guest sends.

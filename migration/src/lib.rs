@@ -4,6 +4,8 @@
 //! judges those of strangers, `seal` says whose bytes they are.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod format;
+pub mod handoff;
 pub mod seal;
 pub mod state;

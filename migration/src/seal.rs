@@ -54,6 +54,13 @@ impl FleetKey {
         bytes.try_into().map(Self).map_err(|_| SealError::KeyLength { length: bytes.len() })
     }
 
+    /// By which two keys are told apart without saying them: the first eight hexadecimal digits of the key's SHA-256.
+    pub fn id(&self) -> String {
+        let digest = <Sha256 as sha2::Digest>::digest(self.0);
+        let first = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+        format!("{first:08x}")
+    }
+
     fn code(&self, content: &[u8]) -> Hmac<Sha256> {
         // HMAC takes keys of any length; one of 32 bytes is padded with zeros to a block (RFC 2104, 2).
         let mut block = [0; 64];

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import host, image
 from .host import LAB, LabError
 
-_serial = itertools.count(1)
+_serial, _jobs = itertools.count(1), itertools.count(1)
 
 
 class Result:
@@ -22,11 +22,12 @@ class Guest:
 
     `socket` (vhost-user) or `tap` (name of an existing TAP) says where its card is. `server`: QEMU listens on the socket and the
     switch connects; else QEMU connects, and with `reconnect` tries again for ever. `queues`: pairs. `host_mtu`: offered MTU.
-    `device`: further properties of the card, such as `csum=off,guest_csum=off`. Returns from the constructor at once; `ready()` waits.
+    `device`: further properties of the card, such as `csum=off,guest_csum=off`. `incoming`: path of a UNIX socket on which QEMU waits for
+    a migrating guest instead of booting one. `nice`: QEMU's, where figures must not depend on what else runs. Returns from the constructor at once; `ready()` waits, or for an incoming one `attach()`.
     """
 
     def __init__(self, name, ip, *, socket=None, tap=None, mac=None, server=False, reconnect=True, queues=1, host_mtu=None, mtu=None,
-                 device="", qemu=None, smp=1, memory=192, extra=(), append="", accel=None, initrd=None):
+                 device="", qemu=None, smp=1, memory=192, extra=(), append="", accel=None, initrd=None, incoming=None, nice=0):
         self.name, self.ip, self.number = name, ip.split("/")[0], next(_serial)
         self.mac = mac or f"52:54:00:00:{self.number >> 8:02x}:{self.number & 255:02x}"
         self.qemu = qemu or image.qemu()
@@ -56,20 +57,30 @@ class Guest:
             card += ",vectors=0" + (",mq=on" if queues > 1 else "")
         elif queues > 1:
             card += f",mq=on,vectors={2 * queues + 2}"
+        if incoming:
+            argv += ["-incoming", f"unix:{incoming}"]
         if host_mtu:
             card += f",host_mtu={host_mtu}"
         if socket or tap:
             argv += ["-device", card + (f",{device}" if device else "")]
         self._log = open(base / "qemu.log", "w+")
-        self.process = host.spawn([*argv, *extra], stdout=self._log, stderr=subprocess.STDOUT)
+        first = ["nice", "-n", str(nice)] if nice else []
+        self.process = host.spawn([*first, *argv, *extra], stdout=self._log, stderr=subprocess.STDOUT)
         self._chan = self._qmp = None
-        self._buffer, self._ids, self._jobs, self._lock = b"", itertools.count(1), itertools.count(1), threading.Lock()
+        self.events = []  # of QMP, as they come in beside answers
+        self._buffer, self._ids, self._lock = b"", itertools.count(1), threading.Lock()
 
     # --- life --------------------------------------------------------------------------------------------------------------------
     def ready(self, timeout=120):
         """Wait until the guest's shell answers. Returns the guest."""
         self._connect(timeout)
         self._until("ready", timeout)
+        return self
+
+    def attach(self, timeout=30):
+        """Open the channel of a guest that is still to come: were nobody there when it comes, its shell would see the end of the line."""
+        self._connect(timeout)
+        host.until(f"QEMU of {self.name} to await a guest", lambda: self.qmp("query-status")["status"] == "inmigrate", timeout)
         return self
 
     def _connect(self, timeout):
@@ -134,6 +145,8 @@ class Guest:
                 raise LabError(f"guest {self.name}: {command}: {answer['error']}")
             if "return" in answer:
                 return answer["return"]
+            if "event" in answer:
+                self.events.append(answer)
 
     # --- commands ----------------------------------------------------------------------------------------------------------------
     def _until(self, ident, timeout, on_line=None):
@@ -178,11 +191,11 @@ class Guest:
 
     def start(self, command):
         """Run a shell command in the background of the guest."""
-        return Job(self, f"/tmp/job{next(self._jobs)}", command)
+        return Job(self, f"/tmp/job{next(_jobs)}", command)
 
 
 class Job:
-    """A command running in the background of a guest."""
+    """A command running in the background of a guest; `guest` may be anything that runs commands there."""
 
     def __init__(self, guest, path, command):
         self.guest, self.path, self.command = guest, path, command
@@ -194,10 +207,13 @@ class Job:
         """What it has said so far."""
         return self.guest.run(f"cat {self.path}").out
 
+    def ended(self):
+        """Whether it has."""
+        return self.guest.run(f"test -s {self.path}.rc", check=False).rc == 0
+
     def wait(self, timeout=60):
         """Wait for its end."""
-        host.until(f"`{self.command}` in guest {self.guest.name}",
-                   lambda: self.guest.run(f"test -s {self.path}.rc", check=False).rc == 0, timeout, 0.2)
+        host.until(f"`{self.command}` in guest {self.guest.name}", self.ended, timeout, 0.2)
         return Result(int(self.guest.run(f"cat {self.path}.rc").out), self.output())
 
     def stop(self):

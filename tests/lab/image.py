@@ -117,6 +117,25 @@ def initramfs():
     return image
 
 
+def with_tools(*binaries):
+    """Path of an initramfs of this run that also has these programs in /bin, with their libraries."""
+    image = host.work() / f"initramfs-{'-'.join(Path(b).name for b in binaries)}.gz"
+    if not image.exists():
+        root = host.work() / "tools"
+        (root / "bin").mkdir(parents=True)
+        for binary in binaries:
+            shutil.copy(binary, root / "bin")
+            _add_libraries(binary, root)
+        more = host.work() / "tools.gz"
+        pack(root, more)
+        # The kernel unpacks archives that follow each other one after the other.
+        part = Path(f"{image}.part")
+        part.write_bytes(initramfs().read_bytes() + more.read_bytes())
+        part.rename(image)
+        shutil.rmtree(root)
+    return image
+
+
 class Qemu:
     """One QEMU binary: `path`, `version` as (major, minor)."""
 

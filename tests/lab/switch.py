@@ -1,5 +1,5 @@
 """A running `turnpike serve` and its command line."""
-import json, os, signal, subprocess, time
+import json, os, re, signal, subprocess, time
 from pathlib import Path
 from . import host
 from .host import LabError, ROOT
@@ -17,10 +17,13 @@ def binary():
 
 
 class Turnpike:
-    """One switch with its own API socket and state, in the run's private directory. `options`: further words for `serve`."""
+    """One switch with its own API socket and state, in the run's private directory. `options`: further words for `serve`.
+    `namespace`: the network namespace it lives in, if not the machine's own. `nice`: what it is started with."""
 
-    def __init__(self, *options, name="switch", state=None):
+    def __init__(self, *options, name="switch", state=None, namespace=None, nice=0):
         self.binary, self.options = binary(), options
+        self._where = ["ip", "netns", "exec", namespace.name] if namespace else []
+        self._where += ["nice", "-n", str(nice)] if nice else []
         self.directory = host.work() / name
         self.directory.mkdir(exist_ok=True)
         self.api = self.directory / "api.sock"
@@ -29,11 +32,11 @@ class Turnpike:
         self.log_path.write_text("")
         self.start()
 
-    def start(self):
+    def start(self, *more):
         """Start the process and wait until it says that it is ready. Returns the seconds that took."""
         began, seen = time.monotonic(), self.log_path.stat().st_size
         with open(self.log_path, "a") as log:
-            self.process = host.spawn([self.binary, "serve", "--api", self.api, "--state-dir", self.state, *self.options],
+            self.process = host.spawn([*self._where, self.binary, "serve", "--api", self.api, "--state-dir", self.state, *self.options, *more],
                                       stdout=log, stderr=subprocess.STDOUT)
         def ready():
             if self.process.poll() is not None:
@@ -41,6 +44,16 @@ class Turnpike:
             return "turnpike ready" in self.log_path.read_text(errors="replace")[seen:]
         host.until("turnpike to be ready", ready, 20, 0.005)
         return time.monotonic() - began
+
+    def take_over(self):
+        """A successor takes over, and the process before ends. Returns the milliseconds that frames waited, as the switch says."""
+        before, seen = self.process, self.log_path.stat().st_size
+        self.start("--take-over")
+        code = before.wait(10)
+        if code:
+            raise LabError(f"the process before ended with {code}: {self.log()}")
+        waited = re.search(r"frames waited ([0-9.]+) ms", self.log_path.read_text(errors="replace")[seen:])
+        return float(waited[1]) if waited else 0.0
 
     pid = property(lambda self: self.process.pid)
 
@@ -61,6 +74,11 @@ class Turnpike:
         if r.returncode:
             raise LabError(f"`turnpike {' '.join(map(str, args))}` failed ({r.returncode}): {r.stderr.strip()}")
         return json.loads(r.stdout) if r.stdout.strip() else None
+
+    def begin(self, *args):
+        """Start a command that takes a while; its process, output on `stdout`."""
+        argv = [self.binary, "--api", self.api, "--json", *args]
+        return host.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def port(self, name, *args):
         """Add a guest port on its usual socket; returns the socket's path."""

@@ -61,8 +61,8 @@ pub fn memfd(name: &str, size: u64) -> OwnedFd {
     fd
 }
 
-/// Guest address and content of each.
-type Pages = Vec<(u64, Vec<u8>)>;
+/// First guest address and content of each region, as a copier has them.
+type Mirror = Vec<(u64, Vec<u8>)>;
 
 /// A guest's memory with a simple allocator. All methods may be called from any thread.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub struct Memory {
     /// Next free guest address and end of each region, in the order of the regions.
     free: Mutex<Vec<(u64, u64)>>,
     /// A copy of each region, into which the driver's writes go too.
-    mirror: Mutex<Option<Pages>>,
+    mirror: Mutex<Option<Mirror>>,
 }
 
 impl Memory {

@@ -231,6 +231,28 @@ impl Switch {
         *child = spawn(self.dir.path(), &self.options, &self.log);
     }
 
+    /// Starts a successor that takes over from the running process, which must then end with exit code 0.
+    pub fn take_over(&self) {
+        let mut child = self.child.lock().expect("lock");
+        let mut options = self.options.clone();
+        options.args.push("--take-over".to_owned());
+        let successor = spawn(self.dir.path(), &options, &self.log);
+        let mut before = std::mem::replace(&mut *child, successor);
+        drop(child);
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = before.try_wait().expect("wait") {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                let _ = before.kill();
+                panic!("the process before does not end");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "the process before ended with {status}");
+    }
+
     /// Whether the process runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -320,12 +342,13 @@ pub fn binary() -> PathBuf {
 }
 
 fn spawn(dir: &Path, options: &SwitchOptions, log: &Arc<Mutex<String>>) -> Child {
+    let own = ["--state-dir".into(), dir.join("state").into_os_string()];
+    let state = if options.args.iter().any(|arg| arg == "--state-dir") { &[][..] } else { &own[..] };
     let mut child = Command::new(binary())
         .arg("serve")
         .arg("--api")
         .arg(dir.join("api.sock"))
-        .arg("--state-dir")
-        .arg(dir.join("state"))
+        .args(state)
         .args(["--workers", &options.workers.to_string(), "--poll-us", &options.poll_us])
         .args(&options.args)
         .env_remove("TURNPIKE_API")

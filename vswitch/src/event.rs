@@ -227,6 +227,28 @@ pub enum Event {
         /// The port.
         port: PortId,
     },
+    /// A move of a port between switches began, came further or ended.
+    Migration {
+        /// The port.
+        port: PortId,
+        /// Which move, as sixteen hexadecimal digits.
+        id: String,
+        /// This switch's side of it: `source` or `destination`.
+        side: String,
+        /// The other switch.
+        peer: String,
+        /// How far it is, or how it ended.
+        step: String,
+        /// Why, in words; may be empty.
+        reason: String,
+    },
+    /// Somebody who wanted to bring ports from another switch was sent away.
+    PeerRefused {
+        /// Its address.
+        peer: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// The guest asks its peers to be told where it is (RARP sent on its behalf).
     Announced {
         /// The port.

@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::fdb::Fdb;
 use crate::port::address_limit::Addresses;
 use crate::port::rule::{Action, Table, Tuple};
@@ -15,7 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::{Mac, Nanos, PortId, Segment, hash};
 
 /// What the switch remembers of one port, in relative times.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PortMemory {
     /// Addresses learned behind it: address, network, milliseconds since it was seen.
     pub learned: Vec<(Mac, Segment, u64)>,

@@ -1,7 +1,7 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
 //! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
-//! and sessions, `config`: all as one document, `handover`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
+//! and sessions, `config`: all as one document, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
@@ -12,8 +12,10 @@ mod handover;
 mod lists;
 mod live;
 mod metrics;
+mod migrations;
 mod routes;
 mod serve;
+mod takeover;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,20 +24,27 @@ use vswitch::refusal::{Object, Refusal, Refused};
 
 use crate::control::Switch;
 use crate::events::EventLog;
+use crate::migrate::Migrations;
+use crate::takeover::Giver;
 
 pub use self::auth::Callers;
 pub use self::body::{ErrorBody, ErrorDetail};
 pub(crate) use self::body::{distance, explain};
 pub use self::routes::{document, metrics_router, router};
 pub use self::serve::{bind, serve_metrics, serve_unix};
+pub(crate) use self::takeover::{PATH as TAKE_OVER_PATH, PROTOCOL as TAKE_OVER_PROTOCOL};
 
 /// What every handler can reach.
 #[derive(Clone)]
 pub struct Shared {
     /// The switch; locked on threads that may block only.
     pub switch: Arc<Mutex<Switch>>,
+    /// Ports that move from switch to switch.
+    pub migrations: Migrations,
     /// What happened.
     pub events: Arc<EventLog>,
+    /// What a successor asks.
+    pub giver: Arc<Giver>,
     /// Becomes `true` when the switch stops: followers end.
     pub stopping: watch::Receiver<bool>,
 }

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
-use super::{Shared, config, handover, lists, live, metrics};
+use super::{Shared, config, handover, lists, live, metrics, migrations, takeover};
 use crate::control::types::{
     ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
     WorkerView,
@@ -46,6 +46,7 @@ struct Description;
 fn routes() -> (Router<Shared>, OpenApi) {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(show_switch, set_switch))
+        .routes(routes!(takeover::take_over))
         .routes(routes!(list_ports, add_port))
         .routes(routes!(show_port, set_port, remove_port))
         .routes(routes!(lists::list_acl, lists::add_acl, lists::remove_acl))
@@ -62,6 +63,11 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(live::port_sessions, live::flush_sessions))
         .routes(routes!(handover::export))
         .routes(routes!(handover::import))
+        .routes(routes!(migrations::list, migrations::send))
+        .routes(routes!(migrations::show, migrations::cancel))
+        .routes(routes!(migrations::show_listener, migrations::listen, migrations::stop_listening))
+        .routes(routes!(migrations::manifest))
+        .routes(routes!(migrations::check))
         .routes(routes!(show_fdb))
         .routes(routes!(explain))
         .routes(routes!(list_workers))

@@ -35,6 +35,13 @@ const SCRAPE_TIME: Duration = Duration::from_secs(30);
 /// Time for open requests to end when the switch stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Who is at the other end of a connection, for the requests that come by it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    /// Its user.
+    pub(super) uid: u32,
+}
+
 /// Makes the API socket: its directory if missing, in place of an abandoned socket but not of a live one.
 pub fn bind(path: &Path, callers: &Callers) -> Result<UnixListener, Refused> {
     let refuse = |why: Refusal| why.of(Object::Api(path.to_string_lossy().into_owned()));
@@ -72,14 +79,23 @@ pub async fn serve_unix(
     listener: UnixListener,
     callers: Callers,
     router: Router,
+    mut paused: watch::Receiver<bool>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let (allowed, refused) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(REFUSALS)));
     let mut open = JoinSet::new();
     loop {
+        if *paused.borrow_and_update() {
+            tokio::select! {
+                changed = paused.changed() => if changed.is_err() { break },
+                _ = stopping.wait_for(|s| *s) => break,
+            }
+            continue;
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|s| *s) => break,
+            changed = paused.changed() => if changed.is_err() { break } else { continue },
             Some(_) = open.join_next() => continue,
         };
         let Ok((stream, _)) = accepted else {
@@ -87,11 +103,12 @@ pub async fn serve_unix(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let verdict = stream.peer_cred().ok().map(|peer| callers.judge(&peer));
-        match verdict {
-            Some(Ok(())) => match allowed.clone().try_acquire_owned() {
+        let Ok(peer) = stream.peer_cred() else { continue };
+        match callers.judge(&peer) {
+            Ok(()) => match allowed.clone().try_acquire_owned() {
                 Ok(permit) => {
-                    let connection = connection(stream, router.clone(), stopping.clone());
+                    let peer = Peer { uid: peer.uid() };
+                    let connection = connection(stream, router.clone(), Some(peer), stopping.clone());
                     open.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -99,7 +116,7 @@ pub async fn serve_unix(
                 }
                 Err(_) => log::warn!("API: more than {CONNECTIONS} connections; one was closed"),
             },
-            Some(Err(denied)) => {
+            Err(denied) => {
                 log::warn!("API: {denied}");
                 if let Ok(permit) = refused.clone().try_acquire_owned() {
                     open.spawn(async move {
@@ -108,7 +125,6 @@ pub async fn serve_unix(
                     });
                 }
             }
-            None => {}
         }
     }
     drop(listener);
@@ -128,7 +144,7 @@ pub async fn serve_metrics(listener: TcpListener, router: Router, mut stopping: 
             continue;
         };
         if let Ok(permit) = allowed.clone().try_acquire_owned() {
-            let connection = connection(stream, router.clone(), stopping.clone());
+            let connection = connection(stream, router.clone(), None, stopping.clone());
             tokio::spawn(async move {
                 // One scrape per connection is plenty; nobody may sit on the few there are.
                 let _ = tokio::time::timeout(SCRAPE_TIME, connection).await;
@@ -138,16 +154,23 @@ pub async fn serve_metrics(listener: TcpListener, router: Router, mut stopping: 
     }
 }
 
-async fn connection<S>(stream: S, router: Router, mut stopping: watch::Receiver<bool>)
+async fn connection<S>(stream: S, router: Router, peer: Option<Peer>, mut stopping: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        hyper::service::Service::call(&service, request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -160,5 +183,5 @@ where
 async fn refuse(stream: UnixStream, denied: Refused) {
     let router = Router::new().fallback(move || async move { ApiError(denied) });
     let (_keep, never) = watch::channel(false);
-    connection(stream, router, never).await;
+    connection(stream, router, None, never).await;
 }

@@ -4,6 +4,7 @@
 
 mod acl;
 mod apply;
+mod begin;
 mod client;
 mod completions;
 mod events;

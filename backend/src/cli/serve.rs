@@ -1,7 +1,7 @@
 //! `turnpike serve`: the process that is the switch.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,17 +13,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use vswitch::refusal::{Object, Refusal, Refused};
 
-use super::{Failure, NoJson, Outcome, apply, file};
+use super::begin::{Beginning, Begun};
+use super::{Failure, NoJson, apply, file};
 use crate::api::{self, Callers, Shared};
 use crate::control::handover::{self, lifecycle::Lifecycle};
 use crate::control::model::MacPool;
 use crate::control::{Host, Switch, check, host};
-use crate::dataplane::Dataplane;
 use crate::events::EventLog;
+use crate::migrate::Migrations;
 use crate::priority;
 use crate::spec::{PollMode, WorkerOptions};
-use crate::store::{Saved, Store};
-use crate::tally::Tallies;
+use crate::takeover::{Giver, Outcome};
 
 /// Most workers a switch has.
 const MAX_WORKERS: usize = 64;
@@ -45,6 +45,11 @@ pub(super) struct Serve {
     /// Make the switch equal to this file before it begins, as `turnpike apply` would.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Take over from the switch that runs on the API socket, ports and connections with it: guests are not told, and that
+    /// process ends. Refused, or on any fault before the end, it goes on unchanged.
+    #[arg(long, conflicts_with = "config")]
+    take_over: bool,
 
     /// Threads that move frames, 1 to 64 [default: one per two CPUs, 1 to 4; guests need the others].
     #[arg(long, value_name = "N")]
@@ -128,7 +133,7 @@ impl FromStr for Poll {
 }
 
 impl Serve {
-    pub(super) fn run(self, api: &Path) -> Outcome {
+    pub(super) fn run(self, api: &Path) -> super::Outcome {
         start_log(self.log_format);
         raise_descriptor_limit();
         priority::set(priority::CONTROL);
@@ -147,19 +152,6 @@ impl Serve {
         let callers = self.callers()?;
         let config = self.config.as_deref().map(file::read).transpose()?;
         let fleet_key = self.fleet_key.as_deref().map(handover::read_key).transpose()?;
-        let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
-        let (store, saved) = directory.map_or_else(|| Ok((Store::none(), Saved::default())), Store::open)?;
-        let tallies = Tallies::open(directory, workers)?;
-        let listener = api::bind(api, &callers)?;
-        let socket = Socket::of(api);
-        let metrics = match self.metrics {
-            Some(address) => Some(tokio::net::TcpListener::bind(address).await.map_err(|e| {
-                let (address, reason) = (address.to_string(), e.to_string());
-                Refusal::CannotListen { address, reason }.of(Object::Option("--metrics"))
-            })?),
-            None => None,
-        };
-
         let events = Arc::new(EventLog::default());
         let logger = {
             let events = events.clone();
@@ -171,10 +163,19 @@ impl Serve {
             id: self.host_id.unwrap_or(host_name),
         };
         let lifecycle = Lifecycle::new(events.clone());
-        let (sink, keeper) = (lifecycle.clone(), lifecycle.clone());
-        let mut switch = Switch::start(host, store, saved, events.clone(), move |snapshot| {
-            Dataplane::start(&options, tallies, snapshot, sink, keeper)
-        })?;
+        let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
+        let beginning = Beginning {
+            api,
+            directory,
+            metrics: self.metrics,
+            workers,
+            options,
+            host,
+            events: events.clone(),
+            lifecycle: lifecycle.clone(),
+        };
+        let Begun { mut switch, listener, metrics, mut socket } =
+            if self.take_over { beginning.succeed().await? } else { beginning.start(&callers).await? };
         if let Some(key) = fleet_key {
             switch.set_fleet_key(key);
         }
@@ -185,8 +186,21 @@ impl Serve {
         }
         let ports = switch.port_count();
         let (stop, stopping) = watch::channel(false);
+        let listeners: Vec<_> = [Some(listener.as_fd()), metrics.as_ref().map(AsFd::as_fd)]
+            .into_iter()
+            .flatten()
+            .map(|fd| fd.try_clone_to_owned())
+            .collect::<Result<_, _>>()
+            .map_err(|e| {
+                Refusal::System { what: "listener".into(), reason: e.to_string() }.of(Object::Switch)
+            })?;
+        let giver = Arc::new(Giver::new(callers.own_uid, directory.map(Path::to_owned), listeners));
+        let (paused, mut outcome) = (giver.paused(), giver.outcome());
+        let switch = Arc::new(Mutex::new(switch));
         let shared = Shared {
-            switch: Arc::new(Mutex::new(switch)),
+            giver,
+            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone()),
+            switch,
             events: events.clone(),
             stopping: stopping.clone(),
         };
@@ -194,7 +208,8 @@ impl Serve {
             Refusal::System { what: "thread".into(), reason: e.to_string() }.of(Object::Switch)
         })?;
         let mut servers = tokio::task::JoinSet::new();
-        servers.spawn(api::serve_unix(listener, callers, api::router(shared.clone()), stopping.clone()));
+        let router = api::router(shared.clone());
+        servers.spawn(api::serve_unix(listener, callers, router, paused, stopping.clone()));
         if let Some(listener) = metrics {
             servers.spawn(api::serve_metrics(
                 listener,
@@ -208,12 +223,18 @@ impl Serve {
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         let signal = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => Some("SIGTERM"),
+            _ = interrupt.recv() => Some("SIGINT"),
+            _ = outcome.wait_for(|outcome| *outcome == Outcome::TakenOver) => None,
         };
-        log::info!("stopping ({signal})");
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        socket.remove();
+        if let Some(signal) = signal {
+            log::info!("stopping ({signal})");
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+            socket.remove();
+        } else {
+            // Everything belongs to the successor now, what systemd is told included.
+            socket.leave();
+        }
         stop.send_replace(true);
         while servers.join_next().await.is_some() {}
         drop(follower);
@@ -266,35 +287,6 @@ impl Serve {
         };
         Ok(Callers { own_uid: nix::unistd::geteuid().as_raw(), group })
     }
-}
-
-/// The API socket, known by its inode: another switch may have put its own in the same place.
-struct Socket {
-    path: PathBuf,
-    inode: Option<(u64, u64)>,
-}
-
-impl Socket {
-    fn of(path: &Path) -> Self {
-        Self { path: path.to_owned(), inode: inode(path) }
-    }
-
-    fn remove(&self) {
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-impl Drop for Socket {
-    /// A start that is refused after the socket was made leaves none behind.
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 async fn tick(switch: Arc<Mutex<Switch>>, mut stopping: watch::Receiver<bool>) {

@@ -22,6 +22,7 @@ pub mod model;
 pub mod path;
 pub mod rule;
 mod session;
+pub mod takeover;
 pub mod tallies;
 pub mod types;
 mod view;
@@ -51,6 +52,9 @@ use crate::store::{Saved, Store};
 
 /// MTU of a port that is given none, in bytes.
 const DEFAULT_MTU: u16 = 1500;
+
+/// Why a port is not served that is still to be.
+const NOT_SERVED: &str = "it has not been started";
 
 /// Who this host is.
 #[derive(Clone, Debug)]
@@ -118,6 +122,27 @@ impl Switch {
         events: Arc<EventLog>,
         start: impl FnOnce(Snapshot) -> Result<D, DataplaneError>,
     ) -> Result<Self, Refused> {
+        let mut switch = Self::prepare(host, store, saved, events, start)?;
+        if let Some(data) = &switch.data {
+            for entry in switch.ports.values_mut() {
+                entry.fault = serve(&**data, &entry.config).err().map(|e| e.to_string());
+                if let Some(reason) = &entry.fault {
+                    switch.events.emit(Event::PortFailed { port: entry.config.id, reason: reason.clone() });
+                }
+            }
+        }
+        switch.follow_devices();
+        Ok(switch)
+    }
+
+    /// The switch that `saved` describes, with all policy in force and no port served yet.
+    pub fn prepare<D: DataPath + 'static>(
+        host: Host,
+        store: Store,
+        saved: Saved,
+        events: Arc<EventLog>,
+        start: impl FnOnce(Snapshot) -> Result<D, DataplaneError>,
+    ) -> Result<Self, Refused> {
         let tallies = Tallies::of(saved.ports.iter())
             .map_err(|reason| Refusal::StateCorrupt { reason }.of(Object::Switch))?;
         let mut switch = Self {
@@ -135,7 +160,9 @@ impl Switch {
         for config in saved.ports {
             switch.events.name_port(config.id, &config.name);
             switch.last_id = switch.last_id.max(config.id.0);
-            switch.ports.insert(config.name.clone(), Entry::new(config));
+            let mut entry = Entry::new(config);
+            entry.fault = Some(NOT_SERVED.to_owned());
+            switch.ports.insert(entry.config.name.clone(), entry);
         }
         switch.follow_uplinks();
         let first = switch.snapshot();
@@ -143,15 +170,6 @@ impl Switch {
         switch.data = Some(Box::new(data));
         let tallies = switch.ports.values().flat_map(|entry| entry.config.tallies());
         switch.make_room(tallies).map_err(|why| why.of(Object::Switch))?;
-        if let Some(data) = &switch.data {
-            for entry in switch.ports.values_mut() {
-                entry.fault = serve(&**data, &entry.config).err().map(|e| e.to_string());
-                if let Some(reason) = &entry.fault {
-                    switch.events.emit(Event::PortFailed { port: entry.config.id, reason: reason.clone() });
-                }
-            }
-        }
-        switch.follow_devices();
         Ok(switch)
     }
 

@@ -70,6 +70,8 @@ pub trait DataPath: Send {
     fn expect(&self, id: PortId, expected: bool);
     /// A guest is about to leave a port (or no longer): what comes for it while its rings stand still is held.
     fn hold(&self, id: PortId, held: bool);
+    /// While closed, a port's rings do not start.
+    fn gate(&self, id: PortId, closed: bool);
     /// What was held for a port's guest goes where the guest is now.
     fn forward_held(&self, id: PortId);
     /// What was held for a port's guest is dropped.
@@ -82,6 +84,10 @@ pub trait DataPath: Send {
     fn workers(&self) -> Vec<WorkerStats>;
     /// Stops all rings and joins all threads.
     fn shutdown(self: Box<Self>);
+    /// The data path as one that can change its process, if it is one.
+    fn dataplane(&self) -> Option<&Dataplane> {
+        None
+    }
 }
 
 impl DataPath for Dataplane {
@@ -203,6 +209,10 @@ impl DataPath for Dataplane {
         Self::hold(self, id, held);
     }
 
+    fn gate(&self, id: PortId, closed: bool) {
+        Self::gate(self, id, closed);
+    }
+
     fn forward_held(&self, id: PortId) {
         Self::forward_held(self, id);
     }
@@ -226,10 +236,14 @@ impl DataPath for Dataplane {
     fn shutdown(self: Box<Self>) {
         Self::shutdown(*self);
     }
+
+    fn dataplane(&self) -> Option<&Dataplane> {
+        Some(self)
+    }
 }
 
 /// What the data path needs to know of a guest port; `None` for other ports.
-fn guest(port: &PortConfig, features: u64) -> Option<GuestSpec> {
+pub(super) fn guest(port: &PortConfig, features: u64) -> Option<GuestSpec> {
     let Device::Guest { socket, client, queues, mtu, .. } = &port.device else { return None };
     Some(GuestSpec {
         id: port.id,

@@ -60,6 +60,11 @@ impl Tallies {
         Err(Refusal::NoCounter { limit: LIMIT })
     }
 
+    /// How many can still be given.
+    pub(super) fn left(&self) -> u64 {
+        self.free.len() as u64 + u64::from(LIMIT + 1 - self.next)
+    }
+
     /// Takes a number back that nothing counts on and that is cleared.
     pub(super) fn take_back(&mut self, tally: Tally) {
         if tally != Tally::NONE {

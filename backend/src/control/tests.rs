@@ -61,6 +61,7 @@ struct Notes {
     /// Ports that hold, and that expect a guest.
     holding: std::collections::BTreeSet<u16>,
     expecting: std::collections::BTreeSet<u16>,
+    gated: std::collections::BTreeSet<u16>,
     forwarded: Vec<u16>,
     announced: Vec<(u16, usize)>,
 }
@@ -128,6 +129,7 @@ impl DataPath for Fake {
             attached: !notes.detached.contains(&id.0),
             attachments: notes.attachments,
             starts: notes.starts.get(&id.0).copied().unwrap_or_default(),
+            knocks: false,
         })
     }
 
@@ -171,6 +173,10 @@ impl DataPath for Fake {
 
     fn hold(&self, id: PortId, held: bool) {
         put(&mut self.notes().holding, id, held);
+    }
+
+    fn gate(&self, id: PortId, closed: bool) {
+        put(&mut self.notes().gated, id, closed);
     }
 
     fn forward_held(&self, id: PortId) {

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,7 @@ pub fn front_end(input: &[u8]) {
         say(input, &ours);
         ours.shutdown(std::net::Shutdown::Write).expect("a connected socket");
         let stop = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
-        connection::attend(&port, &theirs, stop.as_fd());
+        connection::attend(&port, connection::Talk::new(theirs), stop.as_fd(), &AtomicBool::new(false), None);
         vring::release(&port);
         assert!(port.queues.iter().all(|queue| !queue.is_live() && !queue.lock().is_live()));
         assert!(lock(&port.memory).is_none() && lock(&port.vrings).is_empty());

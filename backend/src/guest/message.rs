@@ -29,10 +29,13 @@ const FLAG_NEED_REPLY: u32 = 8;
 pub(super) mod request {
     pub(crate) const GET_FEATURES: u32 = 1;
     pub(crate) const SET_FEATURES: u32 = 2;
+    pub(crate) const SET_OWNER: u32 = 3;
     pub(crate) const RESET_OWNER: u32 = 4;
     pub(crate) const SET_MEM_TABLE: u32 = 5;
     pub(crate) const SET_LOG_BASE: u32 = 6;
     pub(crate) const SET_VRING_NUM: u32 = 8;
+    pub(crate) const SET_VRING_ADDR: u32 = 9;
+    pub(crate) const SET_VRING_BASE: u32 = 10;
     pub(crate) const GET_VRING_BASE: u32 = 11;
     pub(crate) const SET_VRING_KICK: u32 = 12;
     pub(crate) const SET_VRING_CALL: u32 = 13;

@@ -17,6 +17,7 @@ pub mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod hold;
+mod journal;
 pub mod memory;
 mod message;
 mod relay;
@@ -61,10 +62,14 @@ pub struct GuestPort {
     hold: Hold,
     /// Rings do not start.
     gated: AtomicBool,
+    /// The front end wants rings to run that may not.
+    knocked: AtomicBool,
     /// Held by whoever starts and stops rings, so that each does it on what the last one left.
     changing: Mutex<()>,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    /// Its rings are stopped and started for a take-over that nobody outside is to notice.
+    quiet: AtomicBool,
     attachments: AtomicU32,
     starts: AtomicU32,
     memory: Mutex<Option<Arc<Memory>>>,
@@ -97,9 +102,11 @@ impl GuestPort {
             receiving: AtomicU64::new(0),
             hold: Hold::new(Arc::default()),
             gated: AtomicBool::new(false),
+            knocked: AtomicBool::new(false),
             changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
+            quiet: AtomicBool::new(false),
             attachments: AtomicU32::new(0),
             starts: AtomicU32::new(0),
             memory: Mutex::new(None),
@@ -185,9 +192,16 @@ impl GuestPort {
         vring::gate(self, closed);
     }
 
+    /// Whether the front end wants rings to run that the gate keeps from running.
+    pub fn knocks(&self) -> bool {
+        self.knocked.load(Ordering::SeqCst)
+    }
+
     /// Reports something that happened to this port.
     pub fn emit(&self, event: Event) {
-        self.events.emit(event);
+        if !self.quiet.load(Ordering::Relaxed) {
+            self.events.emit(event);
+        }
     }
 
     /// Called after a queue started or stopped: refreshes what workers look at and tells the owner.

@@ -20,6 +20,7 @@ use vswitch::{Mac, announce};
 
 use super::device_state::{Transfer, TransferError, Waited};
 use super::dirty_log::{self, DirtyLog, LogError};
+use super::journal::Journal;
 use super::memory::MAX_REGIONS;
 use super::message::{Message, MessageError, request};
 use super::ring::{MAX_RING_SIZE, is_eventfd};
@@ -56,6 +57,8 @@ pub(super) struct Relay<'a> {
     status: u64,
     /// A transfer of device state that the front end has not asked the result of.
     transfer: Option<Transfer>,
+    /// What was said, in case another handler must hear it.
+    journal: Journal,
 }
 
 impl<'a> Relay<'a> {
@@ -71,7 +74,39 @@ impl<'a> Relay<'a> {
             protocol: 0,
             status: 0,
             transfer: None,
+            journal: Journal::new(port.queues.len()),
         }
+    }
+
+    /// Brings the library to where another one was, with what the front end said to that; nobody hears the answers.
+    pub(super) fn replay(&mut self, said: Vec<Message>, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
+        let (sink, _unread) = UnixStream::pair()?;
+        let mut deaf = Relay::new(self.port, &sink, self.back);
+        for message in said {
+            deaf.handle(&message, stop)?;
+            deaf.journal.record(message);
+        }
+        // An error of the library shows here at the latest.
+        deaf.settle()?;
+        let Relay { features_set, offered, reply_ack, protocol, status, journal, transfer, .. } = deaf;
+        *self = Self {
+            port: self.port,
+            front: self.front,
+            back: self.back,
+            features_set,
+            offered,
+            reply_ack,
+            protocol,
+            status,
+            transfer,
+            journal,
+        };
+        Ok(())
+    }
+
+    /// What was said so far and is still in force.
+    pub(super) fn into_journal(self) -> Journal {
+        self.journal
     }
 
     /// Passes messages until one side closes, something is refused, or `stop` becomes readable.
@@ -104,6 +139,7 @@ impl<'a> Relay<'a> {
             if polls[0].revents != 0 {
                 let message = Message::read(self.front)?;
                 self.handle(&message, stop)?;
+                self.journal.record(message);
             }
         }
     }

@@ -65,6 +65,9 @@ impl PortVring {
             (queue.ready() && state.is_enabled(), place)
         };
         let memory = lock(&self.port.memory).clone();
+        if gated && wanted && memory.is_some() {
+            self.port.knocked.store(true, Ordering::SeqCst);
+        }
         let mut ring = self.queue.lock();
         let result = match memory {
             Some(memory) if wanted && !ring.is_live() && !gated => {
@@ -123,6 +126,7 @@ pub(super) fn restart_all(port: &GuestPort, change: impl FnOnce()) {
 pub(super) fn gate(port: &GuestPort, closed: bool) {
     let _one_at_a_time = lock(&port.changing);
     port.gated.store(closed, Ordering::SeqCst);
+    port.knocked.store(false, Ordering::SeqCst);
     if !closed {
         let vrings = lock(&port.vrings).clone();
         vrings.iter().for_each(PortVring::sync_now);
@@ -133,6 +137,7 @@ pub(super) fn gate(port: &GuestPort, closed: bool) {
 pub(super) fn release(port: &GuestPort) {
     let _one_at_a_time = lock(&port.changing);
     let vrings = std::mem::take(&mut *lock(&port.vrings));
+    port.knocked.store(false, Ordering::SeqCst);
     for vring in &vrings {
         vring.stop();
         vring.queue.set_kick(None);

@@ -20,8 +20,9 @@ mod interface;
 pub mod packet;
 pub mod tap;
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
+use serde::{Deserialize, Serialize};
 use vswitch::Mac;
 
 pub use burst::{BURST, LinkBurst, LinkFrame, MAX_FRAME};
@@ -120,6 +121,21 @@ pub struct ReceiveDrops {
     pub malformed: u64,
 }
 
+/// What a link knows beside its descriptor, for a process that takes it over. Frames that arrive meanwhile wait in the descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkText {
+    /// The interface's name when it was opened.
+    pub interface: String,
+    /// The interface's own address, as far as the link needs it.
+    pub mac: Option<Mac>,
+    /// MTU in bytes when it was last seen.
+    pub mtu: u32,
+    /// Addresses the interface's filter was given.
+    pub unicast: Vec<Mac>,
+    /// Whether the link made the interface promiscuous.
+    pub promiscuous: bool,
+}
+
 /// One link. See the module's text for threading.
 pub trait Link: Send + Sync {
     /// The interface's name when it was opened.
@@ -156,6 +172,9 @@ pub trait Link: Send + Sync {
 
     /// What was lost before the switch saw it. One system call.
     fn receive_drops(&self) -> ReceiveDrops;
+
+    /// What another process needs to go on with this link: the type's `adopt` takes it.
+    fn to_parts(&self) -> (LinkText, BorrowedFd<'_>);
 }
 
 /// Header, head and rest as the kernel wants them; on the stack, without allocation.

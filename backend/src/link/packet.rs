@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +17,7 @@ use vswitch::Mac;
 use super::burst::{BURST, ETHERNET_HEADER, FRAME_AT, LinkBurst, MAX_FRAME, VLAN_TAG};
 use super::error::LinkError;
 use super::interface::{self, check};
-use super::{Gather, LINK_HEADER, Link, LinkOffloads, Piece, ReceiveDrops, Sent};
+use super::{Gather, LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
 
 /// Bytes of the virtio-net header that the socket uses (`virtio_net_hdr`, without `num_buffers`).
 const SOCKET_HEADER: usize = 10;
@@ -147,6 +147,27 @@ impl Packet {
         Ok(packet)
     }
 
+    /// Goes on with a socket that another process had open.
+    pub fn adopt(text: LinkText, socket: OwnedFd) -> Result<Self, LinkError> {
+        let name = interface::interface_name(&text.interface)?;
+        let failed = |source| LinkError::system(&name, "take over the packet socket", source);
+        let index = bound_index(&socket).map_err(failed)?;
+        let mac = text.mac.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        let membership = Membership { unicast: text.unicast, promiscuous: text.promiscuous };
+        Ok(Self {
+            socket,
+            name: name.clone(),
+            index,
+            mac,
+            mtu: AtomicU32::new(text.mtu),
+            membership: Mutex::new(membership),
+            went_down: AtomicBool::new(false),
+            overrun: AtomicU64::new(0),
+            too_long: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+        })
+    }
+
     /// The interface's own address when it was opened.
     pub fn mac(&self) -> Mac {
         self.mac
@@ -249,6 +270,21 @@ impl Packet {
             });
         }
         Ok(())
+    }
+}
+
+/// The interface that a packet socket is bound to; the kernel makes it -1 when that is gone.
+fn bound_index(socket: &OwnedFd) -> io::Result<libc::c_int> {
+    let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: room for a whole `sockaddr_ll`, and `length` says so.
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length) })?;
+    // SAFETY: all zeroes is a valid `sockaddr_ll`, and the kernel only wrote integers.
+    let address = unsafe { address.assume_init() };
+    if i32::from(address.sll_family) == libc::AF_PACKET {
+        Ok(address.sll_ifindex)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
     }
 }
 
@@ -455,14 +491,19 @@ impl Link for Packet {
 
     /// Asks the socket: the kernel takes the interface away from it.
     fn is_gone(&self) -> bool {
-        let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
-        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: room for a whole `sockaddr_ll`, and `length` says so.
-        let result = unsafe {
-            libc::getsockname(self.socket.as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length)
+        bound_index(&self.socket).is_ok_and(|index| index != self.index)
+    }
+
+    fn to_parts(&self) -> (LinkText, BorrowedFd<'_>) {
+        let membership = self.membership.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = LinkText {
+            interface: self.name.to_string(),
+            mac: Some(self.mac),
+            mtu: self.mtu(),
+            unicast: membership.unicast.clone(),
+            promiscuous: membership.promiscuous,
         };
-        // SAFETY: all zeroes is a valid `sockaddr_ll`, and the kernel only wrote integers.
-        result == 0 && unsafe { address.assume_init() }.sll_ifindex != self.index
+        (text, self.socket.as_fd())
     }
 
     fn receive_drops(&self) -> ReceiveDrops {

@@ -5,7 +5,7 @@
 //! the kernel offers nothing else for a TAP.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use vswitch::Mac;
 use super::burst::{BURST, ETHERNET_HEADER, FRAME_AT, LinkBurst, MAX_FRAME};
 use super::error::LinkError;
 use super::interface::{self, Request, check};
-use super::{Gather, LINK_HEADER, Link, LinkOffloads, Piece, ReceiveDrops, Sent};
+use super::{Gather, LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
 
 /// Bytes of the header that the kernel fills in (`virtio_net_hdr`); it leaves the last two of ours alone.
 const KERNEL_HEADER: usize = 10;
@@ -78,6 +78,16 @@ impl Tap {
             interface::set_mtu(control.as_fd(), &name, mtu).map_err(failed("set the MTU"))?;
         }
         interface::bring_up(control.as_fd(), &name).map_err(failed("bring the interface up"))?;
+        Ok(Self { file, name, too_long: AtomicU64::new(0), malformed: AtomicU64::new(0) })
+    }
+
+    /// Goes on with a TAP that another process had open.
+    pub fn adopt(text: &LinkText, file: OwnedFd) -> Result<Self, LinkError> {
+        let name = interface::interface_name(&text.interface)?;
+        // Answers only for a descriptor that is attached to an interface.
+        Request::new(&name)
+            .ioctl(file.as_fd(), libc::TUNGETIFF)
+            .map_err(|source| LinkError::system(&name, "take over the TAP", source))?;
         Ok(Self { file, name, too_long: AtomicU64::new(0), malformed: AtomicU64::new(0) })
     }
 
@@ -179,5 +189,11 @@ impl Link for Tap {
             too_long: self.too_long.load(Ordering::Relaxed),
             malformed: self.malformed.load(Ordering::Relaxed),
         }
+    }
+
+    fn to_parts(&self) -> (LinkText, BorrowedFd<'_>) {
+        let interface = self.name.to_string();
+        let text = LinkText { interface, mac: None, mtu: 0, unicast: Vec::new(), promiscuous: false };
+        (text, self.file.as_fd())
     }
 }

@@ -54,6 +54,8 @@ pub struct Store(Backing);
 enum Backing {
     None,
     File(Database),
+    /// Another process has it: why.
+    Lost(String),
     /// A full disk.
     #[cfg(test)]
     Failing,
@@ -63,6 +65,11 @@ impl Store {
     /// A store that keeps nothing.
     pub fn none() -> Self {
         Self(Backing::None)
+    }
+
+    /// A store that another process has; every change is refused for this reason.
+    pub fn lost(reason: String) -> Self {
+        Self(Backing::Lost(reason))
     }
 
     /// A store that refuses every change.
@@ -104,6 +111,7 @@ impl Store {
         match &self.0 {
             Backing::None => Ok(()),
             Backing::File(database) => put(database, settings, ports),
+            Backing::Lost(reason) => Err(reason.clone()),
             #[cfg(test)]
             Backing::Failing => Err("no space left on device".into()),
         }

@@ -61,6 +61,14 @@ pub(super) fn read(file: &File) -> Result<Sums, Bad> {
     Ok(sums)
 }
 
+/// Whether a file is one that this version would have written for so many workers.
+pub(super) fn is_laid_out_for(file: &File, workers: usize) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    let mut head = vec![0; HEADER.min(length) as usize];
+    file.read_exact_at(&mut head, 0)?;
+    Ok(Header::decode(&head, length).is_ok_and(|header| header == Header::new(workers)))
+}
+
 /// The first block at `from` or behind it that may hold something.
 fn next_data(file: &File, from: u64, length: u64) -> u64 {
     match rustix::fs::seek(file, SeekFrom::Data(from)) {

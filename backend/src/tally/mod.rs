@@ -20,7 +20,7 @@ mod layout;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,8 @@ impl Tallies {
         let file = path
             .as_ref()
             .map_or_else(|| anonymous(workers).map_err(Bad::Io), |path| rewritten(path, workers));
-        file.and_then(|file| Self::map(file, directory, workers).map_err(Bad::Io)).map_err(|bad| {
+        let opened = |file| Self::map(file, directory, workers).and_then(Self::put_back).map_err(Bad::Io);
+        file.and_then(opened).map_err(|bad| {
             let reason = |e: io::Error| match e.kind() {
                 io::ErrorKind::UnexpectedEof => "it ends within its header".to_owned(),
                 _ => e.to_string(),
@@ -88,6 +89,46 @@ impl Tallies {
         })
     }
 
+    /// Puts back what a process that was killed had kept.
+    fn put_back(self) -> io::Result<Self> {
+        for (id, counters) in self.directory.as_deref().map(kept::all).transpose()?.unwrap_or_default() {
+            self.ensure_port(id)?;
+            self.set_port(id, &counters);
+            self.forget_kept(id);
+        }
+        Ok(self)
+    }
+
+    /// Counters that go on where those in `old`, which another process still counts in, will have stopped.
+    ///
+    /// If it is the very file that would be opened here and laid out for as many workers, both processes map it, and there is nothing
+    /// to do later. Otherwise there is a new file, to which [`Pending::absorb`] adds the old counts when they stand still.
+    pub fn succeed(directory: Option<&Path>, workers: usize, old: File) -> io::Result<(Self, Pending)> {
+        let path = directory.map(|d| d.join(FILE));
+        if same_place(&old, path.as_deref())? && fold::is_laid_out_for(&old, workers)? {
+            // Room is made while the other process counts, which is only safe where the kernel does it.
+            if rustix::fs::fallocate(&old, FallocateFlags::empty(), 0, BLOCK).is_ok() {
+                return Ok((Self::map(old, directory, workers)?, Pending { old: None, rename: None }));
+            }
+        }
+        let (file, rename) = match path {
+            None => (anonymous(workers)?, None),
+            Some(path) => {
+                let new = path.with_extension("new");
+                let file =
+                    OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
+                fold::write(&file, workers, &Sums::new())?;
+                (file, Some((new, path)))
+            }
+        };
+        Ok((Self::map(file, directory, workers)?, Pending { old: Some(old), rename }))
+    }
+
+    /// The file, for another process.
+    pub fn file(&self) -> &File {
+        &self.mapping.file
+    }
+
     fn map(file: File, directory: Option<&Path>, workers: usize) -> io::Result<Self> {
         let file = Arc::new(file);
         let length = layout::length(workers) as usize;
@@ -99,11 +140,6 @@ impl Tallies {
         // Row 0 and tally 0 are nobody's; what should not happen is counted there.
         tallies.ensure(Tally::NONE)?;
         tallies.ensure_port(PortId(0))?;
-        for (id, counters) in directory.map(kept::all).transpose()?.unwrap_or_default() {
-            tallies.ensure_port(id)?;
-            tallies.set_port(id, &counters);
-            tallies.forget_kept(id);
-        }
         Ok(tallies)
     }
 
@@ -281,6 +317,49 @@ impl Tallies {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<bool>> {
         self.roomy.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is still to be done for counters that succeed others.
+#[derive(Debug)]
+pub struct Pending {
+    old: Option<File>,
+    rename: Option<(PathBuf, PathBuf)>,
+}
+
+impl Pending {
+    /// Adds what the old file counted. To be called when nobody counts in either.
+    pub fn absorb(&mut self, tallies: &Tallies) -> io::Result<()> {
+        let Some(old) = self.old.take() else { return Ok(()) };
+        let sums = fold::read(&old).map_err(|bad| match bad {
+            Bad::Io(e) => e,
+            Bad::Header(bad) => io::Error::other(format!("{bad:?}")),
+        })?;
+        for (block, numbers) in sums {
+            tallies.ensure_block(block)?;
+            let _turn = tallies.lock();
+            let start = layout::section(0) + block * BLOCK;
+            for (at, number) in (start..).step_by(8).zip(numbers) {
+                if let Some(cell) = tallies.mapping.number(at) {
+                    cell.store(number.to_le(), Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the new file in the place of the old one, for good. To be called when the other process counts no more.
+    pub fn settle(self, tallies: &Tallies) -> io::Result<()> {
+        self.rename.map_or(Ok(()), |(from, to)| fold::replace(&tallies.mapping.file, &from, &to))
+    }
+}
+
+/// Whether `file` is what is at `path`, or for no path a file that has no name either.
+fn same_place(file: &File, path: Option<&Path>) -> io::Result<bool> {
+    let this = file.metadata()?;
+    Ok(match path {
+        None => this.nlink() == 0,
+        Some(path) => std::fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (this.dev(), this.ino())),
+    })
 }
 
 /// Where a tally is in a section.

@@ -79,6 +79,14 @@ impl Refusal {
             Self::StatefulDeny => "action allow, or a rule that is not stateful".into(),
             Self::NotToml { .. } => "a file as 'turnpike save' prints it".into(),
             Self::FileUnusable { .. } => "a file that may be read, or - for standard input".into(),
+            Self::Migrating { .. } => "wait for its end, or 'turnpike migrate cancel' that one first".into(),
+            Self::NoMigration => "one of those that 'turnpike migrate status' lists".into(),
+            Self::TooManyMigrations { .. } => "wait for some to end".into(),
+            Self::BadCredentials { .. } => {
+                "a certificate, its key and the certificates of the CA, in PEM files that the switch may read".into()
+            }
+            Self::ListensAlready { .. } => "'turnpike migrate listen --stop' first".into(),
+            Self::ListensNot => "'turnpike migrate listen --address IP:PORT --cert FILE --key FILE --ca FILE' first".into(),
             Self::NoCounter { .. } => "remove entries or rules first".into(),
             Self::NotMetered { port } => format!("'turnpike meter enable {}' first", Shown(port)),
             Self::BadAction { valid, .. }
@@ -128,6 +136,13 @@ impl Refusal {
             Self::StoreFailed { .. } => "room and write permission in the state directory".into(),
             Self::System { .. } => "try again when the system has the resource".into(),
             Self::Stopping => "try again when it runs again".into(),
+            Self::TakeOverDenied { .. } => "root or the switch's own user".into(),
+            Self::TakeOverVersion { known, .. } => {
+                format!("a program that speaks version {known}; or stop this switch and start the other")
+            }
+            Self::TakeOverRunning => "try again when it has ended".into(),
+            Self::TakeOverMoving { .. } => "try again when its migration has ended or was cancelled".into(),
+            Self::TakeOverFailed { .. } => "the running switch goes on unchanged; try again".into(),
         }
     }
 }

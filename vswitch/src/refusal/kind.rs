@@ -145,6 +145,18 @@ pub enum Refusal {
     StateMisfit { what: String, valid: String },
     #[error("{reason}")]
     BadFleetKey { reason: String },
+    #[error("it is part of migration {id}")]
+    Migrating { id: String },
+    #[error("no migration of it is known")]
+    NoMigration,
+    #[error("it has {count} migrations under way")]
+    TooManyMigrations { count: usize },
+    #[error("'{}' cannot be used: {reason}", Shown(.path))]
+    BadCredentials { path: String, reason: String },
+    #[error("it takes ports at {address} already")]
+    ListensAlready { address: String },
+    #[error("it takes no ports from other switches")]
+    ListensNot,
 
     #[error("permission denied for uid {uid}")]
     PermissionDenied { uid: u32, group: Option<String> },
@@ -179,6 +191,17 @@ pub enum Refusal {
     System { what: String, reason: String },
     #[error("the switch is stopping")]
     Stopping,
+
+    #[error("uid {uid} may not take the switch over")]
+    TakeOverDenied { uid: u32 },
+    #[error("the successor speaks take-over version {asked}, this switch version {known}")]
+    TakeOverVersion { asked: u32, known: u32 },
+    #[error("another take-over is under way")]
+    TakeOverRunning,
+    #[error("the guest of port '{port}' is on the move")]
+    TakeOverMoving { port: String },
+    #[error("it was not taken over: {reason}")]
+    TakeOverFailed { reason: String },
 }
 
 impl Refusal {
@@ -263,6 +286,12 @@ impl Refusal {
             Self::StateRefused { .. } => ("state-refused", Conflict),
             Self::StateMisfit { .. } => ("state-misfit", Conflict),
             Self::BadFleetKey { .. } => ("bad-fleet-key", BadValue),
+            Self::Migrating { .. } => ("port-migrating", Conflict),
+            Self::NoMigration => ("no-migration", NotFound),
+            Self::TooManyMigrations { .. } => ("too-many-migrations", Conflict),
+            Self::BadCredentials { .. } => ("bad-credentials", BadValue),
+            Self::ListensAlready { .. } => ("listens-already", Conflict),
+            Self::ListensNot => ("listens-not", NotFound),
             Self::PermissionDenied { .. } => ("permission-denied", Denied),
             Self::Malformed { .. } => ("malformed", BadValue),
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),
@@ -279,6 +308,11 @@ impl Refusal {
             Self::StoreFailed { .. } => ("store-failed", Unavailable),
             Self::System { .. } => ("system", Unavailable),
             Self::Stopping => ("stopping", Unavailable),
+            Self::TakeOverDenied { .. } => ("take-over-denied", Denied),
+            Self::TakeOverVersion { .. } => ("take-over-version", Conflict),
+            Self::TakeOverRunning => ("take-over-running", Conflict),
+            Self::TakeOverMoving { .. } => ("take-over-moving", Conflict),
+            Self::TakeOverFailed { .. } => ("take-over-failed", Unavailable),
         }
     }
     /// The number of the same refusal in the Hyper-V switch, where it has one.

@@ -160,7 +160,7 @@ pub struct Shown {
 }
 
 /// A session as it travels with its port to another switch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Saved {
     /// The network.
     pub segment: Segment,

@@ -172,7 +172,7 @@ impl Switch {
 fn fits(port: &PortConfig, state: &PortState) -> Result<(), Refusal> {
     let Device::Guest { queues, mtu, .. } = &port.device else { return Ok(()) };
     let misfit = |what: String, valid: String| Err(Refusal::StateMisfit { what, valid });
-    let missing = state.device.features & !port.device.feature_bits().unwrap_or(0) & !features::LOG_ALL;
+    let missing = state.device.features & !port.device.feature_bits().unwrap_or(0);
     if missing != 0 {
         let names = features::names(missing);
         let what = if names.is_empty() { format!("feature bits {missing:#x}") } else { names.join(", ") };

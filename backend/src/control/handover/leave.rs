@@ -9,6 +9,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use super::{Departure, refused, state, unix_ms};
 use crate::control::Switch;
 use crate::control::model::Device;
+use crate::guest::features;
 use crate::spec::{EventSink, PortState as Life};
 
 impl Switch {
@@ -68,7 +69,7 @@ impl Switch {
     }
 
     /// Everything that belongs to a port.
-    fn portable(&self, name: &str) -> Result<PortState, Refusal> {
+    pub(super) fn portable(&self, name: &str) -> Result<PortState, Refusal> {
         let config = &self.entry(name)?.config;
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
         let Device::Guest { queues, mtu, .. } = &config.device else {
@@ -76,7 +77,7 @@ impl Switch {
             return Err(Refusal::NotApplicable { setting, kind: config.device.kind(), valid });
         };
         let memory = data.save_port(config.id);
-        let features = data.status(config.id).map_or(0, |status| status.features);
+        let features = data.status(config.id).map_or(0, |status| status.features & !features::LOG_ALL);
         Ok(PortState {
             identity: Identity { name: config.name.clone(), mac: config.mac },
             epoch: seal::next_epoch(config.epoch, unix_ms()),

@@ -15,6 +15,8 @@ mod files;
 mod follow;
 mod leave;
 pub mod lifecycle;
+pub mod moves;
+mod needs;
 mod state;
 
 use vswitch::Tally;

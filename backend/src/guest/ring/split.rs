@@ -12,6 +12,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
+use serde::{Deserialize, Serialize};
+
 use super::{MAX_RING_SIZE, RingError, signal};
 use crate::guest::burst::BURST;
 use crate::guest::dirty_log::DirtyLog;
@@ -243,6 +245,17 @@ impl Live {
     }
 }
 
+/// The frames of a suspended transmit ring that are finished while one before them is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Ring position of the first frame that is not finished.
+    base: u16,
+    /// Bit i: the frame at `base + i` is finished.
+    done: u64,
+    /// Heads of the frames from `base` on.
+    heads: Vec<u16>,
+}
+
 /// One split ring.
 #[derive(Default)]
 pub struct SplitRing {
@@ -340,6 +353,40 @@ impl SplitRing {
         self.publish();
         self.live = None;
         lost
+    }
+
+    /// Stops the ring like [`Self::stop`], but loses no frame: those finished behind one that waits are told to [`Self::resume`].
+    pub fn suspend(&mut self) -> Option<Window> {
+        self.live.as_ref()?;
+        // The guest may have written over these heads in its ring: the finished ones are its own again.
+        let known = self.heads_end.wrapping_sub(self.next_avail).min(BURST as u16);
+        let positions = (0..known).map(|slot| self.next_avail.wrapping_add(slot));
+        let heads = positions.filter_map(|at| self.heads.get(usize::from(at) % BURST).copied()).collect();
+        let window = Window { base: self.next_avail, done: std::mem::take(&mut self.done), heads };
+        self.stop();
+        (window.done != 0).then_some(window)
+    }
+
+    /// Goes on where a ring was suspended; to be called when it has just started, and before it is used. What does not fit the ring is
+    /// left alone.
+    pub fn resume(&mut self, window: &Window) {
+        let Some(live) = &self.live else { return };
+        let finished = window.base.wrapping_add(window.done.count_ones() as u16);
+        let fits = window.heads.len() <= BURST
+            && window.done.checked_shr(window.heads.len() as u32).unwrap_or(0) == 0
+            && window.heads.iter().all(|head| *head < live.size)
+            && finished == self.next_used
+            && self.next_avail == self.next_used;
+        if !fits {
+            return;
+        }
+        self.next_avail = window.base;
+        self.done = window.done;
+        self.heads_end = window.base;
+        for head in &window.heads {
+            self.heads[usize::from(self.heads_end) % BURST] = *head;
+            self.heads_end = self.heads_end.wrapping_add(1);
+        }
     }
 
     /// Whether the ring runs.
