@@ -54,10 +54,12 @@ impl Host {
         for key in ["state", "worker", "features", "socket", "fault"] {
             seen["port"].as_object_mut().expect("an object").remove(key);
         }
-        if let Some(sessions) = seen["sessions"].as_array_mut() {
-            sessions.sort_by_key(ToString::to_string);
-        }
         strip(&mut seen);
+        for list in ["sessions", "fdb"] {
+            if let Some(list) = seen[list].as_array_mut() {
+                list.sort_by_key(ToString::to_string);
+            }
+        }
         seen
     }
 
