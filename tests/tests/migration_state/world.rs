@@ -113,7 +113,9 @@ impl World {
         let args: Vec<_> =
             key.iter().flat_map(|(_, path)| ["--fleet-key".to_owned(), path.clone()]).collect();
         let hosts = [Host::new(&args, DEVICE), Host::new(&args, device)];
-        policy.iter().for_each(|line| drop(hosts[0].run(line)));
+        for line in policy {
+            hosts[0].run(line);
+        }
         let a = Guest::attach(&hosts[0].switch, "a", Options::default());
         Self { hosts, a, at: 0, key }
     }
