@@ -190,9 +190,11 @@ impl Fdb {
         for &(mac, network, age_ms) in learned {
             let key = key(mac, network);
             let age = age_ms.saturating_mul(1_000_000);
-            let foreign = snap.owner(mac).is_some_and(|owner| !snap.teamed(port, owner));
+            let owner = snap.owner(mac);
+            let foreign = owner.is_some_and(|owner| !snap.stands_in(port, owner));
+            let uplink = Some(port) == snap.uplink() && owner.is_none();
             let holds = table.ports.get(&u64::from(port.0)).map_or(0, |holder| holder.keys.len());
-            if foreign || age >= IDLE || holds >= share as usize {
+            if foreign || uplink || age >= IDLE || holds >= share as usize {
                 continue;
             }
             table.remove(key);

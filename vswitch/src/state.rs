@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::fdb::Fdb;
+use crate::port::PortKind;
 use crate::port::address_limit::Addresses;
 use crate::port::rule::{Action, Table, Tuple};
 use crate::port::storm::Storms;
@@ -76,7 +77,8 @@ impl State {
     /// follows `snap` and before the port's rings run.
     pub fn restore_port(&self, now: Nanos, id: PortId, memory: &PortMemory, snap: &Snapshot) {
         let Some(port) = snap.port(id) else { return };
-        if port.learns() {
+        // Behind the uplink are guests that are not here.
+        if port.learns() || port.kind == PortKind::Uplink {
             self.fdb.restore(now, id, &memory.learned, snap);
         }
         let rules = &port.policy.rules;

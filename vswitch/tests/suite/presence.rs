@@ -62,6 +62,23 @@ fn s20_3_frames_follow_a_guest_that_was_heard_on_the_uplink() {
 }
 
 #[test]
+fn s20_3_where_absent_guests_are_is_handed_to_a_successor() {
+    let switch = Switch::new(SwitchKind::External, ports(true));
+    event(&switch, UPLINK, Mac::BROADCAST, mac_of(2), None);
+    let mut memory = switch.state.save_port(switch.now, PortId(UPLINK));
+    assert_eq!(memory.learned.len(), 1, "{memory:?}");
+    // What is not the address of an absent guest is not put in.
+    memory.learned.extend([mac_of(1), stranger(1)].map(|mac| (mac, memory.learned[0].1, 0)));
+    let after = Switch::new(SwitchKind::External, ports(true));
+    after.state.restore_port(after.now, PortId(UPLINK), &memory, &after.snap);
+    assert_eq!(after.own(1, mac_of(2)), to(UPLINK));
+    assert_eq!(after.state.fdb.entries(after.now).len(), 1);
+    let back = Switch::new(SwitchKind::External, ports(false));
+    back.state.restore_port(back.now, PortId(UPLINK), &memory, &back.snap);
+    assert_eq!(back.own(1, mac_of(2)), to(2), "a guest that is here is here");
+}
+
+#[test]
 fn s20_3_a_guest_that_is_here_keeps_its_address_against_the_uplink() {
     let switch = Switch::new(SwitchKind::External, ports(false));
     let (verdict, event) = event(&switch, UPLINK, mac_of(1), mac_of(2), None);
