@@ -79,7 +79,6 @@ fn strip(value: &mut Value) {
     }
 }
 
-
 /// The same, with nothing counted.
 fn without_counts(value: &Value) -> Value {
     let mut value = value.clone();
