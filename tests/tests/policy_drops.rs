@@ -269,7 +269,7 @@ fn fill_the_session_table(lan: &mut Lan) -> u64 {
     let out = |number| four().to_ip(peer(number)).udp(1000, 80).build();
     let back =
         |number| Frame::new(mac(1), mac(2)).ipv4().from_ip(peer(number)).to_ip(v4(1)).udp(80, 1000).build();
-    let share: u16 = 8192; // an eighth of 65,536
+    let share: u16 = 16_384; // an eighth of 131,072
     for (from, frames) in
         [("a", (0..share).map(out).collect::<Vec<_>>()), ("b", (0..share).map(back).collect())]
     {

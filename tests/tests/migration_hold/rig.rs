@@ -18,6 +18,8 @@ use vswitch::{Mac, PortId};
 
 /// The uplink's number.
 pub(crate) const UPLINK: u16 = 99;
+/// Address of its interface.
+pub(crate) const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
 
 /// What happened.
 #[derive(Default)]
@@ -106,7 +108,7 @@ impl Rig {
         self.ports.push(Port {
             id: PortId(UPLINK),
             kind: PortKind::Uplink,
-            mac: Mac([2, 0, 0, 0, 9, 9]),
+            mac: UPLINK_MAC,
             mtu: 1500,
             vm: None,
             present: true,
