@@ -147,24 +147,6 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)
 }
 
-/// Reads a state's or manifest's file; one that is longer than any state is not sent at all.
-fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
-    let read = || {
-        let source: Box<dyn Read> =
-            if path.as_os_str() == "-" { Box::new(std::io::stdin()) } else { Box::new(File::open(path)?) };
-        let mut bytes = Vec::new();
-        source.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read()
-        .map_err(|e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", path.display())))?;
-    if bytes.len() > MAX_SIZE {
-        let what = "is longer than any state of a port";
-        return Err(Failure(format!("file '{}' {what}; valid: at most {MAX_SIZE} bytes", path.display())));
-    }
-    Ok(bytes)
-}
-
 impl Migrate {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
@@ -191,7 +173,7 @@ impl Migrate {
                 })
             }
             Self::Import { file } => {
-                let imported: Imported = client.post_bytes("/v1/states", read_file(&file)?)?;
+                let imported: Imported = client.post_bytes("/v1/states", read(&file)?)?;
                 answer.print(&imported, |imported| format!("port '{}' is as in the file", imported.port.name))
             }
             Self::Manifest { port } => {
@@ -200,7 +182,7 @@ impl Migrate {
                 answer.print(&manifest, |manifest| format!("{manifest:#}"))
             }
             Self::Check { manifest } => {
-                let manifest: serde_json::Value = serde_json::from_slice(&read_file(&manifest)?)
+                let manifest: serde_json::Value = serde_json::from_slice(&read(&manifest)?)
                     .map_err(|e| Failure(format!("'{}' is no manifest: {e}", manifest.display())))?;
                 let checked: CheckView = client.post("/v1/migration-check", &manifest)?;
                 answer.print(&checked, problems)?;
@@ -258,6 +240,26 @@ impl Listen {
         };
         answer.print(&view, |view| format!("takes ports at {}", view.address))
     }
+}
+
+/// Reads a file; one that is longer than any state is not sent at all.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = || {
+        let source: Box<dyn Read> =
+            if path.as_os_str() == "-" { Box::new(std::io::stdin()) } else { Box::new(File::open(path)?) };
+        let mut bytes = Vec::new();
+        source.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read()
+        .map_err(|e: std::io::Error| Failure(format!("file '{}' cannot be read: {e}", path.display())))?;
+    if bytes.len() > MAX_SIZE {
+        return Err(Failure(format!(
+            "file '{}' is longer than any state of a port; valid: at most {MAX_SIZE} bytes",
+            path.display()
+        )));
+    }
+    Ok(bytes)
 }
 
 /// Shows on stderr how far a migration is until it has ended.

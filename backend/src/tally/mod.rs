@@ -74,7 +74,8 @@ impl Tallies {
         let file = path
             .as_ref()
             .map_or_else(|| anonymous(workers).map_err(Bad::Io), |path| rewritten(path, workers));
-        file.and_then(|file| Self::map(file, directory, workers).map_err(Bad::Io)).map_err(|bad| {
+        let opened = |file| Self::map(file, directory, workers).and_then(Self::put_back).map_err(Bad::Io);
+        file.and_then(opened).map_err(|bad| {
             let reason = |e: io::Error| match e.kind() {
                 io::ErrorKind::UnexpectedEof => "it ends within its header".to_owned(),
                 _ => e.to_string(),
@@ -86,6 +87,16 @@ impl Tallies {
             };
             why.of(path.map_or(Object::Switch, |p| Object::State(p.to_string_lossy().into_owned())))
         })
+    }
+
+    /// Puts back what a process that was killed had kept.
+    fn put_back(self) -> io::Result<Self> {
+        for (id, counters) in self.directory.as_deref().map(kept::all).transpose()?.unwrap_or_default() {
+            self.ensure_port(id)?;
+            self.set_port(id, &counters);
+            self.forget_kept(id);
+        }
+        Ok(self)
     }
 
     /// Counters that go on where those in `old`, which another process still counts in, will have stopped.
@@ -129,11 +140,6 @@ impl Tallies {
         // Row 0 and tally 0 are nobody's; what should not happen is counted there.
         tallies.ensure(Tally::NONE)?;
         tallies.ensure_port(PortId(0))?;
-        for (id, counters) in directory.map(kept::all).transpose()?.unwrap_or_default() {
-            tallies.ensure_port(id)?;
-            tallies.set_port(id, &counters);
-            tallies.forget_kept(id);
-        }
         Ok(tallies)
     }
 

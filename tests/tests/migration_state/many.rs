@@ -42,7 +42,9 @@ fn s20_8_fifty_ports_move_at_once_and_none_is_taken_for_another() {
         (0..n).for_each(|_| guest.send(&frame));
         assert!(guest.flush(PATIENCE));
     }
-    guests.iter_mut().for_each(|guest| drop(guest.receive_all()));
+    for guest in &mut guests {
+        guest.receive_all();
+    }
     let barrier = std::sync::Barrier::new(usize::from(PORTS));
     let began = Instant::now();
     let took: Vec<Duration> = std::thread::scope(|scope| {

@@ -68,19 +68,20 @@ fn grown(before: &Value, now: &Value) -> Vec<(String, u64)> {
     grown
 }
 
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| !["packets", "bytes"].contains(&key.as_str()) && key != "counters");
+            map.values_mut().for_each(strip);
+        }
+        Value::Array(list) => list.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
 /// The same, with nothing counted.
 fn without_counts(value: &Value) -> Value {
     let mut value = value.clone();
-    fn strip(value: &mut Value) {
-        match value {
-            Value::Object(map) => {
-                map.retain(|key, _| !["packets", "bytes"].contains(&key.as_str()) && key != "counters");
-                map.values_mut().for_each(strip);
-            }
-            Value::Array(list) => list.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
     strip(&mut value);
     value
 }

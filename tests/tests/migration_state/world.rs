@@ -54,10 +54,12 @@ impl Host {
         for key in ["state", "worker", "features", "socket", "fault"] {
             seen["port"].as_object_mut().expect("an object").remove(key);
         }
-        if let Some(sessions) = seen["sessions"].as_array_mut() {
-            sessions.sort_by_key(ToString::to_string);
-        }
         strip(&mut seen);
+        for list in ["sessions", "fdb"] {
+            if let Some(list) = seen[list].as_array_mut() {
+                list.sort_by_key(ToString::to_string);
+            }
+        }
         seen
     }
 
@@ -111,7 +113,9 @@ impl World {
         let args: Vec<_> =
             key.iter().flat_map(|(_, path)| ["--fleet-key".to_owned(), path.clone()]).collect();
         let hosts = [Host::new(&args, DEVICE), Host::new(&args, device)];
-        policy.iter().for_each(|line| drop(hosts[0].run(line)));
+        for line in policy {
+            hosts[0].run(line);
+        }
         let a = Guest::attach(&hosts[0].switch, "a", Options::default());
         Self { hosts, a, at: 0, key }
     }

@@ -23,6 +23,7 @@
 //!
 //! A session takes about 130 bytes, allocated with the first of each thousand.
 
+mod moves;
 mod ranking;
 mod slot;
 mod table;
@@ -34,12 +35,13 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
 
+pub use moves::Saved;
 pub use slot::Handle;
 pub use track::{CLOSING, State};
 
 use crate::{Direction, Nanos, PortId, Segment, Tally, hash};
 use slot::{Slot, Slots};
-use table::{Entry, Gone, Table};
+use table::{Gone, Table};
 use track::Track;
 
 /// Smallest share of a port, in sessions (unless the whole table is smaller).
@@ -157,43 +159,6 @@ pub struct Shown {
     pub idle_ms: u64,
     /// Milliseconds until it is gone, if no packet passes.
     pub expires_ms: u64,
-}
-
-/// A session as it travels with its port to another switch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Saved {
-    /// The network.
-    pub segment: Segment,
-    /// IP protocol.
-    pub protocol: u8,
-    /// The guest's address.
-    pub local: IpAddr,
-    /// Its peer's address.
-    pub remote: IpAddr,
-    /// The guest's TCP or UDP port.
-    pub local_port: u16,
-    /// Its peer's.
-    pub remote_port: u16,
-    /// Weight of the rule that opened it.
-    pub weight: u32,
-    /// The rule's idle timeout in milliseconds.
-    pub timeout_ms: u64,
-    /// What was seen of the connection, the direction that opened it included: bits of [`Saved::TRACK_BITS`].
-    pub track: u8,
-    /// Milliseconds since it was opened.
-    pub age_ms: u64,
-    /// Milliseconds since a packet passed.
-    pub idle_ms: u64,
-}
-
-impl Saved {
-    /// Bits that mean something in [`Saved::track`]; others are refused.
-    pub const TRACK_BITS: u8 = 0x3f;
-
-    fn key(&self, port: PortId) -> Key {
-        let Self { segment, protocol, local, remote, local_port, remote_port, .. } = *self;
-        Key { port, segment, protocol, local, remote, local_port, remote_port }
-    }
 }
 
 /// What the table did since it was made: `opened - closed - expired - evicted` are there.
@@ -380,64 +345,6 @@ impl Sessions {
         let handles = self.handles(port);
         let shown = handles.chunks(BATCH).flat_map(|batch| self.look(now, batch));
         shown.map(|(_, _, _, shown)| shown).collect()
-    }
-
-    /// The live sessions of a port, as they travel with it. To be called while none of its frames is under way.
-    pub fn save(&self, now: Nanos, port: PortId) -> Vec<Saved> {
-        let table = self.read();
-        let saved = |slot: u32| {
-            let at = self.slots.get(slot).filter(|at| at.handle(slot).is_some() && !at.is_expired(now))?;
-            let Entry { key, grant, opened_at, .. } = table.entry(slot)?;
-            Some(Saved {
-                segment: key.segment,
-                protocol: key.protocol,
-                local: key.local,
-                remote: key.remote,
-                local_port: key.local_port,
-                remote_port: key.remote_port,
-                weight: grant.weight,
-                timeout_ms: grant.idle.div_ceil(1_000_000),
-                track: at.track().to_bits(),
-                age_ms: now.saturating_sub(*opened_at) / 1_000_000,
-                idle_ms: at.idle_ms(now),
-            })
-        };
-        table.held_by(port).filter_map(saved).collect()
-    }
-
-    /// Puts sessions of a port in that came with it from another switch, and says how many. `judge` says what this switch's rules grant
-    /// the packet that opened a session; `None` leaves it out. One that is there already, is expired or finds no room is left out too.
-    pub fn restore(
-        &self,
-        now: Nanos,
-        port: PortId,
-        saved: &[Saved],
-        judge: impl Fn(&Key, &Grant) -> Option<Grant>,
-    ) -> u64 {
-        let mut restored = 0;
-        for batch in saved.chunks(BATCH) {
-            let wanted: Vec<_> = batch
-                .iter()
-                .filter_map(|saved| {
-                    let (key, track) = (saved.key(port), Track::from_bits(saved.track));
-                    let before = |ms: u64| now.saturating_sub(ms.saturating_mul(1_000_000));
-                    let idle = saved.timeout_ms.saturating_mul(1_000_000);
-                    let was = Grant { opened: track.opened, weight: saved.weight, idle, tally: Tally::NONE };
-                    let grant = judge(&key, &was)?;
-                    let live = saved.idle_ms.saturating_mul(1_000_000) < track.timeout(grant.idle);
-                    live.then(|| (key, grant, track, (before(saved.age_ms), before(saved.idle_ms))))
-                })
-                .collect();
-            let mut table = self.write();
-            for (key, grant, track, times) in wanted {
-                let hash = key.hash(self.seed);
-                if table.restore(&self.slots, now, (hash, key), grant, track, times) {
-                    self.present(hash);
-                    restored += 1;
-                }
-            }
-        }
-        restored
     }
 
     /// How many sessions there are, with those that have expired and were not removed yet.
