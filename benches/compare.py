@@ -25,7 +25,7 @@ ROWS = {
     "policy-miss": Row(miss.row_miss, "µs", [TURNPIKE], more=False, limits={None: 3.0}, also={"first_stateful_ns": 3000.0}),
     "policy-replace": Row(changes.row_replace, "ms p99", [TURNPIKE], more=False, limits={None: 1.0}, also={"dip_percent": 5.0}),
     "policy-apply": Row(changes.row_apply, "s", [TURNPIKE], more=False, limits={None: 2.0}),
-    "migration": Row(migration.row_move, "ms", [TURNPIKE, OVS], more=False, limits={None: 5.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
+    "migration": Row(migration.row_move, "ms", [TURNPIKE, BRIDGE, OVS], more=False, limits={None: 5.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
                      tail={"value": 10.0}, guests=True),
     "migration-restart": Row(migration.row_restart, "ms", [TURNPIKE], more=False, limits={None: 50.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
                              tail={"value": 250.0}, guests=True),

@@ -1,18 +1,47 @@
 """Live migration of a guest under traffic, and the switch replaced by its successor while guests run: how long the network is away, and
 what is lost. One run is one move, or one replacement; `--runs 30` for figures that have a 99th percentile."""
 import time
-from lab import fleet, moves, net
+from dataclasses import dataclass
+from lab import fleet, host, moves, net
 from lab.host import LabError
-from . import OVS, options
+from . import BRIDGE, OVS, options
 
 
+@dataclass
 class _Side:
-    """Where the guest's card is, in terms of `lab.fleet.Host`."""
+    """One end of a move, in terms of `lab.fleet.Host`."""
 
-    def __init__(self, ovs, name, peer, address):
-        self.name, self.peer, self.address, self.server = name, peer, address, True
-        self.socket = ovs.directory / f"{name}.sock"
-        ovs.port(name, self.socket)
+    name: str
+    peer: net.Namespace
+    card: dict
+    address: str = "10.0.0.51"
+
+
+class BridgeFleet:
+    """A Linux bridge with a TAP for either QEMU of a move, whose own code is the card: how long a guest takes to wake by itself."""
+
+    def __init__(self):
+        bridge, peer = net.Bridge(), net.Namespace()
+        host.sh("ip", "link", "set", peer.veth("10.0.0.51/24"), "master", bridge.name)
+        peer.run("sysctl -q net.ipv6.conf.eth0.disable_ipv6=1")
+        self.hosts = [_Side(name, peer, {"tap": bridge.tap()}) for name in ("here", "there")]
+        self.mover = None
+
+    def boot(self, **wanted):
+        """Boot the guest, with the longest ring that this kind of card may have."""
+        fleet.Fleet.boot(self, **wanted, device="")
+
+    def freeze(self):
+        """The guest stands still."""
+        self.mover.guest.freeze()
+
+    def thaw(self):
+        """It goes on."""
+        self.mover.guest.thaw()
+
+    def close(self):
+        """Stop it."""
+        self.mover.close()
 
 
 class OvsFleet:
@@ -24,8 +53,13 @@ class OvsFleet:
         # OVS without TSO passes checksums on as they are.
         peer.run("ethtool -K eth0 tx off; sysctl -q net.ipv6.conf.eth0.disable_ipv6=1")
         self.ovs.vsctl("--timeout=30", "add-port", "br0", wire)
-        self.hosts = [_Side(self.ovs, name, peer, "10.0.0.51") for name in ("here", "there")]
+        self.hosts = [_Side(name, peer, {"socket": self._port(name), "server": True}) for name in ("here", "there")]
         self.mover = None
+
+    def _port(self, name):
+        path = self.ovs.directory / f"{name}.sock"
+        self.ovs.port(name, path)
+        return path
 
     boot = fleet.Fleet.boot
 
@@ -63,14 +97,14 @@ class TurnpikeFleet(fleet.Fleet):
 
 
 def row_move(contenders, seconds):
-    """ms from the moment QEMU lets a moved guest run until its rings run (of OVS: until it answers), 1 kHz both ways meanwhile"""
+    """ms from the moment QEMU lets a moved guest run until its rings run (of others: until it answers), 1 kHz both ways meanwhile"""
     if options["qemu"].version < (10, 0):
         raise LabError(f"{options['qemu']} carries no device state; version 10 is needed")
     made = {}
 
     def run(contender):
         if contender not in made:
-            made[contender] = OvsFleet() if contender == OVS else TurnpikeFleet()
+            made[contender] = {OVS: OvsFleet, BRIDGE: BridgeFleet}.get(contender, TurnpikeFleet)()
             made[contender].boot(qemu=options["qemu"])
         else:
             made[contender].thaw()

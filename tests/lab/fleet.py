@@ -18,7 +18,6 @@ class Host:
 
     def __init__(self, fleet, number, wire, options, serve):
         self.name, self.address = f"host{number}", f"10.0.0.{50 + number}"
-        self.server = False  # whether QEMU listens and the switch connects
         self.namespace, self.peer = net.Namespace(), net.Namespace()
         sh("ip", "link", "set", wire, "netns", self.namespace.name)
         self.wire = wire
@@ -31,7 +30,7 @@ class Host:
         self.namespace.run(f"ip link set {self.tap} netns {self.peer.name}")
         # No addresses of IPv6: its multicast would add frames to counts.
         self.peer.run(f"sysctl -q net.ipv6.conf.{self.tap}.disable_ipv6=1; ip addr add {self.address}/24 dev {self.tap}; ip link set {self.tap} up")
-        self.socket = self.switch.port("guest", "--mac", MAC, *options)
+        self.card = {"socket": self.switch.port("guest", "--mac", MAC, *options)}  # where the guest's card is, in words of `guest.Guest`
 
 
 class Fleet:
@@ -106,7 +105,7 @@ class Mover:
         self.fleet, self.ip, self.name = fleet, IP, "guest"
         self.options = {"mac": MAC, "initrd": image.with_tools(prober.binary()), "device": "rx_queue_size=1024", "nice": AHEAD, **options}
         self.at = fleet.hosts[0]
-        self.guest = guest.Guest("guest", f"{IP}/24", socket=self.at.socket, server=self.at.server, **self.options)
+        self.guest = guest.Guest("guest", f"{IP}/24", **self.at.card, **self.options)
         self.guest.ready()
 
     def run(self, command, **options):
@@ -125,7 +124,7 @@ class Mover:
         """A QEMU on the other host that waits for the guest, and the path it listens on."""
         path = host.work() / f"move{next(_serial)}.sock"
         to = to or self.other()
-        waiting = guest.Guest("guest", f"{IP}/24", socket=to.socket, server=to.server, incoming=path, **{**self.options, **options})
+        waiting = guest.Guest("guest", f"{IP}/24", **to.card, incoming=path, **{**self.options, **options})
         waiting.attach()
         for g in (self.guest, waiting):
             # The source must hear from the destination that it runs before it forgets the guest.
