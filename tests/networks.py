@@ -234,10 +234,7 @@ def promiscuity_of_the_device_ends_with_the_uplink():
 
 @test
 def switch_ends_cleanly():
-    s = world()["switch"]
-    must((code := s.close()) == 0, f"SIGTERM ended it with {code}")
-    log = s.log_path.read_text(errors="replace")
-    must("panicked" not in log, f"a thread panicked: {log[-800:]}")
+    world()["switch"].must_end_cleanly()
 
 
 suite.run()

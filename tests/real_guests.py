@@ -387,12 +387,7 @@ import guest_policy  # noqa: E402, F401  # its tests come before the last one
 
 @test
 def switch_ends_cleanly():
-    s = the_switch()
-    code = s.close()
-    must(code == 0, f"SIGTERM ended it with {code}")
-    log = s.log_path.read_text(errors="replace")
-    must("panicked" not in log, f"a thread panicked: {log[log.find('panicked') - 200:][:600]}")
-    must(not s.api.exists(), "the API socket is still there")
+    the_switch().must_end_cleanly()
 
 
 suite.run(world.reset_all)

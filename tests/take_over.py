@@ -93,12 +93,7 @@ def s20_7_a_crash_keeps_policy_and_meters():
 
 @test
 def the_last_of_the_switches_ends_cleanly():
-    s = the_switch()
-    code = s.close()
-    must(code == 0, f"SIGTERM ended it with {code}")
-    log = s.log_path.read_text(errors="replace")
-    must("panicked" not in log, f"a thread panicked: {log[log.find('panicked') - 200:][:600]}")
-    must(not s.api.exists(), "the API socket is still there")
+    the_switch().must_end_cleanly()
 
 
 suite.run(world.reset_all)

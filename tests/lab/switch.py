@@ -129,6 +129,16 @@ class Turnpike:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def must_end_cleanly(self):
+        """End it, and fail if it does not end as it should or a thread had panicked."""
+        code, log = self.close(), self.log_path.read_text(errors="replace")
+        if code:
+            raise LabError(f"SIGTERM ended it with {code}")
+        if "panicked" in log:
+            raise LabError(f"a thread panicked: {log[log.find('panicked') - 200:][:600]}")
+        if self.api.exists():
+            raise LabError("the API socket is still there")
+
     def close(self, timeout=10):
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGCONT)

@@ -64,7 +64,7 @@ impl Departure {
     }
 }
 
-/// What became of a port since somebody looked.
+/// How the network is told where a guest is that has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// The port whose guest has arrived.
