@@ -199,6 +199,26 @@ impl Delivery {
         group: u64,
         blocked: &mut Blocked,
     ) -> u64 {
+        let (finished, again) = self.deliver_now(context, burst, port, pair, group, blocked);
+        if again == 0 {
+            return finished;
+        }
+        // Its ring was restarted on other memory just now. Twice within one delivery is nothing that has to be waited for.
+        let (then, late) = self.deliver_now(context, burst, port, pair, again, blocked);
+        drop_all(context, burst, port.spec.id, late, DropReason::ReceiverNotRunning);
+        finished | then | late
+    }
+
+    /// Delivers to one queue pair. Returns what is finished, and what found the ring standing still although it runs again by now.
+    fn deliver_now(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        port: &GuestPort,
+        pair: usize,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> (u64, u64) {
         let id = port.spec.id;
         let queue = &port.queues[2 * pair];
         let receives = port.receives();
@@ -271,15 +291,18 @@ impl Delivery {
         if let Some(error) = broken {
             port.stop_queue(queue, &error);
             drop_all(context, burst, id, group & !finished, DropReason::ReceiverNotRunning);
-            return group;
+            return (group, 0);
         }
         if late != 0 && context.errand != Errand::Held {
-            // It stopped this instant. If another queue runs, the guest has closed this one.
-            let (held, left, _) = self.hold(context, burst, port, late);
+            // It stopped this instant, and may have started again since. If only another queue runs, the guest has closed this one.
+            let (held, left, live) = self.hold(context, burst, port, late);
+            if live >> pair & 1 != 0 {
+                return (finished | held, left);
+            }
             drop_all(context, burst, id, left, DropReason::ReceiverNotRunning);
             finished |= held | left;
         }
-        finished
+        (finished, 0)
     }
 
     /// Completes or segments a frame in software and puts the result; all of its segments or none.

@@ -160,11 +160,11 @@ fn s20_6_a_steady_stream_survives_any_number_of_stops() {
 fn s20_6_no_frame_is_lost_while_memory_is_added() {
     let (rig, a, mut b) = pair(Policy::default());
     let mut stream = Stream::new(a);
-    for index in 0..25 {
+    for index in 0..60 {
         b.memory.add(Region::new(0x1_0000_0000 + index * 0x10_0000, 0x10_0000, 0));
         let region = b.memory.with_regions(|list| list.last().unwrap().info());
         b.vhost().add_mem_region(&region).unwrap();
-        stream.read(&mut b, Duration::from_millis(4));
+        stream.read(&mut b, Duration::from_millis(2));
     }
     stream.end(&mut b);
     assert_eq!(rig.all_dropped(2), 0);
