@@ -13,6 +13,7 @@ pub mod flow;
 mod forward;
 pub mod frame;
 mod hash;
+pub mod nv;
 pub mod pipeline;
 pub mod port;
 pub mod refusal;

@@ -64,6 +64,32 @@ drop_reasons! {
         "The port that has the destination address is in the same primary VLAN, but private VLAN rules keep the two apart.";
     VsidMismatch = "vsid-mismatch",
         "The port that has the destination address is in another virtual subnet.";
+    NvSourceUnknown = "nv-source-unknown",
+        "No lookup record says where the source address of the customer's packet is, or it names another MAC address.";
+    NvDestinationUnknown = "nv-destination-unknown",
+        "No lookup record says where the destination (or next hop) of the customer's packet is.";
+    NvNoRoute = "nv-no-route",
+        "The customer network has no subnet and no route for the destination.";
+    NvEthertype = "nv-ethertype",
+        "In a virtual subnet there is only IPv4, IPv6 and ARP, without a VLAN tag.";
+    NvMethodMismatch = "nv-method-mismatch",
+        "The packet came in another encapsulation, or the two records name different ones.";
+    NvSourceSpoofed = "nv-source-spoofed",
+        "The packet came from a provider address, or with a customer or MAC address, that its source's record does not name.";
+    NvNotHere = "nv-not-here",
+        "The packet was sent to this host, but its destination's record names another one.";
+    NvMalformed = "nv-malformed",
+        "The tunnel's header is not what its standard allows, its VSID is none, or the frame in it has a VLAN tag.";
+    NvCongestion = "nv-congestion",
+        "The tunnel's packet was marked as congested on its way, and the packet in it does not know such marks (RFC 6040).";
+    NvTtlExpired = "nv-ttl-expired",
+        "The packet's TTL or hop limit ended at the customer network's router.";
+    NvForRouter = "nv-for-router",
+        "The packet is for the customer network's router itself, which answers ARP, neighbour discovery and echo only.";
+    ProviderUnreachable = "provider-unreachable",
+        "No provider address of this host reaches the other host, or its next hop does not answer.";
+    ProviderSpoofed = "provider-spoofed",
+        "A port that is in a provider address's network used that address as its own.";
     MalformedPacket = "malformed-packet",
         "A header that policy has to look at is cut off, contradicts itself, is not within the first 192 bytes, or is behind a third VLAN tag or LLC/SNAP.";
     BadFragment = "bad-fragment",

@@ -1,0 +1,58 @@
+//! What network virtualization found out about a frame: where it came from, and what is done with it beside its verdict.
+
+use std::net::IpAddr;
+
+use super::model::Encap;
+use crate::Mac;
+
+/// A provider address's number in this switch's table of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct PaId(pub u32);
+
+/// Out of which tunnel a frame came. Its Ethernet header is that of the customer's frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ingress {
+    /// How it was carried.
+    pub encap: Encap,
+    /// The virtual subnet it was sent in; not yet compared with anything.
+    pub vsid: u32,
+    /// Outer source address, which claims to be the sending host's.
+    pub src: IpAddr,
+    /// Outer destination address, one of this host's.
+    pub dst: IpAddr,
+}
+
+/// What changes in a customer's packet that is routed, or that goes by its destination's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rewrite {
+    /// The destination address in the Ethernet header.
+    pub dst: Mac,
+    /// The source address in the Ethernet header.
+    pub src: Mac,
+    /// Whether the packet was routed: its TTL or hop limit becomes one less.
+    pub hop: bool,
+}
+
+/// The tunnel that a frame goes into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// How it is carried.
+    pub encap: Encap,
+    /// The virtual subnet of its destination.
+    pub vsid: u32,
+    /// Outer source address.
+    pub src: PaId,
+    /// Outer destination address.
+    pub dst: PaId,
+}
+
+/// What is done with a frame on its way beside its verdict. The default is nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Overlay {
+    /// Changes of the customer's packet itself.
+    pub rewrite: Option<Rewrite>,
+    /// It goes to another host; its receiver is the uplink.
+    pub tunnel: Option<Tunnel>,
+    /// A flooded frame goes to the other hosts of its virtual subnet, too.
+    pub replicate: bool,
+}
