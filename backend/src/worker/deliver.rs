@@ -7,12 +7,14 @@ use std::sync::Arc;
 use vswitch::flow::Forwarder;
 use vswitch::frame::offload::{Offload, Treatment};
 use vswitch::frame::segment::Segmenter;
+use vswitch::nv::model::Encap;
 use vswitch::port::mtu;
 use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId};
 
 use super::bill::Plans;
 use super::counters::Counters;
+use super::overlay::Customers;
 use super::steer::queue_pair;
 use super::{LinkPort, Port, Shared, View};
 use crate::guest::GuestPort;
@@ -49,6 +51,14 @@ pub(super) enum Errand {
     Held,
 }
 
+/// Why a link did not take a frame.
+pub(super) enum Obstacle {
+    /// The link itself says so.
+    Link(LinkError),
+    /// It was not given to the link.
+    Drop(DropReason),
+}
+
 /// Receivers that had no room, so that the worker knows what to wait for.
 #[derive(Default)]
 pub(super) struct Blocked {
@@ -77,9 +87,11 @@ pub(super) struct Delivery {
     /// What frames were that have another tag now.
     pub(super) before: Box<[Option<Untagged>]>,
     pub(super) linear: Vec<u8>,
-    segment: Box<[u8]>,
+    pub(super) segment: Box<[u8]>,
     /// Held frames under way.
     pub(super) held: Vec<Held>,
+    /// What concerns customers' networks.
+    pub(super) customers: Customers,
 }
 
 /// What all functions of one burst need.
@@ -103,6 +115,7 @@ impl Delivery {
             linear: Vec::with_capacity(SCRATCH),
             segment: vec![0; SCRATCH].into_boxed_slice(),
             held: Vec::new(),
+            customers: Customers::default(),
         }
     }
 
@@ -356,27 +369,27 @@ impl Delivery {
         for index in bits(group) {
             let frame = &burst.frames[index];
             let cost = frame.offload.wire(frame.len);
-            let reason = match self.send(burst, index, port) {
-                Ok(Sent::Done) => {
+            let sent = match self.plans.overlay(index).tunnel {
+                Some(tunnel) if tunnel.encap != Encap::Rewrite => {
+                    self.send_through(context, burst, index, port, &tunnel)
+                }
+                _ => self.send(burst, index, port).map(|sent| (sent, cost)).map_err(Obstacle::Link),
+            };
+            let reason = match sent {
+                Ok((Sent::Done, cost)) => {
                     packets += cost.0;
                     bytes += cost.1;
                     bill.add(&self.plans, context.counters, index, cost);
                     finished |= 1 << index;
                     continue;
                 }
-                Ok(Sent::Full) if context.patience == Patience::Wait => {
+                Ok((Sent::Full, _)) if context.patience == Patience::Wait => {
                     blocked.link = true;
                     break;
                 }
-                Ok(Sent::Full) => DropReason::ReceiverFull,
-                Err(LinkError::TooLong { .. }) => DropReason::MtuExceeded,
-                Err(LinkError::BadFrame { .. } | LinkError::TooManyPieces { .. }) => DropReason::BadOffload,
-                Err(LinkError::BadMemory { .. }) => DropReason::MalformedDescriptor,
-                Err(LinkError::Gone { .. }) => {
-                    port.stop(context.shared);
-                    DropReason::ReceiverNotRunning
-                }
-                Err(_) => DropReason::ReceiverNotRunning,
+                Ok((Sent::Full, _)) => DropReason::ReceiverFull,
+                Err(Obstacle::Drop(reason)) => reason,
+                Err(Obstacle::Link(error)) => link_reason(context, port, &error),
             };
             context.counters.in_drop(id, reason, cost.0);
             finished |= 1 << index;
@@ -399,6 +412,20 @@ impl Delivery {
             *piece = Piece::new(span.ptr, span.len as usize);
         }
         port.link.send(&header, frame.head(), &pieces[..rest.len()])
+    }
+}
+
+/// Why a frame that a link refused is dropped.
+fn link_reason(context: &Context<'_>, port: &LinkPort, error: &LinkError) -> DropReason {
+    match error {
+        LinkError::TooLong { .. } => DropReason::MtuExceeded,
+        LinkError::BadFrame { .. } | LinkError::TooManyPieces { .. } => DropReason::BadOffload,
+        LinkError::BadMemory { .. } => DropReason::MalformedDescriptor,
+        LinkError::Gone { .. } => {
+            port.stop(context.shared);
+            DropReason::ReceiverNotRunning
+        }
+        _ => DropReason::ReceiverNotRunning,
     }
 }
 

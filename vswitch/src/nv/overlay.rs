@@ -56,3 +56,8 @@ pub struct Overlay {
     /// A flooded frame goes to the other hosts of its virtual subnet, too.
     pub replicate: bool,
 }
+
+impl Overlay {
+    /// Nothing is done.
+    pub const NONE: Self = Self { rewrite: None, tunnel: None, replicate: false };
+}
