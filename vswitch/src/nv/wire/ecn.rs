@@ -1,7 +1,7 @@
 //! Congestion marks where a packet enters and leaves a tunnel (RFC 6040).
 //!
 //! Going in, the outer header gets the inner one's mark (normal mode, section 4.1): [`Template::emit`](super::Template::emit). Coming out, the
-//! inner header gets what both together say (section 4.2): [`leave`].
+//! inner header gets what both together say (section 4.2): [`arrive`].
 
 use crate::frame::checksum;
 use crate::frame::ethernet::{Ethernet, ethertype};
@@ -41,7 +41,7 @@ pub const fn decapsulate(outer: u8, inner: u8) -> Result<u8, Congestion> {
 
 /// Gives a packet that leaves a tunnel the mark that it needs. `head` is the inner frame's beginning. What is not IP understands no marks.
 #[inline]
-pub fn leave(outer: u8, head: &mut [u8]) -> Result<(), Congestion> {
+pub fn arrive(head: &mut [u8], outer: u8) -> Result<(), Congestion> {
     let inner = super::tos(head) & MASK;
     let new = decapsulate(outer, inner)?;
     if new != inner {

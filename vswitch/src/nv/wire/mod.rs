@@ -25,6 +25,11 @@ pub use flow::{entropy, tos};
 pub use open::{Malformed, Tunnelled, open};
 pub use outer::{OUTER_MAX, Outer, Template, overhead};
 
+use crate::frame::ethernet::HEADER_LEN;
+
+/// Bytes of an Ethernet header without a tag, which is all that the MTU does not count.
+pub const ETHERNET: u32 = HEADER_LEN as u32;
+
 /// GRE's and VXLAN's header, and UDP's.
 const TUNNEL_HEADER: usize = 8;
 
