@@ -10,6 +10,7 @@ mod counters;
 mod deliver;
 mod forward;
 mod held;
+mod join;
 mod outward;
 mod overlay;
 mod poll;

@@ -16,6 +16,7 @@ use vswitch::trace::DropReason;
 use vswitch::{Nanos, PortId};
 
 use super::deliver::{Blocked, Context, Delivery, Errand, Patience, own_frame};
+use super::join::Joining;
 use super::outward::Run;
 use super::{Shared, View};
 use crate::guest::burst::{BURST, Burst, Untagged};
@@ -29,6 +30,8 @@ pub(super) struct Customers {
     /// Frames that came out of a tunnel.
     tunnelled: u64,
     ingress: Box<[Option<Ingress>]>,
+    /// Segments that go on as one frame.
+    pub(super) joining: Joining,
     /// What goes back to the sender of the burst.
     answers: Vec<Vec<u8>>,
     answer: Box<Burst>,
@@ -41,6 +44,7 @@ impl Default for Customers {
         Self {
             tunnelled: 0,
             ingress: vec![None; BURST].into_boxed_slice(),
+            joining: Joining::default(),
             answers: Vec::new(),
             answer: Box::default(),
             replicas: Vec::new(),
@@ -52,6 +56,7 @@ impl Customers {
     /// Begins a burst.
     pub(super) fn clear(&mut self) {
         self.tunnelled = 0;
+        self.joining.clear();
     }
 
     /// Out of which tunnel a frame came.
@@ -89,7 +94,7 @@ impl Delivery {
             let frame = &mut burst.frames[index];
             frame.header = uncovered(&frame.header, opened.strip);
             if let Some(outer) = opened.ecn {
-                wire::ecn::leave(outer, frame.head_mut()).map_err(|_| DropReason::NvCongestion)?;
+                wire::ecn::arrive(frame.head_mut(), outer).map_err(|_| DropReason::NvCongestion)?;
             }
             if let Some(customer) = opened.rewrite {
                 // A link may leave to us whatever it likes.

@@ -9,6 +9,7 @@ mod flow_policy;
 mod guards;
 mod headers;
 mod hostile_bytes;
+mod joining;
 mod limits;
 mod offload_header;
 mod packets;
