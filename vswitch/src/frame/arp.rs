@@ -18,7 +18,7 @@ pub mod op {
 }
 
 /// Protocol type IPv4, address lengths 6 and 4.
-const KIND: [u8; 4] = [8, 0, 6, 4];
+pub(crate) const KIND: [u8; 4] = [8, 0, 6, 4];
 
 /// Hardware type Ethernet.
 pub const ETHERNET: u16 = 1;

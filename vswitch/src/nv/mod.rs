@@ -7,5 +7,7 @@
 //! Two kinds of policy, because they change at different rates. Networks, subnets, routes, providers and gateways are few and are part of the
 //! compiled [`crate::snapshot::Snapshot`]. Lookup records are up to a million and change all the time; they are in a table of their own in
 //! [`crate::state::State`], and a decision that was made with a record is good for as long as that record is what it was.
+pub mod answer;
 pub mod model;
 pub mod overlay;
+pub mod wire;
