@@ -7,7 +7,6 @@ use std::sync::Arc;
 use vswitch::flow::Forwarder;
 use vswitch::frame::offload::{Offload, Treatment};
 use vswitch::frame::segment::Segmenter;
-use vswitch::nv::model::Encap;
 use vswitch::port::mtu;
 use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId};
@@ -24,7 +23,7 @@ use crate::guest::memory::Span;
 use crate::guest::ring::receive::Put;
 use crate::guest::ring::split::SplitRing;
 use crate::guest::ring::{Queue, RingError};
-use crate::link::{LinkError, MAX_PIECES, Piece, Sent};
+use crate::link::outbox::Outbox;
 
 /// Longest frame that is handled in software, and room for its segments.
 const SCRATCH: usize = 128 * 1024;
@@ -49,14 +48,6 @@ pub(super) enum Errand {
     Mirror,
     /// To its receiver, which was not there when it came.
     Held,
-}
-
-/// Why a link did not take a frame.
-pub(super) enum Obstacle {
-    /// The link itself says so.
-    Link(LinkError),
-    /// It was not given to the link.
-    Drop(DropReason),
 }
 
 /// Receivers that had no room, so that the worker knows what to wait for.
@@ -90,6 +81,8 @@ pub(super) struct Delivery {
     pub(super) segment: Box<[u8]>,
     /// Held frames under way.
     pub(super) held: Vec<Held>,
+    /// Frames that are gathered for a link.
+    pub(super) outbox: Outbox,
     /// What concerns customers' networks.
     pub(super) customers: Customers,
 }
@@ -115,6 +108,7 @@ impl Delivery {
             linear: Vec::with_capacity(SCRATCH),
             segment: vec![0; SCRATCH].into_boxed_slice(),
             held: Vec::new(),
+            outbox: Outbox::default(),
             customers: Customers::default(),
         }
     }
@@ -352,80 +346,6 @@ impl Delivery {
                 Ok(Put::Done)
             }
         }
-    }
-
-    fn deliver_to_link(
-        &mut self,
-        context: &Context<'_>,
-        burst: &Burst,
-        port: &LinkPort,
-        group: u64,
-        blocked: &mut Blocked,
-    ) -> u64 {
-        let id = port.id;
-        let mut finished = 0;
-        let (mut packets, mut bytes) = (0, 0);
-        let mut bill = self.plans.bill(group, Direction::In);
-        for index in bits(group) {
-            let frame = &burst.frames[index];
-            let cost = frame.offload.wire(frame.len);
-            let sent = match self.plans.overlay(index).tunnel {
-                Some(tunnel) if tunnel.encap != Encap::Rewrite => {
-                    self.send_through(context, burst, index, port, &tunnel)
-                }
-                _ => self.send(burst, index, port).map(|sent| (sent, cost)).map_err(Obstacle::Link),
-            };
-            let reason = match sent {
-                Ok((Sent::Done, cost)) => {
-                    packets += cost.0;
-                    bytes += cost.1;
-                    bill.add(&self.plans, context.counters, index, cost);
-                    finished |= 1 << index;
-                    continue;
-                }
-                Ok((Sent::Full, _)) if context.patience == Patience::Wait => {
-                    blocked.link = true;
-                    break;
-                }
-                Ok((Sent::Full, _)) => DropReason::ReceiverFull,
-                Err(Obstacle::Drop(reason)) => reason,
-                Err(Obstacle::Link(error)) => link_reason(context, port, &error),
-            };
-            context.counters.in_drop(id, reason, cost.0);
-            finished |= 1 << index;
-        }
-        context.counters.received(id, packets, bytes);
-        bill.pay(context.counters, (packets, bytes));
-        finished
-    }
-
-    fn send(&mut self, burst: &Burst, index: usize, port: &LinkPort) -> Result<Sent, LinkError> {
-        let frame = &burst.frames[index];
-        let header = frame.offload.header(0).emit();
-        let rest = burst.rest(index);
-        if rest.len() > MAX_PIECES {
-            burst.linearise(index, &mut self.linear);
-            return port.link.send(&header, &self.linear, &[]);
-        }
-        let mut pieces = [Piece::of(&[]); MAX_PIECES];
-        for (piece, span) in pieces.iter_mut().zip(rest) {
-            *piece = Piece::new(span.ptr, span.len as usize);
-        }
-        port.link.send(&header, frame.head(), &pieces[..rest.len()])
-    }
-}
-
-/// Why a frame that a link refused is dropped.
-fn link_reason(context: &Context<'_>, port: &LinkPort, error: &LinkError) -> DropReason {
-    match error {
-        LinkError::TooLong { .. } => DropReason::MtuExceeded,
-        LinkError::BadFrame { .. } | LinkError::TooManyPieces { .. } => DropReason::BadOffload,
-        LinkError::BadMemory { .. } => DropReason::MalformedDescriptor,
-        LinkError::Gone { .. } => {
-            port.stop(context.shared);
-            DropReason::ReceiverNotRunning
-        }
-        _ => DropReason::ReceiverNotRunning,
     }
 }
 

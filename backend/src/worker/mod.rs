@@ -10,6 +10,7 @@ mod counters;
 mod deliver;
 mod forward;
 mod held;
+mod outward;
 mod overlay;
 mod poll;
 mod sleep;

@@ -5,7 +5,7 @@
 //! rest: checksums can be completed anywhere in a frame, segments cannot be cut there. So such frames are segmented here, each segment
 //! with headers of its own.
 
-use vswitch::frame::offload::{NetHeader, Offload};
+use vswitch::frame::offload::{GuestOffloads, NetHeader, Offload};
 use vswitch::frame::segment::Segmenter;
 use vswitch::frame::tag::Tagging;
 use vswitch::nv::model::Encap;
@@ -15,10 +15,11 @@ use vswitch::port::mtu;
 use vswitch::trace::DropReason;
 use vswitch::{Nanos, PortId};
 
-use super::deliver::{Blocked, Context, Delivery, Errand, Obstacle, Patience, own_frame};
-use super::{LinkPort, Shared, View};
+use super::deliver::{Blocked, Context, Delivery, Errand, Patience, own_frame};
+use super::outward::Run;
+use super::{Shared, View};
 use crate::guest::burst::{BURST, Burst, Untagged};
-use crate::link::{MAX_PIECES, Piece, Sent};
+use crate::link::Piece;
 
 /// Answers to the frames of one burst that are kept until its end, at most.
 const MAX_ANSWERS: usize = BURST;
@@ -88,10 +89,13 @@ impl Delivery {
             let frame = &mut burst.frames[index];
             frame.header = uncovered(&frame.header, opened.strip);
             if let Some(outer) = opened.ecn {
-                wire::ecn::arrive(frame.head_mut(), outer).map_err(|_| DropReason::NvCongestion)?;
+                wire::ecn::leave(outer, frame.head_mut()).map_err(|_| DropReason::NvCongestion)?;
             }
             if let Some(customer) = opened.rewrite {
-                customer.apply(frame.head_mut())?;
+                // A link may leave to us whatever it likes.
+                let asked = frame.header.check(frame.head(), frame.len, GuestOffloads::ALL);
+                let offload = asked.map_err(|_| DropReason::BadOffload)?;
+                customer.apply(frame.head_mut(), &offload)?;
             }
             Ok(opened.ingress)
         });
@@ -114,7 +118,7 @@ impl Delivery {
         if overlay == Overlay::default() {
             return Ok(frame.retag(tagging));
         }
-        let before = frame.keep();
+        let (before, offload) = (frame.keep(), frame.offload);
         let result = (|| {
             if let Some(rewrite) = overlay.rewrite {
                 wire::rewrite::macs(frame.head_mut(), rewrite.dst, rewrite.src);
@@ -125,7 +129,7 @@ impl Delivery {
             match overlay.tunnel {
                 Some(tunnel) if tunnel.encap == Encap::Rewrite => {
                     let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
-                    nv::readdress(snapshot, state, &tunnel, frame.head_mut())
+                    nv::readdress(snapshot, state, &tunnel, frame.head_mut(), &offload)
                 }
                 // The outer frame has the provider's tag.
                 Some(_) => Ok(Tagging::Keep),
@@ -144,67 +148,92 @@ impl Delivery {
         }
     }
 
-    /// Sends a frame into a tunnel. Returns what became of it, and the packets and bytes it was on the wire.
-    pub(super) fn send_through(
-        &mut self,
-        context: &Context<'_>,
-        burst: &Burst,
-        index: usize,
-        port: &LinkPort,
-        tunnel: &Tunnel,
-    ) -> Result<(Sent, (u64, u64)), Obstacle> {
-        let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
+    /// Puts a frame, or the segments it stands for, into the outbox behind the outer headers of its tunnel.
+    pub(super) fn gather_through(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, tunnel: &Tunnel) {
+        let (snapshot, state) = (&run.context.view.snapshot, &run.context.shared.state);
         let frame = &burst.frames[index];
-        let overhead = nv::overhead(snapshot, tunnel);
+        let overhead = nv::overhead(snapshot, state, tunnel);
         // The outer Ethernet header does not count, the inner one does.
-        let limit = port.mtu.saturating_sub(overhead.saturating_sub(wire::ETHERNET) as u16);
-        if mtu::check(limit.saturating_sub(wire::ETHERNET as u16), frame.head(), frame.len, &frame.offload).is_err() {
-            self.answer_too_big(context, burst, index, limit.saturating_sub(wire::ETHERNET as u16));
-            return Err(Obstacle::Drop(DropReason::MtuExceeded));
-        }
+        let limit = u32::from(run.port.mtu).saturating_sub(overhead) as u16;
         let (packets, bytes) = frame.offload.wire(frame.len);
-        let cost = (packets, bytes + packets * u64::from(overhead));
+        if mtu::check(limit, frame.head(), frame.len, &frame.offload).is_err() {
+            self.answer_too_big(run.context, burst, index, limit);
+            run.drop(index, packets, DropReason::MtuExceeded);
+            return;
+        }
+        if matches!(frame.offload, Offload::Tcp { .. }) {
+            self.gather_segments(run, burst, index, tunnel);
+            return;
+        }
         let mut outer = [0; wire::OUTER_MAX];
-        if let Offload::Tcp { .. } = frame.offload {
-            burst.linearise(index, &mut self.linear);
-            let segments = Segmenter::new(&self.linear, &frame.offload).map_err(|_| Obstacle::Drop(DropReason::BadOffload))?;
-            let mut segments = segments.leave_checksums_open();
-            let mut sent = 0;
-            while let Some(len) = segments.next(&mut self.segment) {
-                let segment = &self.segment[..len];
-                let size = nv::encapsulate(snapshot, state, tunnel, segment, len as u32, &mut outer)
-                    .map_err(Obstacle::Drop)?;
-                let header = segments.segment_offload().moved(size as i16).header(0).emit();
-                match port.link.send(&header, &outer[..size], &[Piece::of(segment)]) {
-                    Ok(Sent::Done) => sent += 1,
-                    Ok(Sent::Full) if sent == 0 => return Ok((Sent::Full, cost)),
-                    Ok(Sent::Full) => {
-                        // Its sender's TCP notices; what has gone must not go again.
-                        context.counters.in_drop(port.id, DropReason::ReceiverFull, packets - sent);
-                        let part = cost.1 * sent / packets.max(1);
-                        return Ok((Sent::Done, (sent, part)));
-                    }
-                    Err(error) => return Err(Obstacle::Link(error)),
+        match nv::encapsulate(snapshot, state, tunnel, frame.head(), frame.len, &mut outer) {
+            Ok(size) => {
+                let header = frame.offload.moved(size as i16).header(0).emit();
+                self.gather(run, burst, index, header, &outer[..size], (packets, bytes + size as u64));
+            }
+            Err(reason) => run.drop(index, packets, reason),
+        }
+    }
+
+    /// The same for a frame that stands for many segments. They go together: once one has gone, those that find no room are lost, which
+    /// their sender's TCP notices; sending the frame again would double those that went.
+    fn gather_segments(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, tunnel: &Tunnel) {
+        let Context { view, shared, .. } = *run.context;
+        let frame = &burst.frames[index];
+        let (packets, _) = frame.offload.wire(frame.len);
+        // The buffers are used for one frame at a time.
+        self.hand_over(run);
+        if run.full {
+            return;
+        }
+        burst.linearise(index, &mut self.linear);
+        let linear = std::mem::take(&mut self.linear);
+        let mut scratch = std::mem::take(&mut self.segment);
+        let mut outer = [0; wire::OUTER_MAX];
+        let (mut at, mut gone) = (0, 0);
+        let mut segments = match Segmenter::new(&linear, &frame.offload) {
+            Ok(segments) => segments.leave_checksums_open(),
+            Err(_) => {
+                run.drop(index, packets, DropReason::BadOffload);
+                (self.linear, self.segment) = (linear, scratch);
+                return;
+            }
+        };
+        loop {
+            if self.outbox.is_full() || scratch.len() - at < segments.max_segment() {
+                gone += self.hand_over_part(run);
+                at = 0;
+                if run.full {
+                    break;
                 }
             }
-            return Ok((Sent::Done, cost));
-        }
-        let size = nv::encapsulate(snapshot, state, tunnel, frame.head(), frame.len, &mut outer)
-            .map_err(Obstacle::Drop)?;
-        let header = frame.offload.moved(size as i16).header(0).emit();
-        let rest = burst.rest(index);
-        let sent = if rest.len() < MAX_PIECES {
-            let mut pieces = [Piece::of(&[]); MAX_PIECES];
-            pieces[0] = Piece::of(frame.head());
-            for (piece, span) in pieces[1..].iter_mut().zip(rest) {
-                *piece = Piece::new(span.ptr, span.len as usize);
+            let Some(len) = segments.next(&mut scratch[at..]) else { break };
+            let segment = &scratch[at..at + len];
+            match nv::encapsulate(&view.snapshot, &shared.state, tunnel, segment, len as u32, &mut outer) {
+                Ok(size) => {
+                    let header = segments.segment_offload().moved(size as i16).header(0).emit();
+                    let piece = std::iter::once(Piece::of(segment));
+                    self.gathered(run, index, header, &outer[..size], piece, (1, (len + size) as u64));
+                }
+                Err(reason) => run.drop(index, 1, reason),
             }
-            port.link.send(&header, &outer[..size], &pieces[..=rest.len()])
-        } else {
-            burst.linearise(index, &mut self.linear);
-            port.link.send(&header, &outer[..size], &[Piece::of(&self.linear)])
-        };
-        sent.map(|sent| (sent, cost)).map_err(Obstacle::Link)
+            at += len;
+        }
+        if !run.full {
+            gone += self.hand_over_part(run);
+        }
+        if run.full && gone > 0 {
+            run.full = false;
+            run.drop(index, packets.saturating_sub(gone), DropReason::ReceiverFull);
+        }
+        (self.linear, self.segment) = (linear, scratch);
+    }
+
+    /// Hands over what is gathered; returns how many packets went.
+    fn hand_over_part(&mut self, run: &mut Run<'_>) -> u64 {
+        let before = run.packets;
+        self.hand_over(run);
+        run.packets - before
     }
 
     /// Sends copies of a flooded frame to the other hosts of its virtual subnet.
