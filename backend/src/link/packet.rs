@@ -20,7 +20,7 @@ use super::burst::{BURST, ETHERNET_HEADER, FRAME_AT, LinkBurst, MAX_FRAME, VLAN_
 use super::error::LinkError;
 use super::interface::{self, check};
 use super::outbox::Outbox;
-use super::{Gather, LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
+use super::{LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
 
 /// Bytes of the virtio-net header that the socket uses (`virtio_net_hdr`, without `num_buffers`).
 const SOCKET_HEADER: usize = 10;

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use super::{GSO_SIZE, GSO_TYPE, Packet, SOCKET_HEADER};
 use crate::link::burst::{ETHERNET_HEADER, MAX_FRAME};
 use crate::link::outbox::{self, Outbox};
-use crate::link::{Gather, LINK_HEADER, LinkError, Piece, Sent};
+use crate::link::{Gather, LINK_HEADER, Link, LinkError, Piece, Sent};
 
 impl Packet {
     /// See [`super::Link::send`].
@@ -69,7 +69,7 @@ impl Packet {
             // One frame, or one that cannot be sent with others: its answer tells everything.
             let Some(frame) = outbox.get(first) else { return Ok(0) };
             return self
-                .send(frame.header, frame.front, frame.pieces)
+                .send_one(frame.header, frame.front, frame.pieces)
                 .map(|sent| usize::from(sent == Sent::Done));
         }
         // SAFETY: `count` messages, whose vectors lie in an array that outlives the call and is not changed any more; the kernel only reads
