@@ -225,8 +225,13 @@ impl Delivery {
             }
             for index in bits(mirrored) {
                 let frame = &burst.frames[index];
-                let tagging =
-                    vswitch::pipeline::mirrored(&view.snapshot, from, monitor, frame.head(), frame.len);
+                let (head, len) = (frame.head(), frame.len);
+                let tagging = match self.customers.ingress(index) {
+                    None => vswitch::pipeline::mirrored(&view.snapshot, from, monitor, head, len),
+                    Some(ingress) => {
+                        vswitch::pipeline::mirrored_inner(&view.snapshot, ingress.vsid, from, monitor, head, len)
+                    }
+                };
                 let Some(tagging) = tagging else { continue };
                 let actions = Actions { tagging, ..Actions::default() };
                 let plan = self.plans.replace(index, actions, Overlay::NONE);
