@@ -345,8 +345,11 @@ mod tests {
     fn s14_10_the_router_is_the_lowest_host_of_the_prefix_unless_configured() {
         let mut with = subnet("blue", 5002, &["10.0.1.0/24"]);
         with.gateways = vec![[10, 0, 1, 254].into()];
-        let subnets =
-            [subnet("blue", 5001, &["10.0.0.0/24", "2001:db8:1::/64"]), with, subnet("blue", 5003, &["10.0.2.4/31"])];
+        let subnets = [
+            subnet("blue", 5001, &["10.0.0.0/24", "2001:db8:1::/64"]),
+            with,
+            subnet("blue", 5003, &["10.0.2.4/31"]),
+        ];
         let policy = Policy::new(&[network("blue", 1)], &subnets, &[], Vec::new(), &[]);
         let is = |text: &str| policy.is_router(NetworkId(0), text.parse().expect("an address"));
         assert!(is("10.0.0.1") && is("2001:db8:1::1") && is("10.0.1.254") && is("10.0.2.4"));

@@ -129,6 +129,12 @@ impl Records {
         self.table.find(&key(vsid, of)).map(|(handle, value)| (handle, view(&value)))
     }
 
+    /// What the record of a handle says now, if that is what it said.
+    pub(super) fn at(&self, handle: Handle) -> Option<(Handle, View)> {
+        let (current, _, value) = self.table.read(handle.index())?;
+        (current == handle).then(|| (current, view(&value)))
+    }
+
     /// Whether what was found with the handle still holds.
     #[inline]
     pub fn is_current(&self, handle: Handle) -> bool {
@@ -194,7 +200,9 @@ impl Records {
                 self.table.update(handle.index(), words(&new));
                 self.table.touch(handle.index(), now);
                 self.enter(&mut writer, record.vsid, of, &new, handle.index());
-                if new.moved != 0 && let Some((handle, _)) = self.table.find(&key) {
+                if new.moved != 0
+                    && let Some((handle, _)) = self.table.find(&key)
+                {
                     writer.moved.push_back((handle, now));
                 }
                 from.filter(|_| moved).map_or(Change::Changed, |from| Change::Moved { from })
@@ -222,11 +230,6 @@ impl Records {
     /// Forgets moves that are longer ago than [`GRACE`]. To be called every few seconds.
     pub fn age(&self, now: Nanos) {
         self.forget_moves(&mut self.lock(), now);
-    }
-
-    /// Notes that a record was of use.
-    pub(super) fn touch(&self, handle: Handle, now: Nanos) {
-        self.table.touch(handle.index(), now);
     }
 
     /// When a record was put in, changed or last of use.

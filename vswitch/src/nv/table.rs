@@ -77,7 +77,11 @@ impl Slot {
             return None;
         }
         let load = |words: &[AtomicU64; 3]| {
-            [words[0].load(Ordering::Relaxed), words[1].load(Ordering::Relaxed), words[2].load(Ordering::Relaxed)]
+            [
+                words[0].load(Ordering::Relaxed),
+                words[1].load(Ordering::Relaxed),
+                words[2].load(Ordering::Relaxed),
+            ]
         };
         let (key, value) = (load(&self.key), load(&self.value));
         fence(Ordering::Acquire);
