@@ -12,6 +12,7 @@ mod hostile_bytes;
 mod joining;
 mod limits;
 mod nv_wire;
+mod nv;
 mod offload_header;
 mod packets;
 mod presence;
