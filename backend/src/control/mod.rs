@@ -19,6 +19,7 @@ pub mod list;
 mod lists;
 pub mod meter;
 pub mod model;
+pub mod nv;
 pub mod path;
 pub mod rule;
 mod session;

@@ -3,6 +3,10 @@
 //! Every change is durable when its function returns. The file is locked for as long as it is open, so two switches cannot
 //! share a state directory. A file that cannot be read is a refusal at start; it is never repaired by forgetting.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod policy;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

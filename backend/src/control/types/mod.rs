@@ -8,6 +8,7 @@ mod explain;
 mod handover;
 mod lists;
 mod meter;
+mod nv;
 mod policy;
 mod session;
 
@@ -24,6 +25,9 @@ pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
 pub use self::handover::Imported;
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};
+pub use self::nv::{
+    GatewaySpec, NetworkSpec, NvDocument, ProviderSpec, RecordChange, RecordSpec, RouteSpec, SubnetSpec,
+};
 pub use self::policy::{LinkState, Policy, PolicyChange};
 pub use self::session::{Flushed, SessionView};
 

@@ -1,0 +1,5 @@
+//! Network virtualization as its operator knows it.
+
+pub mod check;
+pub mod object;
+pub mod objects;
