@@ -339,6 +339,18 @@ impl Dataplane {
         }
     }
 
+    /// Sends frames out of an uplink exactly as they are, with the tags they have. Exempt from policy and limits, and counted at the uplink
+    /// only. Dropped when too many wait.
+    pub fn send_out(&self, uplink: PortId, frames: Vec<Vec<u8>>) {
+        let owner = match lock(&self.served).get(&uplink).map(|served| &served.port) {
+            Some(Port::Link(link)) => link.owner,
+            _ => return,
+        };
+        if let Some(handle) = self.shared.handles().get(owner) {
+            handle.send_out(uplink, frames);
+        }
+    }
+
     fn with_guest<R>(&self, id: PortId, what: impl FnOnce(&GuestPort) -> R) -> Option<R> {
         let port = match &lock(&self.served).get(&id)?.port {
             Port::Guest(port) => Arc::clone(port),

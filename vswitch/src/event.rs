@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::DropReason;
 use crate::{Direction, Mac, PortId};
 
 /// Something an operator may want to know, with the objects it happened to. `kind` in JSON.
@@ -248,6 +249,74 @@ pub enum Event {
         peer: String,
         /// Why, in words.
         reason: String,
+    },
+    /// No lookup record or route says where a packet of a virtual subnet comes from or goes to.
+    NvLookupFailed {
+        /// The port that sent it.
+        port: PortId,
+        /// The virtual subnet that was asked.
+        vsid: u32,
+        /// The customer address that was asked for.
+        address: IpAddr,
+        /// What was not found.
+        reason: DropReason,
+    },
+    /// A guest uses a customer address that is another's by its lookup record.
+    NvConflict {
+        /// The port that sent it.
+        port: PortId,
+        /// The virtual subnet.
+        vsid: u32,
+        /// The customer address.
+        address: IpAddr,
+        /// The guest's MAC address.
+        mac: Mac,
+        /// The MAC address of the guest whose it is.
+        owner: Mac,
+    },
+    /// A customer address was learned from a guest.
+    NvLearned {
+        /// The port it is behind.
+        port: PortId,
+        /// The virtual subnet.
+        vsid: u32,
+        /// The customer address.
+        address: IpAddr,
+        /// The guest's MAC address.
+        mac: Mac,
+    },
+    /// A customer address that was learned from one guest is used by another, and is now that one's.
+    NvTaken {
+        /// The port it is behind.
+        port: PortId,
+        /// The virtual subnet.
+        vsid: u32,
+        /// The customer address.
+        address: IpAddr,
+        /// The MAC address of the guest that has it now.
+        mac: Mac,
+        /// The MAC address of the guest that had it.
+        from: Mac,
+    },
+    /// A tunnel's packet came from a host where its source is not, by its lookup record, or with another MAC address.
+    NvSpoofed {
+        /// The uplink.
+        port: PortId,
+        /// The virtual subnet.
+        vsid: u32,
+        /// The MAC address in the customer's frame.
+        mac: Mac,
+        /// The provider address it came from.
+        provider: IpAddr,
+    },
+    /// Somebody else on the physical network says that a provider address of this host is his.
+    ProviderDuplicate {
+        /// The uplink.
+        port: PortId,
+        /// The provider address.
+        address: IpAddr,
+        /// His MAC address.
+        mac: Mac,
     },
     /// The guest asks its peers to be told where it is (RARP sent on its behalf).
     Announced {

@@ -92,7 +92,7 @@ pub fn explain(
         steps: Vec::new(),
     };
     let mut destinations = match verdict {
-        Verdict::Drop(_) => Vec::new(),
+        Verdict::Drop(_) | Verdict::Answer => Vec::new(),
         Verdict::Refuse(reason, to) => vec![own(to, Some(reason))],
         Verdict::Unicast(to) => vec![own(to, None)],
         Verdict::Flood(set) => flooded(snap, state, now, from, (head, len), set),

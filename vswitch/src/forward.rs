@@ -8,9 +8,12 @@
 //! | unknown, external switch | uplink only | ports with MAC spoofing, else dropped |
 //! | unknown, internal or private switch | ports with MAC spoofing, else dropped | - |
 //!
+//! With network virtualization, what comes from a port of a virtual subnet goes by its IP address: [`crate::nv`].
+//!
 //! Within the frame's network only. An address that is configured for a port of another network is unknown in this one; between
 //! the two halves of a private VLAN, and in a virtual subnet, that is the end of it, because the frame must not find a way around.
 
+use crate::nv;
 use crate::port::vlan::Receives;
 use crate::port::{Port, PortKind, admission, storm};
 use crate::snapshot::{FloodSet, SwitchKind};
@@ -19,6 +22,11 @@ use crate::verdict::{Frame, Verdict};
 
 /// The last step: always ends in a verdict. What the receiver's policy says comes after it.
 pub(crate) fn destination(frame: &mut Frame<'_>) -> Verdict {
+    if let Some(policy) = frame.snap.nv()
+        && frame.port.policy.vsid.is_some()
+    {
+        return nv::walk::out(frame, policy);
+    }
     if frame.dst.is_group() {
         return Verdict::Flood(FloodSet::Members);
     }

@@ -11,6 +11,7 @@
 use crate::explain::Told;
 use crate::frame::ethernet;
 use crate::frame::tag::Tagging;
+use crate::nv::overlay::Ingress;
 use crate::port::vlan::Receives;
 use crate::port::{
     Port, access, address_limit, addresses, admission, dhcp_guard, extended, learning, link, mirror,
@@ -20,17 +21,18 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Rule, Step, Towards};
-use crate::{Nanos, PortId, forward};
+use crate::{Nanos, PortId, Segment, forward, nv};
 
 pub use crate::verdict::{Account, Actions, Decision, Verdict};
 
 /// The steps between parsing and forwarding, in order. Names are shown in traces.
-pub const STEPS: [(&str, Rule); 13] = [
+pub const STEPS: [(&str, Rule); 14] = [
     ("sender-link", link::sender),
     ("valid-source", source::valid),
     ("allowed-source", source::allowed),
     ("reserved-destination", reserved::destination),
     ("network", admission::admit),
+    ("provider-network", nv::underlay::guard),
     ("acl-out", access::out),
     ("rules-out", extended::out),
     ("dhcp-guard", dhcp_guard::guard),
@@ -39,6 +41,13 @@ pub const STEPS: [(&str, Rule); 13] = [
     ("address-limit", address_limit::limit),
     ("storm-limit", storm::limit),
     ("learning", learning::learn),
+];
+
+/// The steps of a customer's frame that came in a tunnel, in place of [`STEPS`]: what its sender may send was settled where it was sent.
+pub const TUNNEL: [(&str, Rule); 3] = [
+    ("valid-source", source::valid),
+    ("reserved-destination", reserved::destination),
+    ("tunnel-source", nv::tunnel::source),
 ];
 
 /// What is asked of the port a frame goes to, in order.
@@ -64,6 +73,41 @@ pub fn decide(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[
         }
         Err(reason) => Decision::drop(reason),
     }
+}
+
+/// As [`decide`], for a frame that came out of a tunnel.
+#[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
+pub fn decide_inner(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    ingress: &Ingress,
+    head: &[u8],
+    len: u32,
+) -> Decision {
+    match parse_inner(snap, state, now, from, ingress, head, len) {
+        Ok(mut frame) => {
+            let verdict = walk(&mut frame, |_, _, _| ());
+            frame.end(verdict)
+        }
+        Err(reason) => Decision::drop(reason),
+    }
+}
+
+/// As [`copy`], for a frame that came out of a tunnel.
+pub fn copy_inner(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    (from, to): (PortId, PortId),
+    ingress: &Ingress,
+    head: &[u8],
+    len: u32,
+) -> Option<Decision> {
+    let mut frame = parse_inner(snap, state, now, from, ingress, head, len).ok()?;
+    let verdict = one_of_flood(&mut frame, to, &mut |_, _, _| ())?;
+    Some(frame.end(verdict))
 }
 
 /// One receiver's part of a flooded frame: how `to` gets it, or why not. `None` = it is not meant for that port: it is of another network.
@@ -102,7 +146,9 @@ fn one_of_flood<'a>(
     seen: &mut impl FnMut(&'static str, &mut Frame<'a>, Option<Verdict>),
 ) -> Option<Verdict> {
     let to = frame.snap.port(to)?;
-    frame.segment = frame.port.segment(frame.tag).ok()?;
+    if frame.ingress.is_none() {
+        frame.segment = frame.port.segment(frame.tag).ok()?;
+    }
     if to.receives(frame.segment) == Receives::No {
         return None;
     }
@@ -120,6 +166,39 @@ pub fn mirrored(snap: &Snapshot, from: PortId, to: PortId, head: &[u8], len: u32
     let (from, to) = (snap.port(from)?, snap.port(to)?);
     let tagging = admission::tagging(from, to, from.segment(ether.tag).ok()?, ether.tag.is_some())?;
     (!admission::uncovers(tagging, head)).then_some(tagging)
+}
+
+/// As [`mirrored`], for a frame of this virtual subnet that came out of a tunnel at `from`.
+pub fn mirrored_inner(
+    snap: &Snapshot,
+    vsid: u32,
+    from: PortId,
+    to: PortId,
+    head: &[u8],
+    len: u32,
+) -> Option<Tagging> {
+    let ether = ethernet::check(head, len).ok()?;
+    let (from, to) = (snap.port(from)?, snap.port(to)?);
+    admission::tagging(from, to, Segment(vsid), ether.tag.is_some())
+}
+
+/// A customer's frame at the beginning of its way.
+pub(crate) fn parse_inner<'a>(
+    snap: &'a Snapshot,
+    state: &'a State,
+    now: Nanos,
+    from: PortId,
+    ingress: &Ingress,
+    head: &'a [u8],
+    len: u32,
+) -> Result<Frame<'a>, DropReason> {
+    let mut frame = parse(snap, state, now, from, head, len)?;
+    if frame.tag.is_some() {
+        return Err(DropReason::NvMalformed);
+    }
+    frame.ingress = Some(*ingress);
+    frame.segment = Segment(ingress.vsid);
+    Ok(frame)
 }
 
 /// A frame at the beginning of its way.
@@ -141,7 +220,8 @@ pub(crate) fn walk<'a>(
     frame: &mut Frame<'a>,
     mut seen: impl FnMut(&'static str, &mut Frame<'a>, Option<Verdict>),
 ) -> Verdict {
-    for (name, rule) in &STEPS {
+    let steps: &[(&str, Rule)] = if frame.ingress.is_some() { &TUNNEL } else { &STEPS };
+    for (name, rule) in steps {
         let step = rule(frame);
         seen(name, frame, step.break_value());
         if let Step::Break(verdict) = step {
@@ -149,16 +229,23 @@ pub(crate) fn walk<'a>(
             return verdict;
         }
     }
-    let mut verdict = forward::destination(frame);
+    let mut verdict =
+        if frame.ingress.is_some() { nv::tunnel::destination(frame) } else { forward::destination(frame) };
     seen("forwarding", frame, Some(verdict));
     let to = match verdict {
         Verdict::Unicast(to) => frame.snap.port(to),
         _ => None,
     };
     if let Some(to) = to {
-        verdict = towards(frame, to, &mut seen);
+        let tunnel = frame.overlay.is_some_and(|overlay| overlay.tunnel.is_some());
+        // What an uplink's policy says is about the physical network, of which the customer's frame is no part.
+        verdict = match if tunnel { link::receiver(frame, to) } else { Ok(()) } {
+            Err(reason) => Verdict::Refuse(reason, to.id),
+            Ok(()) if tunnel => verdict,
+            Ok(()) => towards(frame, to, &mut seen),
+        };
     }
-    if !matches!(verdict, Verdict::Drop(_)) {
+    if !matches!(verdict, Verdict::Drop(_) | Verdict::Answer) {
         frame.actions.mirror = mirror::wanted(frame.snap, frame.port, to);
         if !open(frame) {
             verdict = Verdict::Drop(DropReason::SessionLimit);
@@ -178,6 +265,7 @@ fn settle(frame: &mut Frame<'_>, verdict: Verdict) {
             }
             frame.actions =
                 Actions { out: frame.actions.out, storm: frame.actions.storm, ..Actions::default() };
+            frame.overlay = None;
         }
         Verdict::Refuse(reason, _) if !judged(reason) => frame.actions.inward = Account::default(),
         _ => {}

@@ -3,8 +3,12 @@
 //! Everything that can be worked out when policy changes is worked out here, so that a flow-cache miss finds the owner
 //! of an address with one probe and a flood walks a ready list. A snapshot is shared read-only by all workers.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use crate::nv::policy::Policy;
 use crate::port::{Port, PortKind};
 use crate::{Mac, PortId, Segment, hash};
 
@@ -75,6 +79,9 @@ pub struct Snapshot {
     monitors: Vec<PortId>,
     /// By VLAN: the primary VLAN it belongs to, or itself. Empty if no port is in a private VLAN.
     primaries: Vec<u16>,
+    nv: Option<Arc<Policy>>,
+    /// With network virtualization: the ports of virtual subnets by subnet and configured address.
+    stations: HashMap<u128, PortId, hash::Seeded>,
 }
 
 impl Snapshot {
@@ -101,7 +108,32 @@ impl Snapshot {
         let monitors = up().filter(|p| p.is_monitor()).map(|p| p.id).collect();
         let owners = Owners::new(epoch, table.iter().flatten());
         let primaries = primaries(table.iter().flatten());
-        Self { epoch, config, ports: table, owners, uplink, members, learning, monitors, primaries }
+        let stations = HashMap::with_hasher(hash::Seeded(hash::expand(epoch, 1)));
+        let (ports, nv) = (table, None);
+        Self { epoch, config, ports, owners, uplink, members, learning, monitors, primaries, nv, stations }
+    }
+
+    /// The same with network virtualization; without it a port's virtual subnet only keeps it apart from others.
+    #[must_use]
+    pub fn with_nv(mut self, policy: Arc<Policy>) -> Self {
+        for port in self.ports.iter().flatten().filter(|port| port.kind != PortKind::Uplink) {
+            if let Some(vsid) = port.policy.vsid {
+                self.stations.entry(station(vsid, port.mac)).or_insert(port.id);
+            }
+        }
+        self.nv = Some(policy);
+        self
+    }
+
+    /// Network virtualization, if it is on.
+    #[inline]
+    pub fn nv(&self) -> Option<&Policy> {
+        self.nv.as_deref()
+    }
+
+    /// The port of a virtual subnet for which an address is configured. Tenants may have the same addresses.
+    pub(crate) fn station(&self, vsid: u32, mac: Mac) -> Option<PortId> {
+        self.stations.get(&station(vsid, mac)).copied()
     }
 
     /// The policy generation this snapshot stands for.
@@ -179,6 +211,10 @@ impl Snapshot {
         };
         list.iter().copied().filter(move |&id| id != from)
     }
+}
+
+fn station(vsid: u32, mac: Mac) -> u128 {
+    u128::from(vsid) << 64 | u128::from(mac.to_u64())
 }
 
 /// What [`Snapshot::filtering`] needs. Of two primaries that claim one secondary the lower port's counts.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::fdb::Fdb;
+use crate::nv;
 use crate::port::PortKind;
 use crate::port::address_limit::Addresses;
 use crate::port::rule::{Action, Table, Tuple};
@@ -41,12 +42,15 @@ pub struct State {
     pub storms: Storms,
     /// IP addresses in use behind ports with an address limit.
     pub addresses: Addresses,
+    /// What network virtualization knows of guests and hosts.
+    pub nv: nv::Tables,
 }
 
 impl State {
     /// An empty state with room for `fdb_size` learned addresses. `seed` must be secret and random: guests choose the keys.
     pub fn new(fdb_size: u32, seed: u64) -> Self {
         Self {
+            nv: nv::Tables::new(hash::expand(seed, 5), nv::records::DEFAULT_CAPACITY),
             fdb: Fdb::new(fdb_size, seed),
             sessions: Sessions::new(session::DEFAULT_LIMIT, hash::expand(seed, 3)),
             storms: Storms::new(),
@@ -59,6 +63,7 @@ impl State {
         self.fdb.age(now);
         self.sessions.age(now);
         self.addresses.age(now);
+        self.nv.age(now);
     }
 
     /// What is remembered of a port, as it travels with it. To be called while none of its frames is under way.
@@ -93,6 +98,7 @@ impl State {
         self.sessions.remove_port(id);
         self.addresses.remove_port(id);
         self.storms.remove_port(id);
+        self.nv.remove_port(id);
     }
 
     /// Removes what policy `new` no longer allows. To be called when every worker has passed the change from `old`, and before

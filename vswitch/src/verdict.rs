@@ -7,6 +7,8 @@ use crate::event::Event;
 use crate::frame::ethernet::Outer;
 use crate::frame::headers::Headers;
 use crate::frame::tag::Tagging;
+use crate::nv;
+use crate::nv::overlay::{Ingress, Overlay};
 use crate::port::Port;
 use crate::session::{self, Handle};
 use crate::snapshot::{FloodSet, Snapshot};
@@ -25,6 +27,8 @@ pub enum Verdict {
     Unicast(PortId),
     /// It goes to every port of [`Snapshot::flood`] that [`crate::pipeline::copy`] lets have it.
     Flood(FloodSet),
+    /// It goes nowhere, but the switch itself answers it, to the port it came from: [`crate::nv::answer()`].
+    Answer,
 }
 
 /// On whose account a frame goes at one of its two ports.
@@ -52,6 +56,12 @@ pub struct Actions {
 }
 
 impl Actions {
+    /// Nothing is done.
+    pub const NONE: Self = {
+        let nobody = Account { tallies: [Tally::NONE; 3], session: Handle::NONE };
+        Self { out: nobody, inward: nobody, tagging: Tagging::Keep, mirror: false, storm: false }
+    };
+
     /// The account in a direction.
     pub(crate) fn account(&mut self, direction: Direction) -> &mut Account {
         match direction {
@@ -68,6 +78,10 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What is done beside that.
     pub actions: Actions,
+    /// What network virtualization does with the frame.
+    pub overlay: Option<Overlay>,
+    /// The lookup records that the decision goes back to.
+    pub records: [nv::records::Handle; 2],
     /// What an operator may want to know.
     pub event: Option<Event>,
     /// Whether the pipeline must see a frame of this flow again after a second: its source was learned and must not age,
@@ -85,6 +99,8 @@ impl Decision {
         Self {
             verdict: Verdict::Drop(reason),
             actions: Actions::default(),
+            overlay: None,
+            records: Default::default(),
             event: None,
             revisit: false,
             single: false,
@@ -135,6 +151,14 @@ pub struct Frame<'a> {
     pub(crate) looked: bool,
     /// Sessions that the frame opens if it is not dropped.
     pub(crate) opens: [Option<(session::Key, session::Grant, Option<u8>)>; 2],
+    /// Out of which tunnel it came.
+    pub(crate) ingress: Option<Ingress>,
+    /// What network virtualization does with it.
+    pub(crate) overlay: Option<Overlay>,
+    /// The lookup records of its source and its destination, as far as they were asked.
+    pub(crate) records: [nv::records::Handle; 2],
+    /// What the switch itself says to it.
+    pub(crate) answer: Option<nv::Answer>,
     headers: OnceCell<Result<Headers, DropReason>>,
     event: Option<Event>,
     notes: Vec<String>,
@@ -168,6 +192,10 @@ impl<'a> Frame<'a> {
             dry: false,
             looked: false,
             opens: [None, None],
+            ingress: None,
+            overlay: None,
+            records: Default::default(),
+            answer: None,
             headers: OnceCell::new(),
             event: None,
             notes: Vec::new(),
@@ -209,7 +237,7 @@ impl<'a> Frame<'a> {
     /// The end of its way.
     pub(crate) fn end(self, verdict: Verdict) -> Decision {
         let deep = self.looked || self.actions != Actions::default();
-        let Self { actions, event, revisit, single, .. } = self;
-        Decision { verdict, actions, event, revisit, single, deep }
+        let Self { actions, overlay, records, event, revisit, single, .. } = self;
+        Decision { verdict, actions, overlay, records, event, revisit, single, deep }
     }
 }

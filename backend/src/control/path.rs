@@ -78,6 +78,8 @@ pub trait DataPath: Send {
     fn discard_held(&self, id: PortId);
     /// Sends frames of the switch's own making out of the uplink, as from a port's network.
     fn announce(&self, id: PortId, frames: &[Vec<u8>]);
+    /// Sends frames of the switch's own making out of an uplink, as they are.
+    fn send_out(&self, uplink: PortId, frames: Vec<Vec<u8>>);
     /// The learned addresses.
     fn fdb(&self) -> Vec<Entry>;
     /// The workers' load.
@@ -223,6 +225,10 @@ impl DataPath for Dataplane {
 
     fn announce(&self, id: PortId, frames: &[Vec<u8>]) {
         Self::announce(self, id, frames);
+    }
+
+    fn send_out(&self, uplink: PortId, frames: Vec<Vec<u8>>) {
+        Self::send_out(self, uplink, frames);
     }
 
     fn fdb(&self) -> Vec<Entry> {

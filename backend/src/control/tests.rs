@@ -191,6 +191,10 @@ impl DataPath for Fake {
         self.notes().announced.push((id.0, frames.len()));
     }
 
+    fn send_out(&self, uplink: PortId, frames: Vec<Vec<u8>>) {
+        self.notes().announced.push((uplink.0, frames.len()));
+    }
+
     fn tally(&self, tally: Tally) -> (u64, u64) {
         self.notes().tallies.get(&tally.0).copied().unwrap_or_default()
     }

@@ -21,6 +21,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use vswitch::event::Event;
 use vswitch::frame::offload::Offload;
+use vswitch::nv::overlay::Ingress;
 use vswitch::trace::DropReason;
 use vswitch::{Nanos, PortId};
 
@@ -50,6 +51,8 @@ pub struct Held {
     pub flooded: bool,
     /// When it came.
     pub since: Nanos,
+    /// Out of which tunnel it came.
+    pub ingress: Option<Ingress>,
 }
 
 impl Held {

@@ -17,6 +17,7 @@
 mod burst;
 mod error;
 mod interface;
+pub mod outbox;
 pub mod packet;
 pub mod tap;
 
@@ -28,6 +29,7 @@ use vswitch::Mac;
 pub use burst::{BURST, LinkBurst, LinkFrame, MAX_FRAME};
 pub use error::LinkError;
 pub use interface::{interface_exists, interface_name};
+use outbox::Outbox;
 pub use packet::Packet;
 pub use tap::Tap;
 
@@ -155,6 +157,22 @@ pub trait Link: Send + Sync {
     ///
     /// An error concerns this frame only, except [`LinkError::Gone`].
     fn send(&self, header: &[u8; LINK_HEADER], head: &[u8], rest: &[Piece]) -> Result<Sent, LinkError>;
+
+    /// Sends the frames of an outbox from number `first` on, with as few system calls as it can; returns how many went, 0 if there is no room.
+    ///
+    /// An error concerns frame `first` only, except [`LinkError::Gone`].
+    fn send_all(&self, outbox: &Outbox, first: usize) -> Result<usize, LinkError> {
+        let mut sent = 0;
+        while let Some(frame) = outbox.get(first + sent) {
+            match self.send(frame.header, frame.front, frame.pieces) {
+                Ok(Sent::Done) => sent += 1,
+                Ok(Sent::Full) => break,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
+    }
 
     /// What the link takes when frames are sent to it.
     fn offloads(&self) -> LinkOffloads;

@@ -6,6 +6,8 @@
 //!
 //! Threading: the lock guards the set of addresses only.
 
+mod send;
+
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -17,7 +19,8 @@ use vswitch::Mac;
 use super::burst::{BURST, ETHERNET_HEADER, FRAME_AT, LinkBurst, MAX_FRAME, VLAN_TAG};
 use super::error::LinkError;
 use super::interface::{self, check};
-use super::{Gather, LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
+use super::outbox::Outbox;
+use super::{LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
 
 /// Bytes of the virtio-net header that the socket uses (`virtio_net_hdr`, without `num_buffers`).
 const SOCKET_HEADER: usize = 10;
@@ -249,28 +252,6 @@ impl Packet {
         }
         Ok(received)
     }
-
-    /// A frame to be segmented whose segments could not pass: no driver need expect such a thing.
-    fn check_segments(&self, header: &[u8; LINK_HEADER]) -> Result<(), LinkError> {
-        // IP and transport header at their shortest, by the segmentation's kind: TCP over IPv4, over IPv6, UDP.
-        let headers = match header[GSO_TYPE] & 0x7f {
-            1 => 40,
-            4 => 60,
-            5 => 28,
-            _ => return Ok(()),
-        };
-        let length = usize::from(u16::from_le_bytes([header[GSO_SIZE], header[GSO_SIZE + 1]])) + headers;
-        let limit = self.mtu() as usize;
-        if length > limit {
-            let interface = self.name.clone();
-            return Err(LinkError::TooLong {
-                interface,
-                length: length + ETHERNET_HEADER,
-                limit: limit + ETHERNET_HEADER,
-            });
-        }
-        Ok(())
-    }
 }
 
 /// The interface that a packet socket is bound to; the kernel makes it -1 when that is gone.
@@ -389,39 +370,11 @@ impl Link for Packet {
     }
 
     fn send(&self, header: &[u8; LINK_HEADER], head: &[u8], rest: &[Piece]) -> Result<Sent, LinkError> {
-        let gather = Gather::new(&self.name, &header[..SOCKET_HEADER], head, rest)?;
-        self.check_segments(header)?;
-        // SAFETY: all zeroes is a valid `msghdr`: integers and null pointers.
-        let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-        message.msg_iov = gather.vectors.as_ptr().cast_mut();
-        message.msg_iovlen = gather.count;
-        // SAFETY: `count` vectors are filled in and outlive the call; the kernel only reads them and what they name,
-        // and answers EFAULT where nothing is mapped.
-        let sent = unsafe {
-            libc::sendmsg(
-                self.socket.as_raw_fd(),
-                &raw const message,
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
-        };
-        if sent >= 0 {
-            return Ok(Sent::Done);
-        }
-        let error = io::Error::last_os_error();
-        let interface = || self.name.clone();
-        match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Ok(Sent::Full),
-            Some(libc::EFAULT) => Err(LinkError::BadMemory { interface: interface() }),
-            Some(libc::EMSGSIZE) => Err(LinkError::TooLong {
-                interface: interface(),
-                length: gather.frame_len,
-                limit: self.mtu() as usize + ETHERNET_HEADER,
-            }),
-            Some(libc::EINVAL) => Err(LinkError::BadFrame { interface: interface() }),
-            Some(libc::ENETDOWN) if !self.is_gone() => Err(LinkError::Down { interface: interface() }),
-            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Err(self.gone()),
-            _ => Err(LinkError::system(&self.name, "send", error)),
-        }
+        self.send_one(header, head, rest)
+    }
+
+    fn send_all(&self, outbox: &Outbox, first: usize) -> Result<usize, LinkError> {
+        self.send_many(outbox, first)
     }
 
     fn offloads(&self) -> LinkOffloads {

@@ -5,6 +5,7 @@
 
 use vswitch::flow::Plan;
 use vswitch::frame::tag::Tagging;
+use vswitch::nv::overlay::Overlay;
 use vswitch::pipeline::Actions;
 use vswitch::{Direction, Tally};
 
@@ -19,8 +20,8 @@ pub(super) struct Plans {
     whose: [u8; BURST],
     /// Frames with anything to do.
     planned: u64,
-    /// Frames that go with another tag than they came with.
-    retagged: u64,
+    /// Frames that go with another tag than they came with, or with other addresses.
+    changed: u64,
     /// Frames that monitors get copies of.
     mirrored: u64,
     /// Frames that count against a storm limit.
@@ -34,7 +35,7 @@ pub(super) struct Plans {
 pub(super) struct Replaced {
     plan: Plan,
     whose: u8,
-    retagged: u64,
+    changed: u64,
     planned: u64,
 }
 
@@ -44,7 +45,7 @@ impl Default for Plans {
             each: vec![Plan::default(); BURST].into_boxed_slice(),
             whose: [0; BURST],
             planned: 0,
-            retagged: 0,
+            changed: 0,
             mirrored: 0,
             storms: 0,
             mixed: false,
@@ -56,7 +57,7 @@ impl Default for Plans {
 impl Plans {
     /// Nothing to do.
     pub(super) fn clear(&mut self) {
-        (self.planned, self.retagged, self.mirrored, self.storms) = (0, 0, 0, 0);
+        (self.planned, self.changed, self.mirrored, self.storms) = (0, 0, 0, 0);
         self.mixed = false;
     }
 
@@ -83,9 +84,9 @@ impl Plans {
 
     #[inline]
     fn mark(&mut self, index: usize) {
-        let actions = &self.each[usize::from(self.whose[index])].actions;
+        let Plan { actions, overlay, .. } = &self.each[usize::from(self.whose[index])];
         self.planned |= 1 << index;
-        self.retagged |= u64::from(actions.tagging != Tagging::Keep) << index;
+        self.changed |= u64::from(actions.tagging != Tagging::Keep || overlay.is_some()) << index;
         self.mirrored |= u64::from(actions.mirror) << index;
         self.storms |= u64::from(actions.storm) << index;
     }
@@ -96,9 +97,18 @@ impl Plans {
         &self.each[usize::from(self.whose[index])].actions
     }
 
-    /// Those of `frames` that go with another tag than they came with.
-    pub(super) fn retagged(&self, frames: u64) -> u64 {
-        frames & self.retagged
+    /// What network virtualization does with a frame.
+    #[inline]
+    pub(super) fn overlay(&self, index: usize) -> &Overlay {
+        if self.planned >> index & 1 == 0 {
+            return &Overlay::NONE;
+        }
+        self.each[usize::from(self.whose[index])].overlay.as_ref().unwrap_or(&Overlay::NONE)
+    }
+
+    /// Those of `frames` that go with another tag than they came with, or with other addresses.
+    pub(super) fn changed(&self, frames: u64) -> u64 {
+        frames & self.changed
     }
 
     /// Those of `frames` that monitors get copies of.
@@ -112,18 +122,19 @@ impl Plans {
     }
 
     /// Gives one frame other actions for the time of one delivery.
-    pub(super) fn replace(&mut self, index: usize, actions: Actions) -> Replaced {
+    pub(super) fn replace(&mut self, index: usize, actions: Actions, overlay: Overlay) -> Replaced {
         let before = Replaced {
             plan: self.each[index],
             whose: self.whose[index],
-            retagged: self.retagged,
+            changed: self.changed,
             planned: self.planned,
         };
-        self.retagged &= !(1 << index);
-        self.each[index] = Plan { actions, flow: u32::MAX, repeats: false };
+        self.changed &= !(1 << index);
+        let overlay = (overlay != Overlay::NONE).then_some(overlay);
+        self.each[index] = Plan { actions, overlay, flow: u32::MAX, repeats: false };
         self.whose[index] = index as u8;
         self.planned |= 1 << index;
-        self.retagged |= u64::from(actions.tagging != Tagging::Keep) << index;
+        self.changed |= u64::from(actions.tagging != Tagging::Keep || overlay.is_some()) << index;
         before
     }
 
@@ -131,7 +142,7 @@ impl Plans {
     pub(super) fn restore(&mut self, index: usize, before: &Replaced) {
         self.each[index] = before.plan;
         self.whose[index] = before.whose;
-        (self.retagged, self.planned) = (before.retagged, before.planned);
+        (self.changed, self.planned) = (before.changed, before.planned);
     }
 
     /// Begins the bill of a group of frames at their ports of one direction.

@@ -13,8 +13,9 @@ use vswitch::{Direction, Nanos, PortId};
 
 use super::bill::Plans;
 use super::counters::Counters;
+use super::overlay::Customers;
 use super::steer::queue_pair;
-use super::{LinkPort, Port, Shared, View};
+use super::{Port, Shared, View};
 use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Frame, Untagged};
 use crate::guest::hold::Held;
@@ -22,7 +23,7 @@ use crate::guest::memory::Span;
 use crate::guest::ring::receive::Put;
 use crate::guest::ring::split::SplitRing;
 use crate::guest::ring::{Queue, RingError};
-use crate::link::{LinkError, MAX_PIECES, Piece, Sent};
+use crate::link::outbox::Outbox;
 
 /// Longest frame that is handled in software, and room for its segments.
 const SCRATCH: usize = 128 * 1024;
@@ -77,9 +78,13 @@ pub(super) struct Delivery {
     /// What frames were that have another tag now.
     pub(super) before: Box<[Option<Untagged>]>,
     pub(super) linear: Vec<u8>,
-    segment: Box<[u8]>,
+    pub(super) segment: Box<[u8]>,
     /// Held frames under way.
     pub(super) held: Vec<Held>,
+    /// Frames that are gathered for a link.
+    pub(super) outbox: Outbox,
+    /// What concerns customers' networks.
+    pub(super) customers: Customers,
 }
 
 /// What all functions of one burst need.
@@ -103,6 +108,8 @@ impl Delivery {
             linear: Vec::with_capacity(SCRATCH),
             segment: vec![0; SCRATCH].into_boxed_slice(),
             held: Vec::new(),
+            outbox: Outbox::default(),
+            customers: Customers::default(),
         }
     }
 
@@ -339,66 +346,6 @@ impl Delivery {
                 Ok(Put::Done)
             }
         }
-    }
-
-    fn deliver_to_link(
-        &mut self,
-        context: &Context<'_>,
-        burst: &Burst,
-        port: &LinkPort,
-        group: u64,
-        blocked: &mut Blocked,
-    ) -> u64 {
-        let id = port.id;
-        let mut finished = 0;
-        let (mut packets, mut bytes) = (0, 0);
-        let mut bill = self.plans.bill(group, Direction::In);
-        for index in bits(group) {
-            let frame = &burst.frames[index];
-            let cost = frame.offload.wire(frame.len);
-            let reason = match self.send(burst, index, port) {
-                Ok(Sent::Done) => {
-                    packets += cost.0;
-                    bytes += cost.1;
-                    bill.add(&self.plans, context.counters, index, cost);
-                    finished |= 1 << index;
-                    continue;
-                }
-                Ok(Sent::Full) if context.patience == Patience::Wait => {
-                    blocked.link = true;
-                    break;
-                }
-                Ok(Sent::Full) => DropReason::ReceiverFull,
-                Err(LinkError::TooLong { .. }) => DropReason::MtuExceeded,
-                Err(LinkError::BadFrame { .. } | LinkError::TooManyPieces { .. }) => DropReason::BadOffload,
-                Err(LinkError::BadMemory { .. }) => DropReason::MalformedDescriptor,
-                Err(LinkError::Gone { .. }) => {
-                    port.stop(context.shared);
-                    DropReason::ReceiverNotRunning
-                }
-                Err(_) => DropReason::ReceiverNotRunning,
-            };
-            context.counters.in_drop(id, reason, cost.0);
-            finished |= 1 << index;
-        }
-        context.counters.received(id, packets, bytes);
-        bill.pay(context.counters, (packets, bytes));
-        finished
-    }
-
-    fn send(&mut self, burst: &Burst, index: usize, port: &LinkPort) -> Result<Sent, LinkError> {
-        let frame = &burst.frames[index];
-        let header = frame.offload.header(0).emit();
-        let rest = burst.rest(index);
-        if rest.len() > MAX_PIECES {
-            burst.linearise(index, &mut self.linear);
-            return port.link.send(&header, &self.linear, &[]);
-        }
-        let mut pieces = [Piece::of(&[]); MAX_PIECES];
-        for (piece, span) in pieces.iter_mut().zip(rest) {
-            *piece = Piece::new(span.ptr, span.len as usize);
-        }
-        port.link.send(&header, frame.head(), &pieces[..rest.len()])
     }
 }
 

@@ -8,6 +8,7 @@
 
 use vswitch::event::Event;
 use vswitch::flow::Forwarder;
+use vswitch::nv::overlay::Overlay;
 use vswitch::pipeline::{Actions, Verdict};
 use vswitch::snapshot::FloodSet;
 use vswitch::trace::DropReason;
@@ -36,28 +37,49 @@ impl Delivery {
         let sends = view.sends(from);
         let (snapshot, state) = (&view.snapshot, &shared.state);
         self.forwarder.begin(snapshot, state, now, from);
+        self.customers.clear();
+        let tunnels = snapshot.nv().is_some() && snapshot.uplink() == Some(from);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
-        for (index, frame) in burst.frames[..burst.count].iter_mut().enumerate() {
+        for index in 0..burst.count {
+            let opened = if tunnels { self.open(view, shared, now, from, burst, index) } else { None };
+            let frame = &mut burst.frames[index];
             let plan = self.plans.slot(index);
             plan.flow = 0;
-            verdicts[index] = match frame.fault {
-                Some(reason) => Verdict::Drop(reason),
-                None => match frame.header.check(frame.head(), frame.len, sends) {
+            verdicts[index] = match (frame.fault, opened) {
+                (Some(reason), _) | (None, Some(Err(reason))) => Verdict::Drop(reason),
+                (None, opened) => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {
                         frame.offload = offload;
-                        self.forwarder.judge(snapshot, state, now, from, frame.head(), frame.len, plan)
+                        if let Some(Ok(ingress)) = &opened
+                            && self.customers.joining.take(burst, index, ingress)
+                        {
+                            continue;
+                        }
+                        let frame = &burst.frames[index];
+                        let (head, len) = (frame.head(), frame.len);
+                        match opened {
+                            Some(Ok(ingress)) => self
+                                .forwarder
+                                .judge_inner(snapshot, state, now, from, &ingress, head, len, plan),
+                            _ => self.forwarder.judge(snapshot, state, now, from, head, len, plan),
+                        }
                     }
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },
             };
             self.plans.note(index);
         }
+        self.customers.joining.end(burst);
+        let parts = self.customers.joining.joined();
         let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
             let one = 1 << index;
+            if parts & one != 0 {
+                continue;
+            }
             match *verdict {
                 Verdict::Unicast(_) => {
                     unicast |= one;
@@ -72,6 +94,11 @@ impl Delivery {
                     counters.in_drop(to, reason, packets);
                     // The policy that refused it is not got around by a copy.
                     self.sent(&context, burst, one, to);
+                }
+                Verdict::Answer => {
+                    self.answer(&context, burst, index);
+                    let (packets, bytes) = self.plans.charge(counters, burst, one, Direction::Out);
+                    counters.out(from, packets, bytes);
                 }
                 Verdict::Flood(set) => {
                     self.flood(&context, burst, index, set);
@@ -98,6 +125,8 @@ impl Delivery {
             finished |= done;
             unicast &= !group;
         }
+        self.deliver_answers(&context);
+        finished = self.customers.joining.with_parts(finished);
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
     }
 
@@ -120,20 +149,28 @@ impl Delivery {
         group: u64,
         blocked: &mut Blocked,
     ) -> u64 {
-        let retagged = self.plans.retagged(group);
-        if retagged == 0 {
+        let changed = self.plans.changed(group);
+        if changed == 0 {
             return self.deliver(context, burst, to, group, blocked);
         }
-        for index in bits(retagged) {
-            self.before[index] = burst.frames[index].retag(self.plans.actions(index).tagging);
+        let mut refused = 0;
+        for index in bits(changed) {
+            match self.change(context, burst, index) {
+                Ok(before) => self.before[index] = before,
+                Err(reason) => {
+                    let frame = &burst.frames[index];
+                    context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+                    refused |= 1 << index;
+                }
+            }
         }
-        let done = self.deliver(context, burst, to, group, blocked);
-        for index in bits(retagged) {
+        let done = self.deliver(context, burst, to, group & !refused, blocked);
+        for index in bits(changed) {
             if let Some(before) = self.before[index].take() {
                 burst.frames[index].restore(&before);
             }
         }
-        done
+        done | refused
     }
 
     /// Delivers one frame to every port that it is meant for and whose policy lets it have it.
@@ -142,15 +179,20 @@ impl Delivery {
         let copies = Context { patience: Patience::Expired, errand: Errand::Flood, ..*context };
         let (snapshot, state) = (&view.snapshot, &shared.state);
         let mut mirror = self.plans.mirrored(1 << index) != 0;
+        if self.plans.overlay(index).replicate {
+            self.replicate(&copies, burst, index);
+        }
         for to in snapshot.flood(set, from) {
-            let frame = &burst.frames[index];
-            let Some((verdict, actions)) =
-                self.forwarder.copy(snapshot, state, now, (from, to), frame.head(), frame.len)
-            else {
-                continue;
+            let (head, len) = (burst.frames[index].head(), burst.frames[index].len);
+            let judged = match self.customers.ingress(index) {
+                None => self.forwarder.copy(snapshot, state, now, (from, to), head, len),
+                Some(ingress) => {
+                    self.forwarder.copy_inner(snapshot, state, now, (from, to), &ingress, head, len)
+                }
             };
+            let Some((verdict, actions)) = judged else { continue };
             mirror |= snapshot.port(to).is_some_and(vswitch::port::Port::is_mirrored);
-            let sender = self.plans.replace(index, actions);
+            let sender = self.plans.replace(index, actions, Overlay::NONE);
             if let Verdict::Refuse(reason, _) = verdict {
                 let (packets, _) = self.plans.charge(counters, burst, 1 << index, Direction::In);
                 counters.in_drop(to, reason, packets);
@@ -183,11 +225,16 @@ impl Delivery {
             }
             for index in bits(mirrored) {
                 let frame = &burst.frames[index];
-                let tagging =
-                    vswitch::pipeline::mirrored(&view.snapshot, from, monitor, frame.head(), frame.len);
+                let (head, len) = (frame.head(), frame.len);
+                let tagging = match self.customers.ingress(index) {
+                    None => vswitch::pipeline::mirrored(&view.snapshot, from, monitor, head, len),
+                    Some(ingress) => {
+                        vswitch::pipeline::mirrored_inner(&view.snapshot, ingress.vsid, from, monitor, head, len)
+                    }
+                };
                 let Some(tagging) = tagging else { continue };
                 let actions = Actions { tagging, ..Actions::default() };
-                let plan = self.plans.replace(index, actions);
+                let plan = self.plans.replace(index, actions, Overlay::NONE);
                 self.unicast(&copies, burst, monitor, 1 << index, &mut Blocked::default());
                 self.plans.restore(index, &plan);
             }

@@ -45,7 +45,8 @@ impl Delivery {
             let make = || {
                 let offload = burst.original(index, before, linear);
                 let bytes = linear.as_slice().into();
-                Held { bytes, from: context.from, offload, flooded, since: context.now }
+                let ingress = self.customers.ingress(index);
+                Held { bytes, from: context.from, offload, flooded, since: context.now, ingress }
             };
             match port.hold(context.now, len as usize, flooded, make) {
                 Offer::Held => finished |= 1 << index,
@@ -79,8 +80,11 @@ impl Delivery {
         self.plans.clear();
         let context =
             Context { view, shared, counters, now, from: id, patience: Patience::Wait, errand: Errand::Held };
+        let virtual_subnet = view.snapshot.nv().is_some()
+            && view.snapshot.port(id).is_some_and(|port| port.policy.vsid.is_some());
         let done = match taken.way {
             Way::Stay => 0,
+            way if virtual_subnet => self.judge_again(&context, burst, id, &held, way, blocked),
             Way::Rings => self.put_into_rings(&context, burst, id, &held, blocked),
             Way::Uplink => self.send_after(&context, burst, id, &held, blocked),
         };
@@ -127,6 +131,70 @@ impl Delivery {
         done | self.unicast(context, burst, to, wanted, blocked)
     }
 
+    /// Held frames of a virtual subnet are judged as if they came now: where their receiver is, and what it is sent, is in its record.
+    fn judge_again(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        to: PortId,
+        held: &[Held],
+        way: Way,
+        blocked: &mut Blocked,
+    ) -> u64 {
+        let Context { view, shared, now, .. } = *context;
+        let (snapshot, state) = (&view.snapshot, &shared.state);
+        let (mut done, mut here, mut elsewhere) = (0, 0, 0);
+        for (index, frame) in held.iter().enumerate() {
+            let (head, len) = (burst.frames[index].head(), frame.bytes.len() as u32);
+            let ports = (frame.from, to);
+            let plan = self.plans.slot(index);
+            plan.flow = 0;
+            let verdict = if frame.flooded {
+                let copied = match &frame.ingress {
+                    None => self.forwarder.copy(snapshot, state, now, ports, head, len),
+                    Some(ingress) => {
+                        self.forwarder.copy_inner(snapshot, state, now, ports, ingress, head, len)
+                    }
+                };
+                copied.map_or(Verdict::Drop(DropReason::VsidMismatch), |(verdict, actions)| {
+                    *plan = Plan { actions, overlay: None, flow: index as u32 + 1, repeats: false };
+                    verdict
+                })
+            } else {
+                self.forwarder.begin(snapshot, state, now, frame.from);
+                match &frame.ingress {
+                    None => self.forwarder.judge(snapshot, state, now, frame.from, head, len, plan),
+                    Some(ingress) => {
+                        self.forwarder.judge_inner(snapshot, state, now, frame.from, ingress, head, len, plan)
+                    }
+                }
+            };
+            self.plans.note(index);
+            match verdict {
+                Verdict::Unicast(id) if id == to && way == Way::Rings => here |= 1 << index,
+                // What was flooded has been at the other hosts.
+                Verdict::Unicast(id) if Some(id) == snapshot.uplink() && !frame.flooded => {
+                    elsewhere |= 1 << index
+                }
+                Verdict::Drop(reason) | Verdict::Refuse(reason, _) => {
+                    drop_one(context, burst, to, index, reason);
+                    done |= 1 << index;
+                }
+                _ => {
+                    drop_one(context, burst, to, index, DropReason::ReceiverNotRunning);
+                    done |= 1 << index;
+                }
+            }
+        }
+        if here != 0 {
+            done |= self.unicast(context, burst, to, here, blocked);
+        }
+        match snapshot.uplink() {
+            Some(uplink) if elsewhere != 0 => done | self.unicast(context, burst, uplink, elsewhere, blocked),
+            _ => done,
+        }
+    }
+
     /// Sends held frames out of the uplink, where their receiver is now, with the tags of their networks. What was flooded has been there.
     fn send_after(
         &mut self,
@@ -166,8 +234,30 @@ impl Delivery {
     }
 
     fn plan(&mut self, index: usize, actions: Actions) {
-        *self.plans.slot(index) = Plan { actions, flow: index as u32 + 1, repeats: false };
+        *self.plans.slot(index) = Plan { actions, overlay: None, flow: index as u32 + 1, repeats: false };
         self.plans.note(index);
+    }
+
+    /// Sends frames of the switch's own making straight out of a link.
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    pub(super) fn send_out(
+        &mut self,
+        view: &View,
+        shared: &Shared,
+        counters: &Counters,
+        now: Nanos,
+        link: PortId,
+        burst: &mut Burst,
+        frames: &[Vec<u8>],
+    ) {
+        let (patience, errand) = (Patience::Expired, Errand::Ordinary);
+        let context = Context { view, shared, counters, now, from: link, patience, errand };
+        for frame in frames {
+            own_frame(burst, frame);
+            self.plans.clear();
+            self.deliver(&context, burst, link, 1, &mut Blocked::default());
+        }
+        burst.clear();
     }
 
     /// Sends frames of the switch's own making out of the uplink as if from a port, in every network that the port can send in.

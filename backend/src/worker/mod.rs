@@ -10,6 +10,9 @@ mod counters;
 mod deliver;
 mod forward;
 mod held;
+mod join;
+mod outward;
+mod overlay;
 mod poll;
 mod sleep;
 mod source;
@@ -175,6 +178,8 @@ enum Own {
     Sent(Vec<u8>),
     /// Straight to the uplink, in every network that the port can send in.
     Announced(Vec<Vec<u8>>),
+    /// Straight out of the port, as they are.
+    Out(Vec<Vec<u8>>),
 }
 
 /// A worker as others see it.
@@ -230,6 +235,11 @@ impl Handle {
     /// from policy and limits. Dropped when too many wait.
     pub fn announce(&self, port: PortId, frames: Vec<Vec<u8>>) {
         self.order(port, Own::Announced(frames));
+    }
+
+    /// Sends frames straight out of a link; exempt from policy and limits. Dropped when too many wait.
+    pub fn send_out(&self, link: PortId, frames: Vec<Vec<u8>>) {
+        self.order(link, Own::Out(frames));
     }
 
     fn order(&self, port: PortId, own: Own) {

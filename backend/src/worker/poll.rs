@@ -293,6 +293,9 @@ impl Worker {
                 Own::Announced(frames) => {
                     self.delivery.announce(view, shared, counters, now, port, burst, &frames);
                 }
+                Own::Out(frames) => {
+                    self.delivery.send_out(view, shared, counters, now, port, burst, &frames);
+                }
             }
         }
         self.handle.seen.store(self.view.version, Ordering::Release);

@@ -8,6 +8,9 @@
 //! frames between two addresses. Else it says "look deeper" (or is not asked, if it is the sender that has such policy), and the other one
 //! tells flows apart down to their ports and knows what is to be counted. A hit there is only good while the sessions it belongs
 //! to live, and a frame under a storm limit is counted each time.
+//!
+//! Flows of virtual subnets have a third table, whether they come from a port or out of a tunnel. A hit there is only good while the lookup
+//! records it goes back to are what they were, so a change of one record costs only its own flows their place.
 
 mod cache;
 mod deep;
@@ -21,13 +24,16 @@ pub use key::{DeepKey, Key};
 
 use crate::event::Event;
 use crate::frame::ethernet::MAX_LEN;
+use crate::nv::model::Encap;
+use crate::nv::overlay::{Ingress, Overlay};
 use crate::pipeline::{self, Actions, Decision, Verdict};
 use crate::session::Handle;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
-use crate::{Nanos, PortId};
-use deep::{DeepCache, Remembered};
+use crate::{Nanos, PortId, hash, nv};
+use deep::{Carried, DeepCache, Remembered};
+use key::WORDS;
 use memo::Memo;
 use notices::Notices;
 
@@ -48,10 +54,12 @@ pub struct CacheCounters {
 pub struct Plan {
     /// What is to be done.
     pub actions: Actions,
+    /// What network virtualization does with the frame.
+    pub overlay: Option<Overlay>,
     /// Frames with the same non-zero number have the same actions; only within one burst. 0 = there is nothing to do, and
-    /// `actions` is not set.
+    /// neither `actions` nor `overlay` is set.
     pub flow: u32,
-    /// `actions` is not set: it is that of the last frame of the burst for which it was.
+    /// They are not set: they are those of the last frame of the burst for which they were.
     pub repeats: bool,
 }
 
@@ -59,18 +67,24 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Forwarder {
     cache: FlowCache,
-    deep: DeepCache,
+    deep: DeepCache<WORDS, Remembered>,
+    carried: DeepCache<CARRIED_WORDS, Carried>,
     /// Policy epoch and generation of the forwarding database in one number. Both only grow, so two different states
     /// never have the same sum.
     epoch: u64,
     /// When the burst began.
     tick: u32,
-    /// The port the burst came from has policy that looks into packets.
+    /// The port the burst came from has policy that looks into packets, or is in a virtual subnet.
     looks: bool,
+    /// It is in a virtual subnet, and network virtualization is on.
+    customer: bool,
     /// Numbers of plans that are not in the table: above all that are.
     next_single: u32,
     /// The frame before, within the burst.
     last: Memo,
+    /// The same for one of a virtual subnet, with the last word of its key. At most one of the two is set: they are the last frame that
+    /// had a plan.
+    last_customer: (Memo, u64),
     hits: u64,
     misses: u64,
     notices: Notices,
@@ -82,21 +96,30 @@ const fn tick(now: Nanos) -> u32 {
     (now >> 30) as u32
 }
 
-/// First number of plans that are not in the table.
-const SINGLE: u32 = 1 << 25;
+/// First number of plans in the table of virtual subnets.
+const CARRIED: u32 = 1 << 25;
+
+/// First number of plans that are not in a table.
+const SINGLE: u32 = 1 << 26;
+
+/// Words of the key of a flow of a virtual subnet: [`DeepKey`], and out of which tunnel it came.
+const CARRIED_WORDS: usize = WORDS + 1;
 
 impl Forwarder {
-    /// A judge that remembers up to `entries` flows by address (32 bytes each) and half as many by all that policy looks at (128
-    /// bytes each); rounded up to powers of two. `seed` must be secret and random: guests choose the keys.
+    /// A judge that remembers up to `entries` flows by address (32 bytes each), half as many by all that policy looks at (128
+    /// bytes each), and a quarter as many of virtual subnets (256 bytes each); rounded up to powers of two. `seed` must be secret and random: guests choose the keys.
     pub fn new(seed: u64, entries: usize) -> Self {
         Self {
             cache: FlowCache::new(seed, entries),
             deep: DeepCache::new(seed, entries / 2),
+            carried: DeepCache::new(hash::expand(seed, 1), entries / 4),
             epoch: 0,
             tick: 0,
             looks: false,
+            customer: false,
             next_single: SINGLE,
             last: Memo::nothing(Verdict::Drop(DropReason::NoSuchPort)),
+            last_customer: (Memo::nothing(Verdict::Drop(DropReason::NoSuchPort)), 0),
             hits: 0,
             misses: 0,
             notices: Notices::default(),
@@ -108,9 +131,11 @@ impl Forwarder {
     pub fn begin(&mut self, snap: &Snapshot, state: &State, now: Nanos, from: PortId) {
         self.tick = tick(now);
         self.epoch = epoch(snap, state);
-        self.looks = snap.port(from).is_some_and(|port| port.policy.looks());
+        let port = snap.port(from);
+        self.customer = snap.nv().is_some() && port.is_some_and(|port| port.policy.vsid.is_some());
+        self.looks = self.customer || port.is_some_and(|port| port.policy.looks());
         self.next_single = SINGLE;
-        self.last.flow = 0;
+        (self.last.flow, self.last_customer.0.flow) = (0, 0);
     }
 
     /// Judges one frame that `from` sent: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its
@@ -129,6 +154,9 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         if self.looks {
+            if self.customer {
+                return self.judge_customer(snap, state, now, from, None, head, len, plan);
+            }
             return self.judge_deeply(snap, state, now, from, head, len, plan);
         }
         let key = Key::new(from, head, len);
@@ -143,6 +171,116 @@ impl Forwarder {
             return verdict;
         }
         self.miss(snap, state, now, from, head, len, (key, None), plan)
+    }
+
+    /// As [`Forwarder::judge`], for a customer's frame that came out of a tunnel at `from`, an uplink.
+    #[inline]
+    #[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
+    pub fn judge_inner(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        from: PortId,
+        ingress: &Ingress,
+        head: &[u8],
+        len: u32,
+        plan: &mut Plan,
+    ) -> Verdict {
+        self.judge_customer(snap, state, now, from, Some(ingress), head, len, plan)
+    }
+
+    /// A frame of a virtual subnet.
+    #[allow(clippy::too_many_arguments)] // the arguments of `judge`, passed on
+    fn judge_customer(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        from: PortId,
+        ingress: Option<&Ingress>,
+        head: &[u8],
+        len: u32,
+        plan: &mut Plan,
+    ) -> Verdict {
+        // What is about to expire is judged for itself, because a router's answer to it says nothing about its flow.
+        let expires = nv::walk::ttl_of(head).is_some_and(|ttl| ttl <= 1);
+        let word = if expires { None } else { last_word(state, ingress) };
+        let Some(word) = word else {
+            return self.miss_customer(snap, state, now, from, ingress, head, len, None, plan);
+        };
+        let (last, last_word) = &self.last_customer;
+        if len <= MAX_LEN && *last_word == word && last.is_same(head) {
+            self.hits += 1;
+            (plan.flow, plan.repeats) = (last.flow, true);
+            return last.verdict;
+        }
+        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        let key =
+            DeepKey::new(from, head, len).map(|DeepKey([a, b, c, d, e, f, g])| [a, b, c, d, e, f, g, word]);
+        if let Some(key) = &key
+            && let Some(place) = self.carried.find(key, self.epoch, self.tick)
+            && let Some(&Carried { verdict, actions, overlay, records, .. }) = self.carried.at(place)
+            && records.iter().all(|&record| state.nv.records.is_current(record))
+            && [actions.out.session, actions.inward.session]
+                .iter()
+                .all(|&session| session == Handle::NONE || state.sessions.touch(now, session))
+        {
+            self.hits += 1;
+            *plan = Plan { actions, overlay, flow: CARRIED + place as u32, repeats: false };
+            if !actions.storm {
+                self.last_customer.0.set(head, plan.flow, verdict);
+                self.last_customer.1 = word;
+            } else if !pipeline::storm_admits(snap, state, now, from) {
+                *plan = Plan::default();
+                return Verdict::Drop(DropReason::StormLimit);
+            }
+            return verdict;
+        }
+        self.miss_customer(snap, state, now, from, ingress, head, len, key, plan)
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments)] // the arguments of `judge`, passed on
+    fn miss_customer(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        from: PortId,
+        ingress: Option<&Ingress>,
+        head: &[u8],
+        len: u32,
+        key: Option<[u64; CARRIED_WORDS]>,
+        plan: &mut Plan,
+    ) -> Verdict {
+        self.misses += 1;
+        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        let before = epoch(snap, state);
+        let mut decision = match ingress {
+            None => pipeline::decide(snap, state, now, from, head, len),
+            Some(ingress) => pipeline::decide_inner(snap, state, now, from, ingress, head, len),
+        };
+        if let Some(event) = decision.event.take() {
+            self.notices.add(now, event);
+        }
+        self.epoch = epoch(snap, state);
+        let Decision { verdict, actions, overlay, records, single, revisit, .. } = decision;
+        // As with the forwarding database: what changed while it was asked is asked again. Of records their versions tell.
+        if let Some(key) = key
+            && before == self.epoch
+            && !single
+        {
+            let revisit = if revisit { self.tick.saturating_add(1) } else { u32::MAX };
+            self.carried.put(&key, before, Carried { verdict, actions, overlay, records, revisit });
+        }
+        *plan = Plan::default();
+        if actions != Actions::NONE || overlay.is_some() {
+            (plan.actions, plan.overlay, plan.flow) = (actions, overlay, self.next_single);
+            self.next_single += 1;
+        }
+        verdict
     }
 
     #[allow(clippy::too_many_arguments)] // the arguments of `judge`, passed on
@@ -161,14 +299,15 @@ impl Forwarder {
             (plan.flow, plan.repeats) = (self.last.flow, true);
             return self.last.verdict;
         }
+        self.last_customer.0.flow = 0;
         let key = DeepKey::new(from, head, len);
-        if let Some(key) = &key
+        if let Some(DeepKey(key)) = &key
             && let Some(place) = self.deep.find(key, self.epoch, self.tick)
             && self.is_live(place, state, now)
             && let Some(&Remembered { verdict, actions, .. }) = self.deep.at(place)
         {
             self.hits += 1;
-            *plan = Plan { actions, flow: place as u32 + 1, repeats: false };
+            (plan.actions, plan.overlay, plan.flow, plan.repeats) = (actions, None, place as u32 + 1, false);
             if actions.storm {
                 // Each frame of it is counted, so none may be taken for the one before.
                 self.last.flow = 0;
@@ -208,7 +347,7 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         self.misses += 1;
-        self.last.flow = 0;
+        (self.last.flow, self.last_customer.0.flow) = (0, 0);
         let before = epoch(snap, state);
         let mut decision = pipeline::decide(snap, state, now, from, head, len);
         if let Some(event) = decision.event.take() {
@@ -255,7 +394,7 @@ impl Forwarder {
         if let Some(deep) = deep
             && !single
         {
-            self.deep.put(deep, after, Remembered { verdict, actions, revisit });
+            self.deep.put(&deep.0, after, Remembered { verdict, actions, revisit });
         }
     }
 
@@ -270,6 +409,25 @@ impl Forwarder {
         len: u32,
     ) -> Option<(Verdict, Actions)> {
         let decision = pipeline::copy(snap, state, now, ports, head, len)?;
+        if let Some(event) = decision.event {
+            self.notices.add(now, event);
+        }
+        Some((decision.verdict, decision.actions))
+    }
+
+    /// As [`Forwarder::copy`], for a frame that came out of a tunnel.
+    #[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
+    pub fn copy_inner(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        ports: (PortId, PortId),
+        ingress: &Ingress,
+        head: &[u8],
+        len: u32,
+    ) -> Option<(Verdict, Actions)> {
+        let decision = pipeline::copy_inner(snap, state, now, ports, ingress, head, len)?;
         if let Some(event) = decision.event {
             self.notices.add(now, event);
         }
@@ -292,6 +450,19 @@ impl Forwarder {
     pub fn counters(&self) -> CacheCounters {
         CacheCounters { hits: self.hits, misses: self.misses, suppressed_events: self.notices.suppressed() }
     }
+}
+
+/// Out of which tunnel a frame came, as a part of its flow's key; `None` = out of one that no record knows.
+#[inline]
+fn last_word(state: &State, ingress: Option<&Ingress>) -> Option<u64> {
+    let Some(ingress) = ingress else { return Some(0) };
+    let peer = state.nv.records.peers.find(ingress.src)?;
+    let encap = match ingress.encap {
+        Encap::Nvgre => 1,
+        Encap::Vxlan => 2,
+        Encap::Rewrite => 3,
+    };
+    Some(u64::from(peer.0) << 32 | encap << 24 | u64::from(ingress.vsid))
 }
 
 /// One more than the sum, because empty cache slots have epoch 0.

@@ -10,7 +10,7 @@ const PENDING: usize = 64;
 const PAUSE: Nanos = 1_000_000_000;
 
 /// Kinds of events a frame can cause.
-const KINDS: usize = 8;
+const KINDS: usize = 14;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -60,6 +60,12 @@ fn cause(event: &Event) -> Option<(usize, PortId)> {
         Event::AddressLimitNear { port, .. } => Some((5, port)),
         Event::AddressLimitReached { port, .. } => Some((6, port)),
         Event::SeenElsewhere { port, .. } => Some((7, port)),
+        Event::NvLookupFailed { port, .. } => Some((8, port)),
+        Event::NvConflict { port, .. } => Some((9, port)),
+        Event::NvLearned { port, .. } => Some((10, port)),
+        Event::NvTaken { port, .. } => Some((11, port)),
+        Event::NvSpoofed { port, .. } => Some((12, port)),
+        Event::ProviderDuplicate { port, .. } => Some((13, port)),
         _ => None,
     }
 }

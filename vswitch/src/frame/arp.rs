@@ -18,7 +18,7 @@ pub mod op {
 }
 
 /// Protocol type IPv4, address lengths 6 and 4.
-const KIND: [u8; 4] = [8, 0, 6, 4];
+pub(crate) const KIND: [u8; 4] = [8, 0, 6, 4];
 
 /// Hardware type Ethernet.
 pub const ETHERNET: u16 = 1;
@@ -34,6 +34,8 @@ pub struct Arp {
     pub sender_mac: Mac,
     /// Sender's IP address.
     pub sender: Ipv4Addr,
+    /// Target's IP address: the one that is asked for, or the one of who asked.
+    pub target: Ipv4Addr,
 }
 
 impl Arp {
@@ -42,12 +44,14 @@ impl Arp {
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let &[h0, h1, k0, k1, k2, k3, o0, o1, ref rest @ ..] = payload.first_chunk::<LEN>()?;
         let (mac, rest) = rest.split_first_chunk::<6>()?;
-        let ip = *rest.first_chunk::<4>()?;
+        let (ip, rest) = rest.split_first_chunk::<4>()?;
+        let target = *rest.last_chunk::<4>()?;
         (KIND == [k0, k1, k2, k3]).then(|| Self {
             hardware: u16::from_be_bytes([h0, h1]),
             op: u16::from_be_bytes([o0, o1]),
             sender_mac: Mac(*mac),
-            sender: ip.into(),
+            sender: (*ip).into(),
+            target: target.into(),
         })
     }
 }

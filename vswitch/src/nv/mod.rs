@@ -5,7 +5,69 @@
 //! customer routes, and the provider addresses of this host.
 //!
 //! Two kinds of policy, because they change at different rates. Networks, subnets, routes, providers and gateways are few and are part of the
-//! compiled [`crate::snapshot::Snapshot`]. Lookup records are up to a million and change all the time; they are in a table of their own in
-//! [`crate::state::State`], and a decision that was made with a record is good for as long as that record is what it was.
+//! compiled [`crate::snapshot::Snapshot`]: [`policy`]. Lookup records are up to a million and change all the time; they are in a table of
+//! their own in [`crate::state::State`]: [`records`]; a decision that was made with a record is good for as long as that record is what it was.
+//!
+//! | a frame | is judged by |
+//! |---|---|
+//! | of a port in a virtual subnet | the ordinary steps, then [`walk`], ARP and neighbour discovery by [`discovery`] |
+//! | of the physical network | [`ingress`]: is it a tunnel's packet to this host |
+//! | out of a tunnel | [`tunnel`] |
+//! | of the provider network itself | [`underlay`] |
+
+pub mod answer;
+pub(crate) mod discovery;
+pub mod ingress;
+pub mod learning;
+mod members;
 pub mod model;
+pub mod neighbours;
 pub mod overlay;
+pub mod peers;
+pub mod policy;
+pub mod records;
+mod replies;
+mod table;
+pub(crate) mod tunnel;
+pub mod underlay;
+pub(crate) mod walk;
+pub mod wire;
+
+pub use ingress::{Opened, Readdress, open};
+pub use replies::{Answer, answer, replicas, too_big};
+pub use underlay::{due, encapsulate, overhead, readdress, template};
+
+use crate::{Nanos, PortId, hash};
+
+/// What network virtualization knows of guests and hosts. All of it may be used from any thread.
+#[derive(Debug)]
+pub struct Tables {
+    /// Lookup records.
+    pub records: records::Records,
+    /// Next hops on the provider network.
+    pub neighbours: neighbours::Neighbours,
+    /// Customer addresses that were learned from guests of this host.
+    pub learned: learning::Learned,
+}
+
+impl Tables {
+    /// Empty tables, with room for `records`. `seed` must be secret and random: guests choose addresses.
+    pub fn new(seed: u64, records: u32) -> Self {
+        Self {
+            records: records::Records::new(hash::expand(seed, 0), records),
+            neighbours: neighbours::Neighbours::new(hash::expand(seed, 1)),
+            learned: learning::Learned::new(hash::expand(seed, 2)),
+        }
+    }
+
+    /// Forgets what is idle. To be called every few seconds.
+    pub fn age(&self, now: Nanos) {
+        self.learned.age(now, &self.records);
+        self.records.age(now);
+    }
+
+    /// Forgets what was learned from a port. To be called when no worker has a snapshot with the port any more.
+    pub fn remove_port(&self, id: PortId) {
+        self.learned.remove_port(id, &self.records);
+    }
+}

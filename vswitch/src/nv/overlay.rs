@@ -46,6 +46,15 @@ pub struct Tunnel {
     pub dst: PaId,
 }
 
+/// Which hosts a flooded frame is replicated to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// All that have guests of its virtual subnet.
+    All,
+    /// Those that have guests there whose address is not known: only they can have an address that no record names.
+    Unknown,
+}
+
 /// What is done with a frame on its way beside its verdict. The default is nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Overlay {
@@ -55,4 +64,9 @@ pub struct Overlay {
     pub tunnel: Option<Tunnel>,
     /// A flooded frame goes to the other hosts of its virtual subnet, too.
     pub replicate: bool,
+}
+
+impl Overlay {
+    /// Nothing is done.
+    pub const NONE: Self = Self { rewrite: None, tunnel: None, replicate: false };
 }

@@ -1,0 +1,315 @@
+//! What a worker does for network virtualization: what came in a tunnel is taken out before it is judged, and what goes to another host is
+//! put into one when it is delivered. What is decided about frames, and every header, is [`vswitch::nv`]'s business.
+//!
+//! A frame that leaves its sender's TCP segmentation or checksum to others keeps both open inside a tunnel as far as a link can do the
+//! rest: checksums can be completed anywhere in a frame, segments cannot be cut there. So such frames are segmented here, each segment
+//! with headers of its own.
+
+use vswitch::frame::offload::{GuestOffloads, NetHeader, Offload};
+use vswitch::frame::segment::Segmenter;
+use vswitch::frame::tag::Tagging;
+use vswitch::nv::model::Encap;
+use vswitch::nv::overlay::{Ingress, Overlay, Tunnel};
+use vswitch::nv::{self, wire};
+use vswitch::port::mtu;
+use vswitch::trace::DropReason;
+use vswitch::{Nanos, PortId};
+
+use super::deliver::{Blocked, Context, Delivery, Errand, Patience, own_frame};
+use super::join::Joining;
+use super::outward::Run;
+use super::{Shared, View};
+use crate::guest::burst::{BURST, Burst, Untagged};
+use crate::link::Piece;
+
+/// Answers to the frames of one burst that are kept until its end, at most.
+const MAX_ANSWERS: usize = BURST;
+
+/// What is known of the frames of a burst for the sake of network virtualization.
+pub(super) struct Customers {
+    /// Frames that came out of a tunnel.
+    tunnelled: u64,
+    ingress: Box<[Option<Ingress>]>,
+    /// Segments that go on as one frame.
+    pub(super) joining: Joining,
+    /// What goes back to the sender of the burst.
+    answers: Vec<Vec<u8>>,
+    answer: Box<Burst>,
+    /// Hosts that a flooded frame goes to.
+    replicas: Vec<Tunnel>,
+}
+
+impl Default for Customers {
+    fn default() -> Self {
+        Self {
+            tunnelled: 0,
+            ingress: vec![None; BURST].into_boxed_slice(),
+            joining: Joining::default(),
+            answers: Vec::new(),
+            answer: Box::default(),
+            replicas: Vec::new(),
+        }
+    }
+}
+
+impl Customers {
+    /// Begins a burst.
+    pub(super) fn clear(&mut self) {
+        self.tunnelled = 0;
+        self.joining.clear();
+    }
+
+    /// Out of which tunnel a frame came.
+    pub(super) fn ingress(&self, index: usize) -> Option<Ingress> {
+        if self.tunnelled >> index & 1 == 0 { None } else { self.ingress.get(index).copied().flatten() }
+    }
+
+    /// Takes note of the tunnel that a frame came out of.
+    pub(super) fn note(&mut self, index: usize, ingress: Ingress) {
+        if let Some(slot) = self.ingress.get_mut(index) {
+            *slot = Some(ingress);
+            self.tunnelled |= 1 << index;
+        }
+    }
+}
+
+impl Delivery {
+    /// Takes frame `index`, which came from an uplink, out of its tunnel, if it is in one to this host. `None` = it is an ordinary frame.
+    pub(super) fn open(
+        &mut self,
+        view: &View,
+        shared: &Shared,
+        now: Nanos,
+        from: PortId,
+        burst: &mut Burst,
+        index: usize,
+    ) -> Option<Result<Ingress, DropReason>> {
+        let frame = &burst.frames[index];
+        let opened = nv::open(&view.snapshot, &shared.state, now, from, frame.head(), frame.len)?;
+        let result = opened.and_then(|opened| {
+            let strip = usize::from(opened.strip);
+            if !burst.unwrap(index, strip, opened.len) {
+                return Err(DropReason::NvMalformed);
+            }
+            let frame = &mut burst.frames[index];
+            frame.header = uncovered(&frame.header, opened.strip);
+            if let Some(outer) = opened.ecn {
+                wire::ecn::arrive(frame.head_mut(), outer).map_err(|_| DropReason::NvCongestion)?;
+            }
+            if let Some(customer) = opened.rewrite {
+                // A link may leave to us whatever it likes.
+                let asked = frame.header.check(frame.head(), frame.len, GuestOffloads::ALL);
+                let offload = asked.map_err(|_| DropReason::BadOffload)?;
+                customer.apply(frame.head_mut(), &offload)?;
+            }
+            Ok(opened.ingress)
+        });
+        if let Ok(ingress) = result {
+            self.customers.note(index, ingress);
+        }
+        Some(result)
+    }
+
+    /// Changes a frame to what its receiver gets: routed, readdressed, tagged. `Err` = it does not get it, for this reason.
+    pub(super) fn change(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        index: usize,
+    ) -> Result<Option<Untagged>, DropReason> {
+        let overlay = *self.plans.overlay(index);
+        let tagging = self.plans.actions(index).tagging;
+        let frame = &mut burst.frames[index];
+        if overlay == Overlay::default() {
+            return Ok(frame.retag(tagging));
+        }
+        let (before, offload) = (frame.keep(), frame.offload);
+        let result = (|| {
+            if let Some(rewrite) = overlay.rewrite {
+                wire::rewrite::macs(frame.head_mut(), rewrite.dst, rewrite.src);
+                if rewrite.hop {
+                    wire::rewrite::hop(frame.head_mut()).map_err(|_| DropReason::NvTtlExpired)?;
+                }
+            }
+            match overlay.tunnel {
+                Some(tunnel) if tunnel.encap == Encap::Rewrite => {
+                    let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
+                    nv::readdress(snapshot, state, &tunnel, frame.head_mut(), &offload)
+                }
+                // The outer frame has the provider's tag.
+                Some(_) => Ok(Tagging::Keep),
+                None => Ok(tagging),
+            }
+        })();
+        match result {
+            Ok(tagging) => {
+                frame.retag(tagging);
+                Ok(Some(before))
+            }
+            Err(reason) => {
+                frame.restore(&before);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Puts a frame, or the segments it stands for, into the outbox behind the outer headers of its tunnel.
+    pub(super) fn gather_through(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, tunnel: &Tunnel) {
+        let (snapshot, state) = (&run.context.view.snapshot, &run.context.shared.state);
+        let frame = &burst.frames[index];
+        let overhead = nv::overhead(snapshot, state, tunnel);
+        // The outer Ethernet header does not count, the inner one does.
+        let limit = u32::from(run.port.mtu).saturating_sub(overhead) as u16;
+        let (packets, bytes) = frame.offload.wire(frame.len);
+        if mtu::check(limit, frame.head(), frame.len, &frame.offload).is_err() {
+            self.answer_too_big(run.context, burst, index, limit);
+            run.drop(index, packets, DropReason::MtuExceeded);
+            return;
+        }
+        if matches!(frame.offload, Offload::Tcp { .. }) {
+            self.gather_segments(run, burst, index, tunnel);
+            return;
+        }
+        let mut outer = [0; wire::OUTER_MAX];
+        match nv::encapsulate(snapshot, state, tunnel, frame.head(), frame.len, &mut outer) {
+            Ok(size) => {
+                let header = frame.offload.moved(size as i16).header(0).emit();
+                self.gather(run, burst, index, header, &outer[..size], (packets, bytes + size as u64));
+            }
+            Err(reason) => run.drop(index, packets, reason),
+        }
+    }
+
+    /// The same for a frame that stands for many segments. They go together: once one has gone, those that find no room are lost, which
+    /// their sender's TCP notices; sending the frame again would double those that went.
+    fn gather_segments(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, tunnel: &Tunnel) {
+        let Context { view, shared, .. } = *run.context;
+        let frame = &burst.frames[index];
+        let (packets, _) = frame.offload.wire(frame.len);
+        // The buffers are used for one frame at a time.
+        self.hand_over(run);
+        if run.full {
+            return;
+        }
+        burst.linearise(index, &mut self.linear);
+        let linear = std::mem::take(&mut self.linear);
+        let mut scratch = std::mem::take(&mut self.segment);
+        let mut outer = [0; wire::OUTER_MAX];
+        let (mut at, mut gone) = (0, 0);
+        let mut segments = match Segmenter::new(&linear, &frame.offload) {
+            Ok(segments) => segments.leave_checksums_open(),
+            Err(_) => {
+                run.drop(index, packets, DropReason::BadOffload);
+                (self.linear, self.segment) = (linear, scratch);
+                return;
+            }
+        };
+        loop {
+            if self.outbox.is_full() || scratch.len() - at < segments.max_segment() {
+                gone += self.hand_over_part(run);
+                at = 0;
+                if run.full {
+                    break;
+                }
+            }
+            let Some(len) = segments.next(&mut scratch[at..]) else { break };
+            let segment = &scratch[at..at + len];
+            match nv::encapsulate(&view.snapshot, &shared.state, tunnel, segment, len as u32, &mut outer) {
+                Ok(size) => {
+                    let header = segments.segment_offload().moved(size as i16).header(0).emit();
+                    let piece = std::iter::once(Piece::of(segment));
+                    self.gathered(run, index, header, &outer[..size], piece, (1, (len + size) as u64));
+                }
+                Err(reason) => run.drop(index, 1, reason),
+            }
+            at += len;
+        }
+        if !run.full {
+            gone += self.hand_over_part(run);
+        }
+        if run.full && gone > 0 {
+            run.full = false;
+            run.drop(index, packets.saturating_sub(gone), DropReason::ReceiverFull);
+        }
+        (self.linear, self.segment) = (linear, scratch);
+    }
+
+    /// Hands over what is gathered; returns how many packets went.
+    fn hand_over_part(&mut self, run: &mut Run<'_>) -> u64 {
+        let before = run.packets;
+        self.hand_over(run);
+        run.packets - before
+    }
+
+    /// Sends copies of a flooded frame to the other hosts of its virtual subnet.
+    pub(super) fn replicate(&mut self, context: &Context<'_>, burst: &mut Burst, index: usize) {
+        let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
+        let Some(uplink) = snapshot.uplink() else { return };
+        let mut replicas = std::mem::take(&mut self.customers.replicas);
+        replicas.clear();
+        replicas.extend(nv::replicas(snapshot, state, context.from, burst.frames[index].head()));
+        for tunnel in &replicas {
+            let overlay = Overlay { tunnel: Some(*tunnel), ..Overlay::default() };
+            let sender = self.plans.replace(index, vswitch::pipeline::Actions::default(), overlay);
+            self.unicast(context, burst, uplink, 1 << index, &mut Blocked::default());
+            self.plans.restore(index, &sender);
+        }
+        self.customers.replicas = replicas;
+    }
+
+    // === what the switch itself says ===
+
+    /// Answers a frame in the place of whom it asked.
+    pub(super) fn answer(&mut self, context: &Context<'_>, burst: &Burst, index: usize) {
+        let Context { view, shared, now, from, .. } = *context;
+        burst.linearise(index, &mut self.linear);
+        let (frame, len) = (&self.linear, self.linear.len() as u32);
+        let mut bytes = Vec::new();
+        if nv::answer(&view.snapshot, &shared.state, now, from, frame, len, &mut bytes) {
+            self.keep_answer(bytes);
+        }
+    }
+
+    /// Tells the sender of a frame how long its packets may be.
+    fn answer_too_big(&mut self, context: &Context<'_>, burst: &Burst, index: usize, mtu: u16) {
+        let Context { view, shared, from, .. } = *context;
+        burst.linearise(index, &mut self.linear);
+        let mut bytes = Vec::new();
+        if nv::too_big(&view.snapshot, &shared.state, from, &self.linear, mtu, &mut bytes) {
+            self.keep_answer(bytes);
+        }
+    }
+
+    fn keep_answer(&mut self, bytes: Vec<u8>) {
+        if self.customers.answers.len() < MAX_ANSWERS {
+            self.customers.answers.push(bytes);
+        }
+    }
+
+    /// Gives the burst's sender what the switch answered. To be called at its end: plans are no longer needed then.
+    pub(super) fn deliver_answers(&mut self, context: &Context<'_>) {
+        if self.customers.answers.is_empty() {
+            return;
+        }
+        let context = Context { patience: Patience::Expired, errand: Errand::Flood, ..*context };
+        let mut answers = std::mem::take(&mut self.customers.answers);
+        let mut burst = std::mem::take(&mut self.customers.answer);
+        self.plans.clear();
+        for bytes in answers.drain(..) {
+            own_frame(&mut burst, &bytes);
+            self.deliver(&context, &burst, context.from, 1, &mut Blocked::default());
+        }
+        burst.clear();
+        (self.customers.answer, self.customers.answers) = (burst, answers);
+    }
+}
+
+/// A frame's request once `strip` bytes are gone from its front. What concerned only those is done: their checksum is the kernel's affair.
+fn uncovered(header: &NetHeader, strip: u16) -> NetHeader {
+    match header.csum_start.checked_sub(strip) {
+        Some(csum_start) if header.gso_type == 0 => NetHeader { csum_start, ..*header },
+        _ if header.gso_type == 0 => NetHeader::default(),
+        // Tunnels that are still to be segmented cannot be described by this header at all.
+        _ => *header,
+    }
+}

@@ -1,0 +1,259 @@
+"""Network virtualization over a routed physical network, against the kernel's tunnels, OVS and tshark. Words on the command line select.
+
+Tenants' machines are network namespaces behind host ports; real guests take the same way from their port on."""
+import json, subprocess, sys, time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from lab import host, net, suite, traffic, tunnels  # noqa: E402
+from lab.fabric import Fabric, NvHost, policy, record  # noqa: E402
+from lab.suite import must, test  # noqa: E402
+from lab.world import reachable  # noqa: E402
+
+BLUE, YELLOW = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+MAC = {"blue-sql": "00:15:5d:01:00:01", "blue-web": "00:15:5d:01:00:02", "yellow-sql": "00:15:5d:02:00:01", "yellow-web": "00:15:5d:02:00:02"}
+
+
+def answers(machine, ip, count=5, **options):
+    """Pings `ip` from a tenant's machine; all must be answered, once."""
+    reachable(machine, ip)
+    p = traffic.ping(machine, ip, count, interval=0.05, **options)
+    must(p.lost == 0 and p.duplicates == 0, f"to {ip}: {p}, {p.duplicates} duplicates; dropped {machine.host.drops()}")
+
+
+def silent(machine, ip):
+    """Nothing answers a ping to `ip`."""
+    p = traffic.ping(machine, ip, 2, interval=0.1)
+    must(p.received == 0, f"{ip} answered: {p}")
+
+
+def contoso(encap):
+    """Blue and Yellow Corp: the same customer addresses in two customer networks, SQL on one host, WEB on another."""
+    f = Fabric("192.168.1.0/24")
+    pas = {"blue-sql": "192.168.1.10", "yellow-sql": "192.168.1.11", "blue-web": "192.168.1.12", "yellow-web": "192.168.1.13"}
+    hosts = NvHost(f, "192.168.1.20/24"), NvHost(f, "192.168.1.21/24")
+    machines = {}
+    for vsid, name, rdid in ((5001, "blue", BLUE), (6001, "yellow", YELLOW)):
+        policy(hosts, ("network", "add", name, "--rdid", rdid),
+               ("subnet", "add", "--network", name, "--vsid", vsid, "--prefix", "10.1.1.0/24", "--gateway", "10.1.1.254"))
+        for role, ca, h in (("sql", "10.1.1.1", hosts[0]), ("web", "10.1.1.2", hosts[1])):
+            key = f"{name}-{role}"
+            more = ("--rewrite-pa", pas[key]) if encap == "rewrite" else ()
+            policy(hosts, record(vsid, ca, MAC[key], h.pa, "--encap", encap, *more))
+            machines[key] = h.machine(key, vsid, f"{ca}/24", MAC[key])
+    return f, hosts, machines, pas
+
+
+def captured(fabric_, count, during, expression="not arp and not icmp6"):
+    """What tshark says of frames on the physical network while `during` runs: one dict of fields each."""
+    host.need("tshark")
+    argv = ["ip", "netns", "exec", fabric_.namespace.name, "tshark", "-i", "br0", "-l", "-T", "json", "-c", str(count), "-f", expression]
+    p = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    host.until("tshark to listen", lambda: "Capturing" in p.stderr.readline(), 20)
+    time.sleep(1)
+    during()
+    try:
+        out, _ = p.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        out, _ = p.communicate()
+    return [frame["_source"]["layers"] for frame in json.loads(out)]
+
+
+def both_tenants_reach_only_their_own(machines):
+    for tenant in ("blue", "yellow"):
+        web, sql = machines[f"{tenant}-web"], machines[f"{tenant}-sql"]
+        answers(web, "10.1.1.1")
+        answers(sql, "10.1.1.2")
+        seen = web.run(f"ip neigh show 10.1.1.1").out
+        must(MAC[f"{tenant}-sql"] in seen, f"{tenant}'s WEB sees {seen}")
+    # Each machine answers with a name of its own: whose did it reach?
+    for key, machine in machines.items():
+        machine.run(f"(while true; do echo {key} | nc -l -p 7 -q 0 || sleep 0.1; done) >/dev/null 2>&1 &")
+    for tenant in ("blue", "yellow"):
+        said = machines[f"{tenant}-web"].run("nc -w 3 10.1.1.1 7 </dev/null", timeout=10).out.strip()
+        must(said == f"{tenant}-sql", f"{tenant}'s WEB reached '{said}'")
+
+
+@test
+def s14_15_contoso_with_nvgre():
+    host.need("netcat-openbsd")
+    f, hosts, machines, _ = contoso("nvgre")
+    both_tenants_reach_only_their_own(machines)
+    frames = captured(f, 4, lambda: answers(machines["blue-web"], "10.1.1.1", 4), "proto gre")
+    for layers in frames:
+        must(layers["gre"]["gre.proto"] == "0x6558", f"not transparent Ethernet bridging: {layers['gre']}")
+        key = int(str(layers["gre"]["gre.key"]), 0)
+        must(key >> 8 == 5001, f"VSID {key >> 8} on the wire")
+        must("nvgre" in str(layers.keys()).lower() or "10.1.1." in json.dumps(layers["ip"] if isinstance(layers["ip"], list) else layers), f"{list(layers)}")
+    close(f, hosts)
+
+
+@test
+def s14_15_contoso_with_vxlan():
+    host.need("netcat-openbsd")
+    f, hosts, machines, _ = contoso("vxlan")
+    both_tenants_reach_only_their_own(machines)
+    frames = captured(f, 4, lambda: answers(machines["yellow-web"], "10.1.1.1", 4), "udp port 4789")
+    must(len(frames) == 4 and all(str(l["vxlan"]["vxlan.vni"]) == "6001" for l in frames), f"{[l.get('vxlan') for l in frames]}")
+    close(f, hosts)
+
+
+@test
+def s14_15_contoso_with_ip_rewrite():
+    host.need("netcat-openbsd")
+    f, hosts, machines, pas = contoso("rewrite")
+    both_tenants_reach_only_their_own(machines)
+    frames = captured(f, 4, lambda: answers(machines["blue-web"], "10.1.1.1", 4), "icmp")
+    ways = {(l["ip"]["ip.src"], l["ip"]["ip.dst"]) for l in frames}
+    must(ways <= {(pas["blue-web"], pas["blue-sql"]), (pas["blue-sql"], pas["blue-web"])} and ways, f"on the wire {ways}")
+    close(f, hosts)
+
+
+def blue(hosts, encap="nvgre", prefix="10.16.1.0/24", vsid=5001):
+    """The customer network `blue` with one virtual subnet, on every host."""
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("subnet", "add", "--network", "blue", "--vsid", vsid, "--prefix", prefix))
+
+
+@test
+def s14_15_the_manuals_vms_on_different_subnets():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    for ca, mac, h in (("10.16.1.3", "00:15:5d:03:00:0a", hosts[0]), ("10.16.1.7", "00:15:5d:03:00:0c", hosts[1])):
+        policy(hosts, record(5001, ca, mac, h.pa))
+    a = hosts[0].machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+    c = hosts[1].machine("vm-c", 5001, "10.16.1.7/24", "00:15:5d:03:00:0c")
+    answers(a, "10.16.1.7", 20)
+    answers(c, "10.16.1.3", 20)
+    c.serve_iperf()
+    flow, back = traffic.iperf(a, "10.16.1.7", 2), traffic.iperf(a, "10.16.1.7", 2, reverse=True)
+    must(flow.mbps > 100 and back.mbps > 100, f"{flow}; back {back}; dropped {hosts[0].drops()}, {hosts[1].drops()}")
+    wrong = [int(m.run("grep ^Tcp: /proc/net/snmp | tail -n 1 | awk '{ print $NF }'").out) for m in (a, c)]
+    must(wrong == [0, 0], f"segments with a wrong checksum: {wrong}")
+    close(f, hosts)
+    return f"iperf3 {flow.mbps:.0f} and {back.mbps:.0f} Mbit/s"
+
+
+@test
+def s14_1_all_four_families_of_addresses():
+    f = Fabric("192.168.34.0/24", "fd00:34::/64", "192.168.42.0/24", "fd00:42::/64")
+    for pas in (("192.168.34.8/24", "192.168.42.12/24"), ("fd00:34::8/64", "fd00:42::c/64")):
+        for encap in ("nvgre", "vxlan"):
+            hosts = [NvHost(f, pa) for pa in pas]
+            policy(hosts, ("network", "add", "blue", "--rdid", BLUE),
+                   ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.16.1.0/24,fd16::/64"))
+            for n, h in enumerate(hosts, 3):
+                for ca in (f"10.16.1.{n}", f"fd16::{n}"):
+                    policy(hosts, record(5001, ca, f"00:15:5d:03:00:0{n}", h.pa, "--encap", encap))
+            a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24,fd16::{n}/64", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+            for ca in ("10.16.1.4", "fd16::4"):
+                answers(a, ca, extra="-6" if ":" in ca else "")
+                b.serve_iperf()
+                flow = traffic.iperf(a, ca, 1)
+                must(flow.mbps > 50, f"{encap} over {pas[0]}, {ca}: {flow}")
+            close(f, hosts)
+
+
+@test
+def s14_12_the_kernels_vxlan_device_is_a_peer():
+    host.need("ethtool")
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    h = NvHost(f, "192.168.34.8/24")
+    peer = tunnels.KernelVxlan(f, "192.168.42.50/24", "10.16.1.50/24", "00:15:5d:03:00:50", 5001, h.pa)
+    blue([h])
+    policy([h], record(5001, "10.16.1.3", "00:15:5d:03:00:0a", h.pa, "--encap", "vxlan"),
+           record(5001, "10.16.1.50", peer.mac, peer.pa, "--encap", "vxlan"))
+    a = h.machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+    both_directions(a, peer)
+    close(f, [h])
+
+
+def both_directions(a, peer):
+    """Pings and streams between a tenant's machine and another implementation's."""
+    a.run("ip link set dev $(ls /sys/class/net | grep tpk) mtu 1400", check=False)
+    answers(a, peer.ca, 20)
+    p = traffic.ping(peer.namespace, "10.16.1.3", 20, interval=0.05)
+    must(p.lost == 0 and p.duplicates == 0, f"from the peer: {p}")
+    peer.namespace.serve_iperf()
+    flow, back = traffic.iperf(a, peer.ca, 2), traffic.iperf(a, peer.ca, 2, reverse=True)
+    must(flow.mbps > 20 and back.mbps > 20, f"{flow}; back {back}; dropped {a.host.drops()}")
+
+
+@test
+def s14_12_ovs_is_a_peer_with_vxlan_and_with_gre():
+    host.need("ethtool")
+    for kind, encap in (("vxlan", "vxlan"), ("gre", "nvgre")):
+        f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+        h = NvHost(f, "192.168.34.8/24")
+        # OVS reads frames of a veth pair as they are: their checksums must be complete.
+        h.namespace.run(f"ethtool -K {h.wire} tx off >/dev/null")
+        key = 5001 if kind == "vxlan" else 5001 << 8
+        peer = tunnels.OvsTunnel(f, "192.168.42.50/24", "10.16.1.50/24", "00:15:5d:03:00:50", kind, key, h.pa)
+        blue([h])
+        policy([h], record(5001, "10.16.1.3", "00:15:5d:03:00:0a", h.pa, "--encap", encap),
+               record(5001, "10.16.1.50", peer.mac, peer.pa, "--encap", encap))
+        a = h.machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+        both_directions(a, peer)
+        peer.close()
+        close(f, [h])
+
+
+@test
+def s14_10_every_host_routes_between_the_subnets_of_one_customer():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("network", "add", "yellow", "--rdid", YELLOW),
+           ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.1.1.0/24"),
+           ("subnet", "add", "--network", "blue", "--vsid", 5002, "--prefix", "10.1.2.0/24"),
+           ("subnet", "add", "--network", "yellow", "--vsid", 6002, "--prefix", "10.1.2.0/24"))
+    where = {"a": (5001, "10.1.1.10", hosts[0]), "b": (5002, "10.1.2.10", hosts[1]), "c": (5002, "10.1.2.11", hosts[0]), "y": (6002, "10.1.2.10", hosts[0])}
+    m = {}
+    for number, (name, (vsid, ca, h)) in enumerate(where.items(), 1):
+        mac = f"00:15:5d:0a:00:{number:02x}"
+        policy(hosts, record(vsid, ca, mac, h.pa))
+        m[name] = h.machine(name, vsid, f"{ca}/24", mac, gateway=ca.rsplit(".", 1)[0] + ".1")
+    answers(m["a"], "10.1.2.10")
+    answers(m["a"], "10.1.2.11")
+    answers(m["b"], "10.1.1.10")
+    answers(m["a"], "10.1.1.1")  # the router itself
+    must("ttl=63" in m["a"].run("ping -c 1 10.1.2.10").out, "routed once, the TTL is one less")
+    out = m["a"].run("ping -c 1 -t 1 10.1.2.10", check=False).out
+    must("From 10.1.1.1" in out and "exceeded" in out.lower(), f"TTL 1: {out}")
+    silent(m["y"], "10.1.1.10")
+    before = m["y"].run("ip -s link show dev $(ls /sys/class/net | grep tpk) | awk '/RX/ {getline; print $2}'").out
+    traffic.ping(m["a"], "10.1.2.10", 10, interval=0.05)
+    after = m["y"].run("ip -s link show dev $(ls /sys/class/net | grep tpk) | awk '/RX/ {getline; print $2}'").out
+    must(before == after, f"yellow's machine with blue's address heard something: {before} frames, then {after}")
+    close(f, hosts)
+
+
+@test
+def s14_13_a_packet_that_does_not_fit_is_answered_with_the_mtu():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.16.1.0/24,fd16::/64"))
+    for n, h in enumerate(hosts, 3):
+        for ca in (f"10.16.1.{n}", f"fd16::{n}"):
+            policy(hosts, record(5001, ca, f"00:15:5d:03:00:0{n}", h.pa))
+    a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24,fd16::{n}/64", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+    answers(a, "10.16.1.4")
+    answers(a, "10.16.1.4", size=1458 - 28, extra="-M do")
+    a.run(f"ip link set {a.tap} mtu 1500")
+    out = a.run("ping -c 2 -W 1 -M do -s 1472 10.16.1.4", check=False).out
+    must("mtu = 1458" in out or "mtu=1458" in out, f"IPv4: {out}")
+    out = a.run("ping -6 -c 2 -W 1 -M do -s 1452 fd16::4", check=False).out
+    must("mtu = 1438" in out or "mtu=1458" in out or "mtu = 1458" in out, f"IPv6: {out}")
+    b.serve_iperf()
+    flow = traffic.iperf(a, "10.16.1.4", 2)
+    must(flow.mbps > 50, f"with a guest whose MTU is too large: {flow}")
+    close(f, hosts)
+
+
+def close(f, hosts):
+    for h in hosts:
+        h.switch.close()
+
+
+if __name__ == "__main__":
+    suite.run()

@@ -1,0 +1,143 @@
+//! What comes from the physical network: whether it is a tunnel's packet to this host, and what is in it.
+//!
+//! Everything that is not addressed to a provider address of this host, at the uplink and in the VLAN where that address is, is an ordinary
+//! frame: other people's tunnels are none of its business. In IP rewrite a packet to the provider address that stands for a guest of this
+//! host is that guest's.
+
+use std::net::IpAddr;
+
+use super::model::Encap;
+use super::overlay::Ingress;
+use super::policy::{LocalProvider, Policy, ROUTER_MAC};
+use super::wire::{self, rewrite};
+use crate::frame::ethernet::{self, HEADER_LEN, ethertype};
+use crate::frame::headers::Headers;
+use crate::frame::offload::Offload;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::trace::DropReason;
+use crate::{Mac, Nanos, PortId};
+
+/// A customer's frame in one of the physical network's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Out of which tunnel it comes.
+    pub ingress: Ingress,
+    /// Bytes to be taken off the front.
+    pub strip: u16,
+    /// Bytes of it after that; what follows is padding.
+    pub len: u32,
+    /// The outer packet's congestion mark, to be combined with its own (RFC 6040).
+    pub ecn: Option<u8>,
+    /// What changes of it after that (IP rewrite).
+    pub rewrite: Option<Readdress>,
+}
+
+/// IP rewrite: what the packet was before its addresses were replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Readdress {
+    /// Ethernet addresses, destination first, and ethertype.
+    ether: [u8; HEADER_LEN],
+    src: IpAddr,
+    dst: IpAddr,
+}
+
+impl Readdress {
+    /// Changes a frame, without its outer tag, to what it was; `offload` is what is still open of it.
+    pub fn apply(&self, head: &mut [u8], offload: &Offload) -> Result<(), DropReason> {
+        head.get_mut(..HEADER_LEN).ok_or(DropReason::NvMalformed)?.copy_from_slice(&self.ether);
+        rewrite::apply(head, self.src, self.dst, offload).map_err(|_| DropReason::NvMalformed)
+    }
+}
+
+/// Looks at a frame that came from `from`, by its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its length. `None` = an
+/// ordinary frame. An error is the reason to drop it.
+#[inline]
+pub fn open(
+    snap: &Snapshot,
+    state: &State,
+    _: Nanos,
+    from: PortId,
+    head: &[u8],
+    len: u32,
+) -> Option<Result<Opened, DropReason>> {
+    let policy = snap.nv()?;
+    match wire::open(head, len) {
+        Some(Ok(tunnelled)) => {
+            ours(policy, from, tunnelled.mac, tunnelled.vlan, tunnelled.dst)?;
+            Some(Ok(Opened {
+                ingress: tunnelled.ingress(),
+                strip: tunnelled.inner as u16,
+                len: tunnelled.inner_len,
+                ecn: Some(tunnelled.ecn),
+                rewrite: None,
+            }))
+        }
+        Some(Err(bad)) if ours(policy, from, bad.mac, bad.vlan, bad.dst).is_some() => {
+            Some(Err(DropReason::NvMalformed))
+        }
+        _ => rewritten(policy, state, from, head, len),
+    }
+}
+
+/// The provider address that a packet is for, if it is one of this host's.
+fn ours(policy: &Policy, from: PortId, mac: Mac, vlan: Option<u16>, dst: IpAddr) -> Option<&LocalProvider> {
+    let here = |p: &&LocalProvider| p.port == from && p.vlan == vlan && p.mac == mac;
+    policy.local(dst).filter(here)
+}
+
+/// A packet to the address that stands for a guest of this host.
+fn rewritten(
+    policy: &Policy,
+    state: &State,
+    from: PortId,
+    head: &[u8],
+    len: u32,
+) -> Option<Result<Opened, DropReason>> {
+    let ether = ethernet::Ethernet::parse(head)?;
+    let v4 = match ether.ethertype() {
+        ethertype::IPV4 => true,
+        ethertype::IPV6 => false,
+        _ => return None,
+    };
+    let payload = ether.header_len();
+    let at = |offset: usize, len: usize| head.get(payload + offset..)?.get(..len);
+    let address = |v4_at: usize, v6_at: usize| -> Option<IpAddr> {
+        if v4 {
+            Some(IpAddr::from(*at(v4_at, 4)?.first_chunk::<4>()?))
+        } else {
+            Some(IpAddr::from(*at(v6_at, 16)?.first_chunk::<16>()?))
+        }
+    };
+    let (src, dst) = (address(12, 8)?, address(16, 24)?);
+    let records = &state.nv.records;
+    let (vsid, ca, view) = records.rewritten(dst)?;
+    let vlan = Some(ether.vlan_id()).filter(|&vlan| vlan != 0);
+    let here = |p: &LocalProvider| p.port == from && p.vlan == vlan && p.mac == ether.dst();
+    if ether.tags() > 1 || !policy.providers().iter().any(here) {
+        return None;
+    }
+    // Where it was until just now is asked later; a packet to a guest elsewhere is on its way there.
+    if !view.local && view.moved == 0 {
+        return None;
+    }
+    if Headers::parse(head, len).is_err() {
+        return Some(Err(DropReason::NvMalformed));
+    }
+    let Some((source_vsid, source, source_view)) = records.rewritten(src) else {
+        return Some(Err(DropReason::NvSourceSpoofed));
+    };
+    let mac = if source_vsid == vsid { source_view.mac } else { ROUTER_MAC };
+    let mut bytes = [0; HEADER_LEN];
+    bytes[..6].copy_from_slice(&view.mac.0);
+    bytes[6..12].copy_from_slice(&mac.0);
+    bytes[12..].copy_from_slice(&ether.ethertype().to_be_bytes());
+    let strip = payload - HEADER_LEN;
+    Some(Ok(Opened {
+        ingress: Ingress { encap: Encap::Rewrite, vsid, src, dst },
+        strip: strip as u16,
+        len: len.checked_sub(strip as u32)?,
+        ecn: None,
+        rewrite: Some(Readdress { ether: bytes, src: source, dst: ca }),
+    }))
+}

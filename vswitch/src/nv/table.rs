@@ -1,0 +1,370 @@
+//! A bounded hash table of fixed-size entries that any number of threads read without a lock while one writes.
+//!
+//! An entry is one cache line of atomic words: a key, a value, a version and the link to the next entry of its bucket. The version is
+//! odd while the entry says something and changes whenever that changes, so that a [`Handle`] tells for the price of one load whether
+//! what was read through it still holds. A reader compares the version before and after reading the words and so never sees a mix of two
+//! values (a sequence lock). Entries never move and their memory is never freed, so a reader may stand on one that is removed under it;
+//! that it then walked into another chain shows in the count of removals of its region of the table, and it begins again.
+//!
+//! Writers take one lock. Memory is allocated in chunks when first needed.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::hash;
+
+/// Words of a key.
+pub(super) type Key = [u64; 3];
+
+/// Words of a value.
+pub(super) type Value = [u64; 3];
+
+/// Entries, or buckets, that are allocated at a time.
+const CHUNK: usize = 1024;
+
+/// Parts of the table whose removals are counted apart.
+const REGIONS: usize = 64;
+
+/// How often a reader that was disturbed begins again before it waits for the writer.
+const TRIES: usize = 64;
+
+/// Entries of one bucket that a reader follows; more of them only follow one another if it strayed.
+const LONGEST: usize = 256;
+
+/// Names what one entry said at one time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Handle {
+    slot: u32,
+    version: u32,
+}
+
+impl Handle {
+    /// Names nothing; always current.
+    pub const NONE: Self = Self { slot: u32::MAX, version: 0 };
+
+    pub(super) fn index(self) -> u32 {
+        self.slot
+    }
+}
+
+impl Default for Handle {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Slot {
+    key: [AtomicU64; 3],
+    value: [AtomicU64; 3],
+    /// Not covered by the version: when the entry was last of use.
+    aux: AtomicU64,
+    /// Odd = the words are what they are; even = nothing, or being written.
+    version: AtomicU32,
+    /// One more than the index of the next entry in the bucket; 0 = none.
+    next: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64, "one cache line");
+
+impl Slot {
+    /// Version, key and value, if they belong together.
+    #[inline]
+    fn read(&self) -> Option<(u32, Key, Value)> {
+        let version = self.version.load(Ordering::Acquire);
+        if version & 1 == 0 {
+            return None;
+        }
+        let load = |words: &[AtomicU64; 3]| {
+            [
+                words[0].load(Ordering::Relaxed),
+                words[1].load(Ordering::Relaxed),
+                words[2].load(Ordering::Relaxed),
+            ]
+        };
+        let (key, value) = (load(&self.key), load(&self.value));
+        fence(Ordering::Acquire);
+        (self.version.load(Ordering::Relaxed) == version).then_some((version, key, value))
+    }
+
+    /// The writer only.
+    fn begin(&self) -> u32 {
+        let version = self.version.load(Ordering::Relaxed);
+        let writing = version.wrapping_add(version & 1);
+        self.version.store(writing, Ordering::Relaxed);
+        fence(Ordering::Release);
+        writing
+    }
+
+    fn set(words: &[AtomicU64; 3], to: [u64; 3]) {
+        for (word, to) in words.iter().zip(to) {
+            word.store(to, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What allocates itself piece by piece.
+#[derive(Debug)]
+struct Chunks<T>(Box<[OnceLock<Box<[T]>>]>);
+
+impl<T: Default> Chunks<T> {
+    fn new(len: usize) -> Self {
+        Self((0..len.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
+    }
+
+    #[inline]
+    fn get(&self, index: usize) -> Option<&T> {
+        self.0.get(index / CHUNK)?.get()?.get(index % CHUNK)
+    }
+
+    fn allocate(&self, index: usize) -> Option<&T> {
+        let fresh = || (0..CHUNK).map(|_| T::default()).collect();
+        self.0.get(index / CHUNK)?.get_or_init(fresh).get(index % CHUNK)
+    }
+
+    fn bytes(&self) -> usize {
+        let used = self.0.iter().filter(|chunk| chunk.get().is_some()).count();
+        used * CHUNK * size_of::<T>() + self.0.len() * size_of::<OnceLock<Box<[T]>>>()
+    }
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Table {
+    slots: Chunks<Slot>,
+    /// One more than the index of the bucket's first entry; 0 = none.
+    buckets: Chunks<AtomicU32>,
+    /// Removals, odd during one.
+    regions: [AtomicU32; REGIONS],
+    seeds: [u64; 3],
+    shift: u32,
+    capacity: u32,
+    free: Mutex<Free>,
+    /// For those who read, decide and write; [`Table::exclusive`].
+    writers: Mutex<()>,
+}
+
+/// Which slots hold nothing.
+#[derive(Debug, Default)]
+struct Free {
+    /// One more than the index of the first one that held something; the others are linked.
+    first: u32,
+    /// All from here on were never used.
+    fresh: u32,
+    used: u32,
+}
+
+enum Search {
+    Found(Handle, Value),
+    Absent,
+    Disturbed,
+}
+
+impl Table {
+    /// An empty table for `capacity` entries. `seed` must be secret and random: guests choose keys.
+    pub(super) fn new(seed: u64, capacity: u32) -> Self {
+        let capacity = capacity.clamp(1, 1 << 28);
+        let buckets = (capacity as usize).next_power_of_two().max(REGIONS) * 2;
+        Self {
+            slots: Chunks::new(capacity as usize),
+            buckets: Chunks::new(buckets),
+            regions: std::array::from_fn(|_| AtomicU32::new(0)),
+            seeds: std::array::from_fn(|i| hash::expand(seed, i as u64)),
+            shift: u64::BITS - buckets.trailing_zeros(),
+            capacity,
+            free: Mutex::default(),
+            writers: Mutex::default(),
+        }
+    }
+
+    #[inline]
+    fn hash(&self, key: &Key) -> u64 {
+        let [s0, s1, s2] = self.seeds;
+        hash::fold(hash::fold(key[0] ^ s0, key[2] ^ s1), key[1] ^ s2)
+    }
+
+    #[inline]
+    fn region(&self, hash: u64) -> &AtomicU32 {
+        &self.regions[(hash >> 58) as usize & (REGIONS - 1)]
+    }
+
+    /// What the table says about a key.
+    #[inline]
+    pub(super) fn find(&self, key: &Key) -> Option<(Handle, Value)> {
+        let hash = self.hash(key);
+        let region = self.region(hash);
+        for _ in 0..TRIES {
+            let before = region.load(Ordering::Acquire);
+            match self.search(key, hash) {
+                Search::Found(handle, value) => return Some((handle, value)),
+                Search::Absent => {
+                    fence(Ordering::Acquire);
+                    if before & 1 == 0 && region.load(Ordering::Relaxed) == before {
+                        return None;
+                    }
+                }
+                Search::Disturbed => {}
+            }
+            std::hint::spin_loop();
+        }
+        let _still = self.lock();
+        match self.search(key, hash) {
+            Search::Found(handle, value) => Some((handle, value)),
+            Search::Absent | Search::Disturbed => None,
+        }
+    }
+
+    #[inline]
+    fn search(&self, key: &Key, hash: u64) -> Search {
+        let Some(bucket) = self.buckets.get((hash >> self.shift) as usize) else { return Search::Absent };
+        let mut at = bucket.load(Ordering::Acquire);
+        for _ in 0..LONGEST {
+            if at == 0 {
+                return Search::Absent;
+            }
+            let Some(slot) = self.slots.get(at as usize - 1) else { return Search::Disturbed };
+            let Some((version, found, value)) = slot.read() else { return Search::Disturbed };
+            if found == *key {
+                return Search::Found(Handle { slot: at - 1, version }, value);
+            }
+            at = slot.next.load(Ordering::Acquire);
+        }
+        Search::Disturbed
+    }
+
+    /// What an entry says now; `None` = nothing.
+    pub(super) fn read(&self, index: u32) -> Option<(Handle, Key, Value)> {
+        let slot = self.slots.get(index as usize)?;
+        let whole = |(version, key, value)| (Handle { slot: index, version }, key, value);
+        for _ in 0..TRIES {
+            if let Some(read) = slot.read() {
+                return Some(whole(read));
+            }
+            if slot.version.load(Ordering::Acquire) == 0 {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+        let _still = self.lock();
+        slot.read().map(whole)
+    }
+
+    /// Whether what was read through the handle still holds.
+    #[inline]
+    pub(super) fn is_current(&self, handle: Handle) -> bool {
+        handle == Handle::NONE
+            || self
+                .slots
+                .get(handle.slot as usize)
+                .is_some_and(|slot| slot.version.load(Ordering::Acquire) == handle.version)
+    }
+
+    /// Notes when an entry was of use, without making a new version of it.
+    pub(super) fn touch(&self, index: u32, aux: u64) {
+        if let Some(slot) = self.slots.get(index as usize) {
+            slot.aux.fetch_max(aux, Ordering::Relaxed);
+        }
+    }
+
+    /// What [`Table::touch`] noted.
+    pub(super) fn touched(&self, index: u32) -> u64 {
+        self.slots.get(index as usize).map_or(0, |slot| slot.aux.load(Ordering::Relaxed))
+    }
+
+    /// Entries in the table.
+    pub(super) fn len(&self) -> usize {
+        self.lock().used as usize
+    }
+
+    /// Most entries.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// One more than the largest index that ever was in use.
+    pub(super) fn extent(&self) -> u32 {
+        self.lock().fresh
+    }
+
+    /// Memory that the table has allocated, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.bytes() + self.buckets.bytes()
+    }
+
+    /// Keeps other writers out that ask for this, too.
+    pub(super) fn exclusive(&self) -> MutexGuard<'_, ()> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every step of a writer leaves the table such that readers can use it; after a panic between two of them an entry may be lost.
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an entry in that is not there yet; `None` if the table is full. The caller is the only one to write this key.
+    pub(super) fn insert(&self, key: &Key, value: Value, aux: u64) -> Option<Handle> {
+        let mut free = self.lock();
+        let hash = self.hash(key);
+        let bucket = self.buckets.allocate((hash >> self.shift) as usize)?;
+        let index = if free.first != 0 {
+            free.first - 1
+        } else if free.fresh < self.capacity {
+            free.fresh
+        } else {
+            return None;
+        };
+        let slot = self.slots.allocate(index as usize)?;
+        if free.first == 0 {
+            free.fresh += 1;
+        } else {
+            free.first = slot.next.load(Ordering::Relaxed);
+        }
+        free.used += 1;
+        let version = slot.begin().wrapping_add(1);
+        Slot::set(&slot.key, *key);
+        Slot::set(&slot.value, value);
+        slot.aux.store(aux, Ordering::Relaxed);
+        slot.next.store(bucket.load(Ordering::Relaxed), Ordering::Release);
+        slot.version.store(version, Ordering::Release);
+        bucket.store(index + 1, Ordering::Release);
+        Some(Handle { slot: index, version })
+    }
+
+    /// Gives an entry another value. The caller is the only one to write this entry.
+    pub(super) fn update(&self, index: u32, value: Value) {
+        let _alone = self.lock();
+        if let Some(slot) = self.slots.get(index as usize)
+            && slot.version.load(Ordering::Relaxed) & 1 == 1
+        {
+            let version = slot.begin().wrapping_add(1);
+            Slot::set(&slot.value, value);
+            slot.version.store(version, Ordering::Release);
+        }
+    }
+
+    /// Takes an entry out.
+    pub(super) fn remove(&self, key: &Key) -> Option<(u32, Value)> {
+        let mut free = self.lock();
+        let hash = self.hash(key);
+        let mut link = self.buckets.get((hash >> self.shift) as usize)?;
+        loop {
+            let at = link.load(Ordering::Relaxed);
+            let slot = self.slots.get((at as usize).checked_sub(1)?)?;
+            let (_, found, value) = slot.read()?;
+            if found != *key {
+                link = &slot.next;
+                continue;
+            }
+            let region = self.region(hash);
+            region.fetch_add(1, Ordering::AcqRel);
+            link.store(slot.next.load(Ordering::Relaxed), Ordering::Release);
+            slot.begin();
+            slot.next.store(free.first, Ordering::Release);
+            region.fetch_add(1, Ordering::AcqRel);
+            free.first = at;
+            free.used -= 1;
+            return Some((at - 1, value));
+        }
+    }
+}

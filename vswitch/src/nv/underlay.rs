@@ -1,0 +1,218 @@
+//! The provider network: outer headers, next hops, and who may use provider addresses there.
+
+use std::net::IpAddr;
+
+use super::answer::{arp_request, neighbour_solicitation};
+use super::discovery::{self, Says};
+use super::model::Encap;
+use super::neighbours::Hop;
+use super::overlay::Tunnel;
+use super::policy::{LocalProvider, Policy};
+use super::replies::{Answer, At};
+use super::wire::{self, Outer, Template, rewrite};
+use crate::event::Event;
+use crate::frame::ethernet::ethertype;
+use crate::frame::offload::Offload;
+use crate::frame::tag::Tagging;
+use crate::frame::{claims, headers::Headers};
+use crate::port::PortKind;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::trace::DropReason;
+use crate::verdict::{Frame, Step, Verdict, stop};
+use crate::{Mac, Nanos, PortId};
+
+/// TTL and hop limit of outer packets.
+const TTL: u8 = 64;
+
+/// The two ends of a tunnel, as its packets name them, and whom they are given to.
+struct Ends<'a> {
+    from: IpAddr,
+    to: IpAddr,
+    provider: &'a LocalProvider,
+    next: Mac,
+}
+
+fn ends<'a>(snap: &'a Snapshot, state: &State, tunnel: &Tunnel) -> Result<Ends<'a>, DropReason> {
+    let unreachable = DropReason::ProviderUnreachable;
+    let policy = snap.nv().ok_or(unreachable)?;
+    let peers = &state.nv.records.peers;
+    let (from, to) =
+        (peers.address(tunnel.src).ok_or(unreachable)?, peers.address(tunnel.dst).ok_or(unreachable)?);
+    let provider = match tunnel.encap {
+        Encap::Rewrite => policy.towards(to),
+        Encap::Nvgre | Encap::Vxlan => policy.local(from),
+    };
+    let provider = provider.ok_or(unreachable)?;
+    let address = provider.next_hop(to).ok_or(unreachable)?;
+    let hop = Hop { port: provider.port, vlan: provider.vlan, address };
+    let next = state.nv.neighbours.find(&hop).ok_or(unreachable)?;
+    Ok(Ends { from, to, provider, next })
+}
+
+/// What all outer headers of a tunnel have in common. Good until policy, or [`super::neighbours::Neighbours::generation`] changes, for as long
+/// as a record names both ends. The error is why a frame cannot go: the other host cannot be reached from here, or the next hop has not
+/// answered (yet); it is asked for then.
+pub fn template(snap: &Snapshot, state: &State, tunnel: &Tunnel) -> Result<Template, DropReason> {
+    let Ends { from, to, provider, next } = ends(snap, state, tunnel)?;
+    let outer = Outer {
+        dst: next,
+        src: provider.mac,
+        vlan: provider.vlan,
+        from,
+        to,
+        encap: tunnel.encap,
+        vsid: tunnel.vsid,
+        ttl: TTL,
+        copy_dscp: true,
+    };
+    outer.template().ok_or(DropReason::ProviderUnreachable)
+}
+
+/// Writes the outer headers of one frame, of which `head` is the beginning and `len` the length, to `out`, and returns their length. The error
+/// as in [`template`].
+pub fn encapsulate(
+    snap: &Snapshot,
+    state: &State,
+    tunnel: &Tunnel,
+    head: &[u8],
+    len: u32,
+    out: &mut [u8; wire::OUTER_MAX],
+) -> Result<usize, DropReason> {
+    let template = template(snap, state, tunnel)?;
+    let entropy = wire::entropy(head, len);
+    // DF is set, so the identification says nothing (RFC 6864, section 4.1).
+    template.emit(entropy, len as usize, wire::tos(head), 0, out).ok_or(DropReason::MtuExceeded)
+}
+
+/// By how many bytes packets must be shorter than an uplink's MTU to go into a tunnel.
+pub fn overhead(_: &Snapshot, state: &State, tunnel: &Tunnel) -> u32 {
+    let v6 = state.nv.records.peers.address(tunnel.dst).is_some_and(|address| address.is_ipv6());
+    wire::overhead(tunnel.encap, v6, false) as u32
+}
+
+/// IP rewrite: replaces the addresses of a frame with those that stand for them on the wire, and says which tag it goes with. The error as in
+/// [`template`], or that the packet cannot be rewritten.
+pub fn readdress(
+    snap: &Snapshot,
+    state: &State,
+    tunnel: &Tunnel,
+    head: &mut [u8],
+    offload: &Offload,
+) -> Result<Tagging, DropReason> {
+    let Ends { from, to, provider, next } = ends(snap, state, tunnel)?;
+    rewrite::apply(head, from, to, offload).map_err(|_| DropReason::MalformedPacket)?;
+    rewrite::macs(head, next, provider.mac);
+    Ok(match provider.vlan {
+        Some(vid) => Tagging::Write { vid, priority: false },
+        None => Tagging::Keep,
+    })
+}
+
+/// Frames that are to go straight out of uplinks now: questions for next hops. To be called about every second.
+pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)> {
+    let Some(policy) = snap.nv() else { return Vec::new() };
+    // A router is needed sooner or later; it is better known before.
+    for provider in policy.providers() {
+        if let Some(address) = provider.gateway {
+            state.nv.neighbours.find(&Hop { port: provider.port, vlan: provider.vlan, address });
+        }
+    }
+    let asked = state.nv.neighbours.due(now);
+    asked.iter().filter_map(|(hop, _)| Some((hop.port, question(policy, hop)?))).collect()
+}
+
+fn question(policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
+    let from = |p: &&LocalProvider| {
+        p.port == hop.port && p.vlan == hop.vlan && p.address.addr().is_ipv4() == hop.address.is_ipv4()
+    };
+    let here = policy.providers().iter().filter(from);
+    let provider = here.max_by_key(|p| p.address.contains(&hop.address))?;
+    let mut out = Vec::new();
+    match (provider.address.addr(), hop.address) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => arp_request(provider.mac, from, to, hop.vlan, &mut out),
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            neighbour_solicitation(provider.mac, from, to, hop.vlan, &mut out);
+        }
+        _ => return None,
+    }
+    Some(out)
+}
+
+/// In a network where this host has provider addresses: nobody here may use them, or those of other hosts; who asks for one of this host's is
+/// answered; next hops that say where they are are heard.
+pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
+    let Some(policy) = frame.snap.nv() else { return Step::Continue(()) };
+    if frame.port.policy.vsid.is_some() || policy.on(frame.segment).next().is_none() {
+        return Step::Continue(());
+    }
+    frame.looked = true;
+    if frame.port.kind == PortKind::Uplink {
+        return wire_side(frame, policy);
+    }
+    let headers = match frame.visible() {
+        Ok(headers) => headers,
+        Err(reason) => return stop(reason),
+    };
+    let claimed = match claims::of(&headers, frame.head) {
+        Ok(claimed) => claimed,
+        Err(reason) => return stop(reason),
+    };
+    let peers = &frame.state.nv.records.peers;
+    let used = headers.ip.map(|ip| ip.src).into_iter().chain(claimed);
+    let mut used = used.filter(|&address| policy.local(address).is_some() || peers.find(address).is_some());
+    if let Some(address) = used.next() {
+        frame.notice(Event::AddressSpoofed { port: frame.port.id, address });
+        return stop(DropReason::ProviderSpoofed);
+    }
+    Step::Continue(())
+}
+
+/// The physical network's side of [`guard`].
+fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
+    let Ok(headers) = frame.headers().copied() else { return Step::Continue(()) };
+    let Some((claimed, says)) = said(frame, &headers) else { return Step::Continue(()) };
+    let vlan = u16::try_from(frame.segment.0).ok().filter(|&vlan| vlan != 0);
+    if let Some(address) = claimed {
+        let hop = Hop { port: frame.port.id, vlan, address };
+        let own = policy.on(frame.segment).find(|p| p.address.addr() == address);
+        if let Some(own) = own {
+            if own.mac != frame.src {
+                frame.notice(Event::ProviderDuplicate { port: frame.port.id, address, mac: frame.src });
+            }
+        } else if !frame.dry {
+            frame.state.nv.neighbours.hear(frame.now, &hop, frame.src);
+        }
+    }
+    if let Says::Who(address) = says
+        && let Some(mac) = own(frame, policy, address)
+    {
+        frame.single = true;
+        frame.note(|| format!("{address} is a provider address of this host"));
+        frame.answer = Some(Answer::Neighbour(At { address, mac, router: false }));
+        return Step::Break(Verdict::Answer);
+    }
+    Step::Continue(())
+}
+
+/// The Ethernet address of a provider address that is this host's in the frame's network, or stands for a guest of this host.
+fn own(frame: &Frame<'_>, policy: &Policy, address: IpAddr) -> Option<Mac> {
+    let here = || policy.on(frame.segment).filter(|p| p.port == frame.port.id);
+    if let Some(provider) = here().find(|p| p.address.addr() == address) {
+        return Some(provider.mac);
+    }
+    frame.state.nv.records.rewritten(address).filter(|(_, _, view)| view.local)?;
+    here().find(|p| p.address.contains(&address)).map(|p| p.mac)
+}
+
+/// What an ARP message or one of neighbour discovery says, and whose address it says is at the frame's source.
+fn said(frame: &Frame<'_>, headers: &Headers) -> Option<(Option<IpAddr>, Says)> {
+    if headers.ethertype == ethertype::ARP {
+        let message = discovery::read_arp(frame).ok()?;
+        return Some((message.claimed, message.says));
+    }
+    let ip = headers.ip?;
+    let found = discovery::message(headers, frame.head).ok()??;
+    let message = discovery::read_neighbour(&ip, found);
+    Some((message.claimed, message.says))
+}
