@@ -1,14 +1,16 @@
 //! What is common to the places where the policy of network virtualization is kept: who follows it, and how it fares.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use vswitch::nv::model::Record;
+use vswitch::refusal::NvRefusal;
 
-use crate::control::nv::object::{Key, Object, RecordKey};
+use crate::control::nv::object::{Change, Key, Object, RecordKey};
 
 /// A record as it is from now on, or none of that key.
 pub type RecordChange = (RecordKey, Option<Record>);
@@ -25,6 +27,20 @@ pub trait Follower: Send + Sync {
     /// of these stays.
     fn loaded(&self, objects: Vec<Object>, unreadable: &[Key]);
 }
+
+/// A store that hosts share, as those who want to change something use it.
+pub trait SharedStore: Send + Sync {
+    /// How it fares.
+    fn status(&self) -> &Arc<Status>;
+    /// Writes changes, of which each has its condition: all of them in one transaction as far as one holds them. Says from which revision on
+    /// everybody sees them.
+    fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>>;
+    /// Tells other hosts this of the host from now on. Never waits.
+    fn present(&self, value: Vec<u8>);
+}
+
+/// An answer to come.
+pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Keys with wrong values that are named; further ones are only counted.
 const NAMED: usize = 1024;
@@ -218,7 +234,11 @@ impl Status {
 
     pub(super) fn host(&self, id: &str, is_there: bool) {
         let mut words = self.words();
-        if is_there { words.hosts.insert(id.to_owned()) } else { words.hosts.remove(id) };
+        if is_there {
+            words.hosts.insert(id.to_owned())
+        } else {
+            words.hosts.remove(id)
+        };
     }
 
     pub(super) fn forget_hosts(&self) {

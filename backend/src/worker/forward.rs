@@ -228,9 +228,14 @@ impl Delivery {
                 let (head, len) = (frame.head(), frame.len);
                 let tagging = match self.customers.ingress(index) {
                     None => vswitch::pipeline::mirrored(&view.snapshot, from, monitor, head, len),
-                    Some(ingress) => {
-                        vswitch::pipeline::mirrored_inner(&view.snapshot, ingress.vsid, from, monitor, head, len)
-                    }
+                    Some(ingress) => vswitch::pipeline::mirrored_inner(
+                        &view.snapshot,
+                        ingress.vsid,
+                        from,
+                        monitor,
+                        head,
+                        len,
+                    ),
                 };
                 let Some(tagging) = tagging else { continue };
                 let actions = Actions { tagging, ..Actions::default() };

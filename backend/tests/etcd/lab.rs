@@ -12,7 +12,7 @@ use backend::control::nv::object::{Change, Key, Object, RecordKey};
 use backend::control::types::RecordSpec;
 use backend::events::EventLog;
 use backend::store::etcd::{Options, Store, Tls};
-use backend::store::policy::{Follower, RecordChange, Status};
+use backend::store::policy::{Follower, RecordChange, SharedStore, Status};
 use serde_json::{Value, json};
 use vswitch::nv::model::Record;
 use vswitch::refusal::NvRefusal;
@@ -157,7 +157,8 @@ impl Etcd {
     }
 
     pub fn compact(&self) {
-        let status: Value = serde_json::from_str(&self.done(&["endpoint", "status", "-w", "json"])).expect("JSON");
+        let status: Value =
+            serde_json::from_str(&self.done(&["endpoint", "status", "-w", "json"])).expect("JSON");
         let revision = status[0]["Status"]["header"]["revision"].to_string();
         self.done(&["compact", &revision]);
     }
@@ -338,7 +339,9 @@ impl Authority {
             vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let own = params.signed_by(&own_key, &issuer).expect("a certificate");
         let it = Self { directory };
-        for (name, text) in [("ca.pem", ca.pem()), ("own.pem", own.pem()), ("own.key", own_key.serialize_pem())] {
+        for (name, text) in
+            [("ca.pem", ca.pem()), ("own.pem", own.pem()), ("own.key", own_key.serialize_pem())]
+        {
             std::fs::write(it.path(name), text).expect("a file");
         }
         it

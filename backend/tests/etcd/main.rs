@@ -82,7 +82,10 @@ fn s14_9_what_was_compacted_away_meanwhile_is_found_by_reading_all_again() {
         });
         lab.until("all is read again", |seen| seen.pa("10.1.0.9").is_some());
         let seen = lab.seen();
-        assert_eq!((seen.records.len(), seen.pa("10.1.0.3"), seen.pa("10.1.0.2")), (3, Some("192.168.1.9"), None));
+        assert_eq!(
+            (seen.records.len(), seen.pa("10.1.0.3"), seen.pa("10.1.0.2")),
+            (3, Some("192.168.1.9"), None)
+        );
         assert_eq!(lab.status().reloads(), 1);
     });
 }
@@ -132,7 +135,8 @@ fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
         let lab = Lab::new(&etcd);
         lab.wait("it is there", |status| status.is_up());
         let (a, b) = (object(0, "192.168.1.1"), object(1, "192.168.1.1"));
-        let revision = lab.commit(vec![Change::create(a.clone()), Change::create(b.clone())]).expect("created");
+        let revision =
+            lab.commit(vec![Change::create(a.clone()), Change::create(b.clone())]).expect("created");
         assert!(lab.applied(revision), "and read back");
         assert_eq!(lab.seen().records.len(), 2);
         // Repeated it is done already; with another value it is not what was there.
@@ -143,8 +147,15 @@ fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
             Change::replace(a.clone(), other.clone()),
             Change::replace(object(1, "192.168.1.5"), object(1, "192.168.1.9")),
         ];
-        assert_eq!(lab.commit(moved), Err(NvRefusal::Raced), "the second one is not what it was thought to be");
-        assert!(etcd.get("records/5001/10.1.0.2").is_some_and(|text| text.contains("192.168.1.1")), "so neither is");
+        assert_eq!(
+            lab.commit(moved),
+            Err(NvRefusal::Raced),
+            "the second one is not what it was thought to be"
+        );
+        assert!(
+            etcd.get("records/5001/10.1.0.2").is_some_and(|text| text.contains("192.168.1.1")),
+            "so neither is"
+        );
         let moved = vec![Change::replace(a, other), Change::replace(b, object(1, "192.168.1.9"))];
         let before = lab.status().revision();
         let revision = lab.commit(moved).expect("moved");
@@ -167,7 +178,9 @@ fn s14_9_another_store_in_its_place_is_read_from_the_beginning() {
         etcd.forget();
         etcd.restart();
         etcd.put("records/5001/10.1.0.99", &record(97, "192.168.1.1"));
-        lab.until("the new one is followed", |seen| seen.pa("10.1.0.99").is_some() && seen.records.len() == 1);
+        lab.until("the new one is followed", |seen| {
+            seen.pa("10.1.0.99").is_some() && seen.records.len() == 1
+        });
     });
 }
 
@@ -201,7 +214,9 @@ fn figures_of_record_changes() {
         let lab = Lab::new(&etcd);
         lab.wait("it is there", |status| status.is_up());
         let start = Instant::now();
-        writer.commit((0..CHANGES).map(|n| Change::create(object(n, "192.168.1.1"))).collect()).expect("written");
+        writer
+            .commit((0..CHANGES).map(|n| Change::create(object(n, "192.168.1.1"))).collect())
+            .expect("written");
         println!("written in transactions: {:.0} a second", per_second(start.elapsed()));
         lab.until("all is followed", |seen| seen.records.len() == CHANGES);
         println!("followed while they were written: {:.0} a second", per_second(start.elapsed()));

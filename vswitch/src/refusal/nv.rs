@@ -119,7 +119,9 @@ impl NvRefusal {
             }
             Self::UnknownNetwork { known, .. } => some_of(known),
             Self::UnknownSubnet { vsid } => {
-                format!("one of 'turnpike nv subnet list', or 'turnpike nv subnet add --vsid {vsid} ...' first")
+                format!(
+                    "one of 'turnpike nv subnet list', or 'turnpike nv subnet add --vsid {vsid} ...' first"
+                )
             }
             Self::Exists { remove } => format!("'{remove}' first"),
             Self::Absent { list } => format!("one of those in '{list}'"),
@@ -155,9 +157,7 @@ impl NvRefusal {
             Self::GatewayOutside { prefix, .. } => format!("a router in {prefix}"),
             Self::InUse { .. } => "remove what needs it first".into(),
             Self::Limit { limit, .. } => format!("up to {limit}"),
-            Self::Problems(problems) => {
-                problems.first().map_or_else(String::new, |first| first.why.hint())
-            }
+            Self::Problems(problems) => problems.first().map_or_else(String::new, |first| first.why.hint()),
             Self::StoreLost { .. } => "try again when it answers ('turnpike nv store' shows it)".into(),
             Self::StoreRefused { .. } => "a store that lets this host write".into(),
             Self::Raced => "look at it again, then try again".into(),

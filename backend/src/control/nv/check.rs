@@ -12,18 +12,18 @@ use vswitch::refusal::{NvRefusal, Refusal};
 
 use super::object::{Key, Object, RecordKey};
 use crate::control::check;
-use crate::control::types::{
-    GatewaySpec, NetworkSpec, ProviderSpec, RecordSpec, RouteSpec, SubnetSpec,
-};
+use crate::control::types::{GatewaySpec, NetworkSpec, ProviderSpec, RecordSpec, RouteSpec, SubnetSpec};
 
 /// What is said of an object of some kind.
-pub trait Spec {
+pub trait Spec: Sized {
     /// What kind of object it is, as commands name it.
     const NOUN: &'static str;
     /// The object, or what is wrong with it alone.
     fn judge(&self) -> Result<Object, Refusal>;
     /// What identifies it, as far as that can be said of something that is not judged.
     fn name(&self) -> String;
+    /// What would be said of an object, if it is one of this kind.
+    fn said(object: &Object) -> Option<Self>;
 }
 
 impl Spec for NetworkSpec {
@@ -37,6 +37,10 @@ impl Spec for NetworkSpec {
 
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn said(object: &Object) -> Option<Self> {
+        if let Object::Network(it) = object { Some(say::network(it)) } else { None }
     }
 }
 
@@ -78,6 +82,10 @@ impl Spec for SubnetSpec {
     fn name(&self) -> String {
         self.vsid.to_string()
     }
+
+    fn said(object: &Object) -> Option<Self> {
+        if let Object::Subnet(it) = object { Some(say::subnet(it)) } else { None }
+    }
 }
 
 impl Spec for RecordSpec {
@@ -88,7 +96,6 @@ impl Spec for RecordSpec {
         let mac = check::mac(&self.mac)?;
         let kind = match self.kind.as_deref() {
             None | Some("static") => Kind::Static,
-            Some("dynamic") => Kind::Dynamic,
             Some("l2-only") => Kind::L2Only,
             Some("gateway") => Kind::Gateway,
             Some(other) => return Err(bad("kind", other, "static, l2-only or gateway")),
@@ -104,7 +111,11 @@ impl Spec for RecordSpec {
             (Some(text), Kind::L2Only) => {
                 let ca = address(text)?;
                 if !ca.is_unspecified() {
-                    return Err(bad("ca", text, "none: kind l2-only is for a guest whose address is not known"));
+                    return Err(bad(
+                        "ca",
+                        text,
+                        "none: kind l2-only is for a guest whose address is not known",
+                    ));
                 }
                 unspecified(pa)
             }
@@ -127,6 +138,10 @@ impl Spec for RecordSpec {
             Some(ca) if self.kind.as_deref() != Some("l2-only") => format!("{}/{ca}", self.vsid),
             _ => format!("{}/l2-only/{}", self.vsid, self.mac),
         }
+    }
+
+    fn said(object: &Object) -> Option<Self> {
+        if let Object::Record(it) = object { Some(say::record(it)) } else { None }
     }
 }
 
@@ -155,6 +170,10 @@ impl Spec for RouteSpec {
     fn name(&self) -> String {
         format!("{}/{}/{}", self.network, self.prefix, self.next_hop)
     }
+
+    fn said(object: &Object) -> Option<Self> {
+        if let Object::Route(it) = object { Some(say::route(it)) } else { None }
+    }
 }
 
 impl Spec for ProviderSpec {
@@ -174,6 +193,10 @@ impl Spec for ProviderSpec {
 
     fn name(&self) -> String {
         self.address.split('/').next().unwrap_or_default().to_owned()
+    }
+
+    fn said(object: &Object) -> Option<Self> {
+        if let Object::Provider(it) = object { Some(say::provider(it)) } else { None }
     }
 }
 
@@ -202,6 +225,10 @@ impl Spec for GatewaySpec {
 
     fn name(&self) -> String {
         self.network.clone()
+    }
+
+    fn said(object: &Object) -> Option<Self> {
+        if let Object::Gateway(it) = object { Some(say::gateway(it)) } else { None }
     }
 }
 
@@ -320,7 +347,11 @@ pub fn rewrite(record: &Record) -> Result<(), Refusal> {
         };
     }
     if kind == Kind::L2Only {
-        return Err(bad("encap", "rewrite", "nvgre or vxlan: without a customer address there is none to replace"));
+        return Err(bad(
+            "encap",
+            "rewrite",
+            "nvgre or vxlan: without a customer address there is none to replace",
+        ));
     }
     let on_wire = rewrite_pa.unwrap_or(record.pa);
     if on_wire.is_ipv4() != ca.is_ipv4() {
@@ -363,11 +394,7 @@ pub fn provider_address(text: &str) -> Result<IpAddr, Refusal> {
 }
 
 fn provider(address: IpAddr) -> Result<(), Refusal> {
-    if is_unicast(address) {
-        Ok(())
-    } else {
-        Err(Refusal::Nv(NvRefusal::BadProviderAddress { address }))
-    }
+    if is_unicast(address) { Ok(()) } else { Err(Refusal::Nv(NvRefusal::BadProviderAddress { address })) }
 }
 
 /// An address with the length of its prefix; it is neither the first nor the last of that, unless there are only two.

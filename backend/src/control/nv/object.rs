@@ -99,6 +99,11 @@ impl Key {
         }
     }
 
+    /// Whether it is one host's own; all others are the same at every host.
+    pub const fn is_local(&self) -> bool {
+        matches!(self, Self::Provider(_) | Self::Gateway(_))
+    }
+
     /// The object for a refusal.
     pub fn object(&self) -> refusal::Object {
         refusal::Object::Nv { noun: self.noun(), key: self.to_string() }

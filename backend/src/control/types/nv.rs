@@ -152,3 +152,34 @@ pub struct NvDocument {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub record: Vec<RecordSpec>,
 }
+
+/// Where the policy of network virtualization is kept, and how that fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyStoreView {
+    /// `embedded`, or `etcd`.
+    pub kind: String,
+    /// Whether it answers; what is known stays in force when it does not.
+    pub up: bool,
+    /// Which member of it answers, or did last.
+    pub member: String,
+    /// Why it does not answer.
+    pub reason: String,
+    /// Up to which of its revisions everything is in force here.
+    pub revision: i64,
+    /// The newest revision that was heard of.
+    pub newest: i64,
+    /// Milliseconds since it was heard last.
+    pub silent_ms: u64,
+    /// How often it was lost.
+    pub losses: u64,
+    /// How often everything was read again because it had forgotten what happened in between.
+    pub reloads: u64,
+    /// Changes of keys that were followed.
+    pub changes: u64,
+    /// Keys with wrong values, of which the last good one stays in force.
+    pub skipped: u64,
+    /// What is wrong with each of these; of the first thousand.
+    pub skipped_keys: std::collections::BTreeMap<String, String>,
+    /// The hosts that are there.
+    pub hosts: Vec<String>,
+}

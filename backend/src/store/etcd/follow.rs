@@ -13,12 +13,13 @@ use vswitch::event::Event;
 
 use super::keys::{self, Meaning};
 use super::rpc::{
-    Client, Header, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchAsk, WatchCreate,
-    WatchRequest, WatchResponse, end_of,
+    Client, Header, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchAsk,
+    WatchCreate, WatchRequest, WatchResponse, end_of,
 };
 use super::{Command, End, FAREWELL, words, write};
 use crate::control::nv::object::{Key, Object, RecordKey};
 use crate::spec::EventSink;
+use crate::store::objects;
 use crate::store::policy::{Follower, RecordChange, Status};
 
 /// Keys of one page when everything is read.
@@ -303,22 +304,24 @@ impl Session {
     fn read(&self, batch: &mut Batch, kv: &KeyValue, is_there: bool) {
         let name = || String::from_utf8_lossy(&kv.key).into_owned();
         let key = match keys::meaning(&kv.key) {
-            Ok(Meaning::Host(id)) => return self.status.host(&id, is_there),
-            Ok(Meaning::Object(key)) => key,
-            Err(_) if !is_there => {
+            Some(Meaning::Host(id)) => return self.status.host(&id, is_there),
+            Some(Meaning::Object(key)) => key,
+            None if is_there => return self.wrong(batch, &name(), "there is no such key".into()),
+            None => {
                 self.status.mend(&name());
                 return;
             }
-            Err(reason) => return self.wrong(batch, &name(), reason),
         };
-        let object = if is_there { keys::object(&key, &kv.value).map(Some) } else { Ok(None) };
+        let object = if is_there { objects::object(&key, &kv.value).map(Some) } else { Ok(None) };
         match object {
             Ok(object) => {
                 if self.status.mend(&name()) {
                     self.events.emit(Event::PolicyMended { key: name() });
                 }
                 match (key, object) {
-                    (Key::Record(key), Some(Object::Record(record))) => batch.records.push((key, Some(record))),
+                    (Key::Record(key), Some(Object::Record(record))) => {
+                        batch.records.push((key, Some(record)))
+                    }
                     (Key::Record(key), _) => batch.records.push((key, None)),
                     (key, object) => batch.objects.push((key, object)),
                 }

@@ -24,7 +24,7 @@ use vswitch::refusal::{NvRefusal, Object, Refusal, Refused};
 
 use self::follow::Session;
 use self::rpc::Client;
-use super::policy::{Follower, Status};
+use super::policy::{Answer, Follower, SharedStore, Status};
 use crate::control::nv::object::Change;
 use crate::spec::EventSink;
 
@@ -36,7 +36,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(3);
 /// Time to say good-bye.
 const FAREWELL: Duration = Duration::from_secs(1);
-
 
 /// Changes that wait for the store at most.
 const WAITING: usize = 256;
@@ -76,26 +75,25 @@ pub struct Handle {
     status: Arc<Status>,
 }
 
-impl Handle {
-    /// How it fares.
-    pub fn status(&self) -> &Arc<Status> {
+impl SharedStore for Handle {
+    fn status(&self) -> &Arc<Status> {
         &self.status
     }
 
-    /// Writes changes, of which each has its condition: all of them in one transaction where that is possible (up to
-    /// [`write::TOGETHER`]), otherwise one after the other. The revision from which on everybody sees them.
-    pub async fn commit(&self, changes: Vec<Change>) -> Result<i64, NvRefusal> {
-        if !self.status.is_up() {
-            return Err(NvRefusal::StoreLost { reason: self.status.reason() });
-        }
-        let gone = || NvRefusal::StoreLost { reason: "the switch is stopping".into() };
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Commit(changes, reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+    fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>> {
+        let Self { commands, status } = self.clone();
+        Box::pin(async move {
+            if !status.is_up() {
+                return Err(NvRefusal::StoreLost { reason: status.reason() });
+            }
+            let gone = || NvRefusal::StoreLost { reason: "the switch is stopping".into() };
+            let (reply, answer) = oneshot::channel();
+            commands.send(Command::Commit(changes, reply)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
     }
 
-    /// Tells other hosts of this one from now on. Never waits.
-    pub fn present(&self, value: Vec<u8>) {
+    fn present(&self, value: Vec<u8>) {
         // When the channel is full the thread is busy with changes; the next one says it again.
         let _ = self.commands.try_send(Command::Present(value));
     }
@@ -184,8 +182,8 @@ fn configuration(tls: &Tls) -> Result<ClientTlsConfig, Refused> {
             Refusal::BadCredentials { path, reason }.of(Object::Option(option))
         })
     };
-    let mut config = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read("--policy-store-ca", &tls.ca)?));
+    let mut config =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--policy-store-ca", &tls.ca)?));
     if let Some((certificate, key)) = &tls.own {
         let certificate = read("--policy-store-cert", certificate)?;
         config = config.identity(Identity::from_pem(certificate, read("--policy-store-key", key)?));
@@ -260,4 +258,3 @@ fn rand_byte() -> u8 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish() as u8
 }
-

@@ -7,6 +7,7 @@ use super::rpc::{
     Client, Compare, DeleteRequest, Operation, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use crate::control::nv::object::Change;
+use crate::store::objects;
 
 /// Changes of one transaction at most; etcd takes 128 operations unless it is told otherwise.
 pub const TOGETHER: usize = 120;
@@ -48,7 +49,7 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<i64, NvRefus
             let mut all_done = true;
             for (((key, change), found), revision) in wanted.iter().zip(&found).zip(&mut revisions) {
                 let now = match found {
-                    Some((_, value)) => keys::object(&change.key, value).map(Some),
+                    Some((_, value)) => objects::object(&change.key, value).map(Some),
                     None => Ok(None),
                 };
                 let is_done = now.as_ref() == Ok(&change.after);
@@ -69,11 +70,13 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<i64, NvRefus
                 return Ok(newest);
             }
         }
-        let compare =
-            wanted.iter().zip(&revisions).map(|((key, _), revision)| Compare::unchanged(key.clone(), *revision));
+        let compare = wanted
+            .iter()
+            .zip(&revisions)
+            .map(|((key, _), revision)| Compare::unchanged(key.clone(), *revision));
         let success = wanted.iter().map(|(key, change)| match &change.after {
             Some(object) => {
-                let value = keys::value(object);
+                let value = objects::value(object);
                 Operation::Put(PutRequest { key: key.clone(), value, lease: 0 })
             }
             None => Operation::Delete(DeleteRequest { key: key.clone(), range_end: Vec::new() }),
@@ -100,9 +103,10 @@ async fn read(client: &Client, keys: impl Iterator<Item = Vec<u8>>) -> Result<(F
     let request = TxnRequest { compare: Vec::new(), success: keys.map(range).collect() };
     let answer = client.transact(request).await.map_err(|e| refusal(&e))?;
     let first = |range: super::rpc::RangeResponse| range.kvs.into_iter().next();
-    let found = answer.responses.into_iter().map(|response| {
-        response.range.and_then(first).map(|kv| (kv.mod_revision, kv.value))
-    });
+    let found = answer
+        .responses
+        .into_iter()
+        .map(|response| response.range.and_then(first).map(|kv| (kv.mod_revision, kv.value)));
     Ok((found.collect(), answer.header.unwrap_or_default().revision))
 }
 
