@@ -9,5 +9,6 @@
 //! [`crate::state::State`], and a decision that was made with a record is good for as long as that record is what it was.
 pub mod answer;
 pub mod model;
+pub mod nat;
 pub mod overlay;
 pub mod wire;

@@ -10,6 +10,7 @@ mod guards;
 mod headers;
 mod hostile_bytes;
 mod limits;
+mod nv_nat;
 mod nv_wire;
 mod offload_header;
 mod packets;
