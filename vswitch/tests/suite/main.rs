@@ -11,7 +11,11 @@ mod headers;
 mod hostile_bytes;
 mod joining;
 mod limits;
+<<<<<<< HEAD
 mod nv;
+=======
+mod nv_nat;
+>>>>>>> N1
 mod nv_wire;
 mod offload_header;
 mod packets;

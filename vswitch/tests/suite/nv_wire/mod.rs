@@ -3,8 +3,9 @@
 
 mod answers;
 mod decoded;
+mod figures;
 mod hostile;
 mod marks;
-mod reference;
+pub(crate) mod reference;
 mod rewriting;
 mod tunnels;
