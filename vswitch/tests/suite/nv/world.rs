@@ -255,8 +255,14 @@ impl World {
         };
         let host = &self.hosts[n];
         let sent = if tunnel.encap == Encap::Rewrite {
-            let tagging = nv::readdress(&host.snap, &host.state, &tunnel, &mut frame, &Offload::None)
-                .expect("rewritten");
+            let changed = nv::readdress(&host.snap, &host.state, &tunnel, &mut frame, &Offload::None);
+            let tagging = match changed {
+                Ok(tagging) => tagging,
+                Err(reason) => {
+                    happened.push(Happened::Dropped(n, reason));
+                    return;
+                }
+            };
             let mut out = vec![0; frame.len() + 8];
             let change = tagging.change(&frame);
             let len = change.apply(&frame, &mut out).expect("room");
@@ -319,7 +325,10 @@ impl World {
                     return;
                 }
                 if let Some(rewrite) = opened.rewrite {
-                    rewrite.apply(&mut inner, &Offload::None).expect("readable");
+                    if let Err(reason) = rewrite.apply(&mut inner, &Offload::None) {
+                        happened.push(Happened::Dropped(n, reason));
+                        return;
+                    }
                 }
                 self.judge(n, UPLINK, inner, Some(opened.ingress), happened);
             }
