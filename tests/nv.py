@@ -5,7 +5,7 @@ import json, subprocess, sys, time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from lab import fabric, host, net, suite, traffic  # noqa: E402
+from lab import host, net, suite, traffic, tunnels  # noqa: E402
 from lab.fabric import Fabric, NvHost, policy, record  # noqa: E402
 from lab.suite import must, test  # noqa: E402
 from lab.world import reachable  # noqa: E402
@@ -107,6 +107,146 @@ def s14_15_contoso_with_ip_rewrite():
     frames = captured(f, 4, lambda: answers(machines["blue-web"], "10.1.1.1", 4), "icmp")
     ways = {(l["ip"]["ip.src"], l["ip"]["ip.dst"]) for l in frames}
     must(ways <= {(pas["blue-web"], pas["blue-sql"]), (pas["blue-sql"], pas["blue-web"])} and ways, f"on the wire {ways}")
+    close(f, hosts)
+
+
+def blue(hosts, encap="nvgre", prefix="10.16.1.0/24", vsid=5001):
+    """The customer network `blue` with one virtual subnet, on every host."""
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("subnet", "add", "--network", "blue", "--vsid", vsid, "--prefix", prefix))
+
+
+@test
+def s14_15_the_manuals_vms_on_different_subnets():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    for ca, mac, h in (("10.16.1.3", "00:15:5d:03:00:0a", hosts[0]), ("10.16.1.7", "00:15:5d:03:00:0c", hosts[1])):
+        policy(hosts, record(5001, ca, mac, h.pa))
+    a = hosts[0].machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+    c = hosts[1].machine("vm-c", 5001, "10.16.1.7/24", "00:15:5d:03:00:0c")
+    answers(a, "10.16.1.7", 20)
+    answers(c, "10.16.1.3", 20)
+    c.serve_iperf()
+    flow, back = traffic.iperf(a, "10.16.1.7", 2), traffic.iperf(a, "10.16.1.7", 2, reverse=True)
+    must(flow.mbps > 100 and back.mbps > 100, f"{flow}; back {back}; dropped {hosts[0].drops()}, {hosts[1].drops()}")
+    wrong = [int(m.run("grep ^Tcp: /proc/net/snmp | tail -n 1 | awk '{ print $NF }'").out) for m in (a, c)]
+    must(wrong == [0, 0], f"segments with a wrong checksum: {wrong}")
+    close(f, hosts)
+    return f"iperf3 {flow.mbps:.0f} and {back.mbps:.0f} Mbit/s"
+
+
+@test
+def s14_1_all_four_families_of_addresses():
+    f = Fabric("192.168.34.0/24", "fd00:34::/64", "192.168.42.0/24", "fd00:42::/64")
+    for pas in (("192.168.34.8/24", "192.168.42.12/24"), ("fd00:34::8/64", "fd00:42::c/64")):
+        for encap in ("nvgre", "vxlan"):
+            hosts = [NvHost(f, pa) for pa in pas]
+            policy(hosts, ("network", "add", "blue", "--rdid", BLUE),
+                   ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.16.1.0/24,fd16::/64"))
+            for n, h in enumerate(hosts, 3):
+                for ca in (f"10.16.1.{n}", f"fd16::{n}"):
+                    policy(hosts, record(5001, ca, f"00:15:5d:03:00:0{n}", h.pa, "--encap", encap))
+            a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24,fd16::{n}/64", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+            for ca in ("10.16.1.4", "fd16::4"):
+                answers(a, ca, extra="-6" if ":" in ca else "")
+                b.serve_iperf()
+                flow = traffic.iperf(a, ca, 1)
+                must(flow.mbps > 50, f"{encap} over {pas[0]}, {ca}: {flow}")
+            close(f, hosts)
+
+
+@test
+def s14_12_the_kernels_vxlan_device_is_a_peer():
+    host.need("ethtool")
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    h = NvHost(f, "192.168.34.8/24")
+    peer = tunnels.KernelVxlan(f, "192.168.42.50/24", "10.16.1.50/24", "00:15:5d:03:00:50", 5001, h.pa)
+    blue([h])
+    policy([h], record(5001, "10.16.1.3", "00:15:5d:03:00:0a", h.pa, "--encap", "vxlan"),
+           record(5001, "10.16.1.50", peer.mac, peer.pa, "--encap", "vxlan"))
+    a = h.machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+    both_directions(a, peer)
+    close(f, [h])
+
+
+def both_directions(a, peer):
+    """Pings and streams between a tenant's machine and another implementation's."""
+    a.run("ip link set dev $(ls /sys/class/net | grep tpk) mtu 1400", check=False)
+    answers(a, peer.ca, 20)
+    p = traffic.ping(peer.namespace, "10.16.1.3", 20, interval=0.05)
+    must(p.lost == 0 and p.duplicates == 0, f"from the peer: {p}")
+    peer.namespace.serve_iperf()
+    flow, back = traffic.iperf(a, peer.ca, 2), traffic.iperf(a, peer.ca, 2, reverse=True)
+    must(flow.mbps > 20 and back.mbps > 20, f"{flow}; back {back}; dropped {a.host.drops()}")
+
+
+@test
+def s14_12_ovs_is_a_peer_with_vxlan_and_with_gre():
+    host.need("ethtool")
+    for kind, encap in (("vxlan", "vxlan"), ("gre", "nvgre")):
+        f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+        h = NvHost(f, "192.168.34.8/24")
+        # OVS reads frames of a veth pair as they are: their checksums must be complete.
+        h.namespace.run(f"ethtool -K {h.wire} tx off >/dev/null")
+        key = 5001 if kind == "vxlan" else 5001 << 8
+        peer = tunnels.OvsTunnel(f, "192.168.42.50/24", "10.16.1.50/24", "00:15:5d:03:00:50", kind, key, h.pa)
+        blue([h])
+        policy([h], record(5001, "10.16.1.3", "00:15:5d:03:00:0a", h.pa, "--encap", encap),
+               record(5001, "10.16.1.50", peer.mac, peer.pa, "--encap", encap))
+        a = h.machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+        both_directions(a, peer)
+        peer.close()
+        close(f, [h])
+
+
+@test
+def s14_10_every_host_routes_between_the_subnets_of_one_customer():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("network", "add", "yellow", "--rdid", YELLOW),
+           ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.1.1.0/24"),
+           ("subnet", "add", "--network", "blue", "--vsid", 5002, "--prefix", "10.1.2.0/24"),
+           ("subnet", "add", "--network", "yellow", "--vsid", 6002, "--prefix", "10.1.2.0/24"))
+    where = {"a": (5001, "10.1.1.10", hosts[0]), "b": (5002, "10.1.2.10", hosts[1]), "c": (5002, "10.1.2.11", hosts[0]), "y": (6002, "10.1.2.10", hosts[0])}
+    m = {}
+    for number, (name, (vsid, ca, h)) in enumerate(where.items(), 1):
+        mac = f"00:15:5d:0a:00:{number:02x}"
+        policy(hosts, record(vsid, ca, mac, h.pa))
+        m[name] = h.machine(name, vsid, f"{ca}/24", mac, gateway=ca.rsplit(".", 1)[0] + ".1")
+    answers(m["a"], "10.1.2.10")
+    answers(m["a"], "10.1.2.11")
+    answers(m["b"], "10.1.1.10")
+    answers(m["a"], "10.1.1.1")  # the router itself
+    must("ttl=63" in m["a"].run("ping -c 1 10.1.2.10").out, "routed once, the TTL is one less")
+    out = m["a"].run("ping -c 1 -t 1 10.1.2.10", check=False).out
+    must("From 10.1.1.1" in out and "exceeded" in out.lower(), f"TTL 1: {out}")
+    silent(m["y"], "10.1.1.10")
+    before = m["y"].run("ip -s link show dev $(ls /sys/class/net | grep tpk) | awk '/RX/ {getline; print $2}'").out
+    traffic.ping(m["a"], "10.1.2.10", 10, interval=0.05)
+    after = m["y"].run("ip -s link show dev $(ls /sys/class/net | grep tpk) | awk '/RX/ {getline; print $2}'").out
+    must(before == after, f"yellow's machine with blue's address heard something: {before} frames, then {after}")
+    close(f, hosts)
+
+
+@test
+def s14_13_a_packet_that_does_not_fit_is_answered_with_the_mtu():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.16.1.0/24,fd16::/64"))
+    for n, h in enumerate(hosts, 3):
+        for ca in (f"10.16.1.{n}", f"fd16::{n}"):
+            policy(hosts, record(5001, ca, f"00:15:5d:03:00:0{n}", h.pa))
+    a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24,fd16::{n}/64", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+    answers(a, "10.16.1.4")
+    answers(a, "10.16.1.4", size=1458 - 28, extra="-M do")
+    a.run(f"ip link set {a.tap} mtu 1500")
+    out = a.run("ping -c 2 -W 1 -M do -s 1472 10.16.1.4", check=False).out
+    must("mtu = 1458" in out or "mtu=1458" in out, f"IPv4: {out}")
+    out = a.run("ping -6 -c 2 -W 1 -M do -s 1452 fd16::4", check=False).out
+    must("mtu = 1438" in out or "mtu=1458" in out or "mtu = 1458" in out, f"IPv6: {out}")
+    b.serve_iperf()
+    flow = traffic.iperf(a, "10.16.1.4", 2)
+    must(flow.mbps > 50, f"with a guest whose MTU is too large: {flow}")
     close(f, hosts)
 
 

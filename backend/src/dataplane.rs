@@ -8,12 +8,12 @@ pub mod takeover;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vswitch::PortId;
 use vswitch::event::Event;
 use vswitch::explain::{Explanation, explain};
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
-use vswitch::state::PortMemory;
+use vswitch::state::{PortMemory, State};
+use vswitch::{PortId, nv};
 
 use crate::guest::connection::Server;
 use crate::guest::hold::Room;
@@ -71,6 +71,19 @@ impl Dataplane {
         self.shared.state.fdb.set_limit(snapshot.config().fdb_size);
         self.shared.publish(Some(snapshot), |_| ());
         self.refresh_link_addresses();
+    }
+
+    /// What is remembered from frame to frame.
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.shared.state)
+    }
+
+    /// Sends questions for next hops of the provider network that are not known, out of the uplinks they are at.
+    pub fn ask_next_hops(&self) {
+        let view = self.shared.view();
+        for (uplink, frame) in nv::due(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles())) {
+            self.send_out(uplink, vec![frame]);
+        }
     }
 
     /// What would happen now to a frame that a port sends: its first bytes and its whole length. Changes nothing.

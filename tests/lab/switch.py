@@ -75,6 +75,11 @@ class Turnpike:
             raise LabError(f"`turnpike {' '.join(map(str, args))}` failed ({r.returncode}): {r.stderr.strip()}")
         return json.loads(r.stdout) if r.stdout.strip() else None
 
+    def text(self, *args):
+        """What a command prints for people."""
+        argv = [str(self.binary), "--api", str(self.api), *map(str, args)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=True).stdout
+
     def begin(self, *args):
         """Start a command that takes a while; its process, output on `stdout`."""
         argv = [self.binary, "--api", self.api, "--json", *args]

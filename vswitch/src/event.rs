@@ -325,4 +325,40 @@ pub enum Event {
         /// The address announced.
         mac: Mac,
     },
+    /// The policy store answers.
+    PolicyStoreUp {
+        /// Which member of it.
+        member: String,
+        /// Up to which of its revisions everything is in force.
+        revision: i64,
+    },
+    /// The policy store does not answer any more; what is known of it stays in force.
+    PolicyStoreLost {
+        /// Why, in words.
+        reason: String,
+    },
+    /// A key of the policy store has a wrong value; what it said before stays in force.
+    PolicySkipped {
+        /// The key.
+        key: String,
+        /// What is wrong, in words.
+        reason: String,
+    },
+    /// A key of the policy store that had a wrong value has a right one, or is gone.
+    PolicyMended {
+        /// The key.
+        key: String,
+    },
+    /// An object of the policy store fits to no other, or to none any more, and is not in force.
+    PolicyMisfit {
+        /// The object.
+        object: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Objects of network virtualization changed.
+    NvChanged {
+        /// Each of them with `+` added, `-` removed or `~` changed before it; of many only how many.
+        changes: Vec<String>,
+    },
 }

@@ -1,7 +1,7 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
 //! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
-//! and sessions, `config`: all as one document, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
+//! and sessions, `config`: all as one document, `nv`: network virtualization, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
@@ -13,6 +13,7 @@ mod lists;
 mod live;
 mod metrics;
 mod migrations;
+mod nv;
 mod routes;
 mod serve;
 mod takeover;
@@ -25,6 +26,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use crate::control::Switch;
 use crate::events::EventLog;
 use crate::migrate::Migrations;
+use crate::store::policy::SharedStore;
 use crate::takeover::Giver;
 
 pub use self::auth::Callers;
@@ -41,6 +43,8 @@ pub struct Shared {
     pub switch: Arc<Mutex<Switch>>,
     /// Ports that move from switch to switch.
     pub migrations: Migrations,
+    /// The policy store of network virtualization that hosts share, if they do.
+    pub policy: Option<Arc<dyn SharedStore>>,
     /// What happened.
     pub events: Arc<EventLog>,
     /// What a successor asks.

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
-use super::{Shared, config, handover, lists, live, metrics, migrations, takeover};
+use super::{Shared, config, handover, lists, live, metrics, migrations, nv, takeover};
 use crate::control::types::{
     ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
     WorkerView,
@@ -37,6 +37,7 @@ pub(super) type Answer<T> = Result<Json<T>, ApiError>;
         (name = "policy", description = "Lists of a port: its ACL and its extended rules"),
         (name = "metering", description = "What the meters of ports counted"),
         (name = "uplinks", description = "The physical network"),
+        (name = "nv", description = "Network virtualization: customer networks over the physical one"),
         (name = "migration", description = "Ports on the move"),
         (name = "seeing", description = "What the switch does"),
     )
@@ -61,6 +62,19 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(live::reset_meter))
         .routes(routes!(live::list_sessions))
         .routes(routes!(live::port_sessions, live::flush_sessions))
+        .routes(routes!(nv::list_networks, nv::add_networks))
+        .routes(routes!(nv::remove_network))
+        .routes(routes!(nv::list_subnets, nv::add_subnets))
+        .routes(routes!(nv::remove_subnet))
+        .routes(routes!(nv::list_records, nv::add_records, nv::set_record, nv::remove_record))
+        .routes(routes!(nv::list_routes, nv::add_routes, nv::remove_route))
+        .routes(routes!(nv::list_providers, nv::add_providers))
+        .routes(routes!(nv::remove_provider))
+        .routes(routes!(nv::list_gateways, nv::add_gateways))
+        .routes(routes!(nv::remove_gateway))
+        .routes(routes!(nv::export))
+        .routes(routes!(nv::import))
+        .routes(routes!(nv::store))
         .routes(routes!(handover::export))
         .routes(routes!(handover::import))
         .routes(routes!(migrations::list, migrations::send))

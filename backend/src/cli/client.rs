@@ -39,6 +39,28 @@ impl Client {
         self.call(Method::POST, path, Some(body))
     }
 
+    /// A request whose answer may take long; `tick` is called every second meanwhile.
+    pub(super) fn post_long<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        tick: impl Fn(),
+    ) -> Result<T, Failure> {
+        let body: Bytes = serde_json::to_vec(body).map_err(|e| broken(&e))?.into();
+        let answer = Self::blocking(async {
+            let talk = async { whole(self.send(Method::POST, path, body).await?).await };
+            tokio::pin!(talk);
+            let mut second = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                tokio::select! {
+                    answer = &mut talk => return answer,
+                    _ = second.tick() => tick(),
+                }
+            }
+        });
+        serde_json::from_slice(&answer?).map_err(|e| broken(&e))
+    }
+
     /// An answer that is not JSON.
     pub(super) fn get_bytes(&self, path: &str) -> Result<Bytes, Failure> {
         self.exchange(Method::GET, path, Bytes::new())
@@ -167,6 +189,19 @@ pub(super) fn object(
         Ok(()) => Ok(format!("/v1/{collection}/{name}")),
         Err(why) => Err(Refused { object: object(name.to_owned()), why }.into()),
     }
+}
+
+/// The path of one element of a collection, whatever its name is.
+pub(super) fn below(collection: &str, name: &str) -> String {
+    let mut path = format!("{collection}/");
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
 }
 
 /// The path of a port's list.

@@ -13,6 +13,7 @@ mod fdb;
 mod file;
 mod meter;
 mod migrate;
+mod nv;
 mod policy;
 mod port;
 mod rule;
@@ -97,6 +98,9 @@ enum Command {
     /// Connections that stateful rules follow.
     #[command(subcommand)]
     Session(session::Session),
+    /// Network virtualization: customer networks with addresses of their own over the physical network.
+    #[command(subcommand)]
+    Nv(nv::Nv),
     /// Ports on the move. With QEMU 10 or cloud-hypervisor 52, or newer, a guest's state travels in the front end's own stream and no command
     /// is needed.
     #[command(subcommand)]
@@ -193,6 +197,7 @@ pub fn main() -> ExitCode {
         Command::Uplink(uplink) => uplink.run(&client, &answer),
         Command::Meter(meter) => meter.run(&client, &answer),
         Command::Session(session) => session.run(&client, &answer),
+        Command::Nv(nv) => nv.run(&client, &answer),
         Command::Migrate(migrate) => migrate.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),

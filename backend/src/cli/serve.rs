@@ -29,6 +29,8 @@ use crate::takeover::{Giver, Outcome};
 const MAX_WORKERS: usize = 64;
 /// How often stopped ports are tried again.
 const TICK: Duration = Duration::from_secs(5);
+/// How often next hops of the provider network are asked for.
+const QUESTIONS: Duration = Duration::from_millis(500);
 
 const SIGNS: &str = "\
 When it is ready it writes one line to stderr, 'turnpike ready api=PATH ports=N', and tells systemd.
@@ -201,6 +203,7 @@ impl Serve {
             giver,
             migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone()),
             switch,
+            policy: None,
             events: events.clone(),
             stopping: stopping.clone(),
         };
@@ -217,7 +220,8 @@ impl Serve {
                 stopping.clone(),
             ));
         }
-        servers.spawn(tick(shared.switch.clone(), stopping));
+        servers.spawn(repeat(TICK, shared.switch.clone(), stopping.clone(), Switch::tick));
+        servers.spawn(repeat(QUESTIONS, shared.switch.clone(), stopping, |switch| switch.ask_next_hops()));
 
         eprintln!("turnpike ready api={} ports={ports}", api.display());
         // Without systemd there is nobody to tell.
@@ -289,15 +293,21 @@ impl Serve {
     }
 }
 
-async fn tick(switch: Arc<Mutex<Switch>>, mut stopping: watch::Receiver<bool>) {
+/// Calls `work` again and again, on a thread that may block, until the switch stops.
+async fn repeat(
+    pause: Duration,
+    switch: Arc<Mutex<Switch>>,
+    mut stopping: watch::Receiver<bool>,
+    work: impl Fn(&mut Switch) + Send + Copy + 'static,
+) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stopping.wait_for(|s| *s) => return,
         }
         let switch = switch.clone();
         let _ = tokio::task::spawn_blocking(move || {
-            switch.lock().unwrap_or_else(PoisonError::into_inner).tick();
+            work(&mut switch.lock().unwrap_or_else(PoisonError::into_inner));
         })
         .await;
     }

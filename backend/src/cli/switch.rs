@@ -5,7 +5,7 @@ use vswitch::snapshot::SwitchKind;
 
 use super::client::Client;
 use super::table::pairs;
-use super::value::OrDefault;
+use super::value::{OnOff, OrDefault};
 use super::{Answer, Outcome, usage_error};
 use crate::control::types::{SwitchChange, SwitchView};
 
@@ -42,13 +42,17 @@ pub(super) struct Set {
     /// Longest time a unicast frame waits for room at its receiver, 0 to 1000000 microseconds.
     #[arg(long, value_name = "N|default")]
     rx_wait_us: Option<OrDefault>,
+
+    /// Whether ports with a virtual subnet are in customer networks (see 'turnpike nv'); off, they are only kept apart.
+    #[arg(long, value_enum)]
+    nv: Option<OnOff>,
 }
 
 impl Switch {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
             Self::Show => answer.print(&client.get::<SwitchView>("/v1/switch")?, show),
-            Self::Set(Set { kind: None, fdb_size: None, rx_wait_us: None }) => {
+            Self::Set(Set { kind: None, fdb_size: None, rx_wait_us: None, nv: None }) => {
                 usage_error(["switch", "set"], "give at least one setting, such as --kind internal")
             }
             Self::Set(set) => {
@@ -61,6 +65,7 @@ impl Switch {
                     }),
                     fdb_size: set.fdb_size.map(|n| n.0),
                     rx_wait_us: set.rx_wait_us.map(|n| n.0),
+                    nv: set.nv.map(OnOff::change),
                 };
                 answer.print(&client.patch::<SwitchView>("/v1/switch", &change)?, show)
             }
@@ -81,6 +86,7 @@ fn show(s: &SwitchView) -> String {
         ("workers", s.workers.to_string()),
         ("fdb-size", s.fdb_size.to_string()),
         ("rx-wait-us", s.rx_wait_us.to_string()),
+        ("nv", if s.nv { "on" } else { "off" }.into()),
         ("host-id", s.host_id.clone()),
         ("dynamic MACs", s.mac_pool.clone()),
         ("version", s.version.clone()),

@@ -269,6 +269,7 @@ fn settings(settings: &Settings) -> SwitchChange {
     SwitchChange {
         kind: (settings.kind != default.kind).then_some(Some(settings.kind)),
         fdb_size: (settings.fdb_size != default.fdb_size).then_some(Some(settings.fdb_size.into())),
+        nv: (settings.nv != default.nv).then_some(Some(settings.nv)),
         rx_wait_us: (settings.rx_wait_us != default.rx_wait_us).then_some(Some(settings.rx_wait_us.into())),
     }
 }

@@ -32,6 +32,8 @@ impl Switch {
             data: None,
             store: Store::none(),
             events: self.events.clone(),
+            nv: self.nv.clone(),
+            records: self.records.clone(),
             fleet_key: None,
         }
     }
@@ -223,6 +225,9 @@ pub(super) fn settings_differences(old: &Settings, new: &Settings) -> Vec<String
     }
     if old.rx_wait_us != new.rx_wait_us {
         changes.push(format!("rx_wait_us={}", new.rx_wait_us));
+    }
+    if old.nv != new.nv {
+        changes.push(format!("nv={}", if new.nv { "on" } else { "off" }));
     }
     changes
 }

@@ -31,6 +31,7 @@ impl Switch {
             Verdict::Drop(reason) | Verdict::Refuse(reason, _) => ("drop", Some(reason)),
             Verdict::Unicast(_) => ("unicast", None),
             Verdict::Flood(_) => ("flood", None),
+            Verdict::Answer => ("answer", None),
         };
         let destination = |d: Destination| DestinationView {
             port: names.get(&d.port).map_or_else(|| format!("#{}", d.port), |name| (*name).to_owned()),

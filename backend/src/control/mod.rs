@@ -19,6 +19,7 @@ pub mod list;
 mod lists;
 pub mod meter;
 pub mod model;
+pub mod nv;
 pub mod path;
 pub mod rule;
 mod session;
@@ -43,6 +44,8 @@ use vswitch::snapshot::Snapshot;
 use self::admit::{changed, differences};
 use self::handover::{Arrival, Departure};
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
+use self::nv::object::RecordKey;
+use self::nv::records::RecordTable;
 use self::path::DataPath;
 use self::tallies::Tallies;
 use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
@@ -107,6 +110,10 @@ pub struct Switch {
     data: Option<Box<dyn DataPath>>,
     store: Store,
     events: Arc<EventLog>,
+    /// Network virtualization but for its records.
+    nv: nv::Nv,
+    /// The records; there are some once there is a data path.
+    records: Option<RecordTable>,
     /// With what states of ports are sealed and verified.
     fleet_key: Option<FleetKey>,
 }
@@ -155,8 +162,13 @@ impl Switch {
             data: None,
             store,
             events,
+            nv: nv::Nv::default(),
+            records: None,
             fleet_key: None,
         };
+        let (records, objects): (Vec<_>, Vec<_>) =
+            saved.nv.into_iter().partition(|object| matches!(object, nv::object::Object::Record(_)));
+        switch.nv = nv::Nv::of(objects);
         for config in saved.ports {
             switch.events.name_port(config.id, &config.name);
             switch.last_id = switch.last_id.max(config.id.0);
@@ -167,6 +179,14 @@ impl Switch {
         switch.follow_uplinks();
         let first = switch.snapshot();
         let data = start(first).map_err(|e| system(&e).of(Object::Switch))?;
+        let table = RecordTable::new(data.state());
+        table.set_own(switch.nv.own());
+        let records = records.into_iter().filter_map(|object| match object {
+            nv::object::Object::Record(record) => Some((RecordKey::of(&record), Some(record))),
+            _ => None,
+        });
+        table.apply(&records.collect::<Vec<_>>());
+        switch.records = Some(table);
         switch.data = Some(Box::new(data));
         let tallies = switch.ports.values().flat_map(|entry| entry.config.tallies());
         switch.make_room(tallies).map_err(|why| why.of(Object::Switch))?;
@@ -221,6 +241,13 @@ impl Switch {
         self.follow_devices();
     }
 
+    /// To be called every second or sooner: asks for next hops of the provider network.
+    pub fn ask_next_hops(&self) {
+        if let Some(data) = self.data.as_ref().filter(|_| self.settings.nv) {
+            data.ask_next_hops();
+        }
+    }
+
     /// Adds a guest port or a host port.
     pub fn add_port(&mut self, new: &NewPort) -> Result<(), Refused> {
         let result = self.check_port(new).and_then(|config| self.add(config));
@@ -241,7 +268,8 @@ impl Switch {
 
     /// Removes the uplink.
     pub fn remove_uplink(&mut self, name: &str) -> Result<(), Refused> {
-        let result = self.check_noun(name, true).and_then(|()| self.remove(name));
+        let checked = self.check_noun(name, true).and_then(|()| self.nv_spares(name));
+        let result = checked.and_then(|()| self.remove(name));
         self.noted(result, || Object::Uplink(name.to_owned()))
     }
 
@@ -291,7 +319,7 @@ impl Switch {
         self.events.name_port(id, &name);
         self.ports.insert(name.clone(), Entry::new(config));
         self.epoch += 1;
-        data.publish(compile(self.epoch, &self.settings, &self.ports));
+        data.publish(compile(self.epoch, &self.settings, &self.ports, &mut self.nv));
         let config = &self.ports[&name].config;
         data.clear_counters(id);
         let served = serve(&**data, config).map_err(|e| system(&e));
@@ -431,11 +459,11 @@ impl Switch {
 
     fn snapshot(&mut self) -> Snapshot {
         self.epoch += 1;
-        compile(self.epoch, &self.settings, &self.ports)
+        compile(self.epoch, &self.settings, &self.ports, &mut self.nv)
     }
 }
 
-fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> Snapshot {
+fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>, nv: &mut nv::Nv) -> Snapshot {
     // Names of virtual machines are known to the data path as numbers that hold for one snapshot.
     let vms: BTreeSet<&str> = ports.values().filter_map(|e| e.config.policy.vm.as_deref()).collect();
     let vms: BTreeMap<&str, u64> = vms.into_iter().zip(1..).collect();
@@ -448,7 +476,8 @@ fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>) -> 
         vm: config.policy.vm.as_deref().and_then(|name| vms.get(name).copied()),
         policy: config.compiled(),
     };
-    Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect())
+    let snapshot = Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect());
+    if settings.nv { snapshot.with_nv(nv.policy(ports)) } else { snapshot }
 }
 
 fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), DataplaneError> {

@@ -34,13 +34,16 @@ pub struct Settings {
     pub fdb_size: u32,
     /// Longest time a unicast frame waits for room at its receiver, in microseconds.
     pub rx_wait_us: u32,
+    /// Whether ports with a virtual subnet are in customer networks; without it they are only kept apart.
+    #[serde(default)]
+    pub nv: bool,
 }
 
 impl Default for Settings {
     /// A new switch is external, the one kind that takes every kind of port.
     fn default() -> Self {
         let SwitchConfig { fdb_size, rx_wait_us, .. } = SwitchConfig::default();
-        Self { kind: SwitchKind::External, fdb_size, rx_wait_us }
+        Self { kind: SwitchKind::External, fdb_size, rx_wait_us, nv: false }
     }
 }
 
@@ -59,6 +62,9 @@ impl Settings {
         if let Some(wait) = change.rx_wait_us {
             let wait = wait.unwrap_or(default.rx_wait_us.into());
             new.rx_wait_us = check::range("rx-wait-us", wait, 0, 1_000_000, "microseconds")? as u32;
+        }
+        if let Some(nv) = change.nv {
+            new.nv = nv.unwrap_or(default.nv);
         }
         Ok(new)
     }

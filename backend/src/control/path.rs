@@ -1,10 +1,12 @@
 //! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
 
+use std::sync::Arc;
+
 use vswitch::explain::Explanation;
 use vswitch::fdb::Entry;
 use vswitch::session::Shown;
 use vswitch::snapshot::Snapshot;
-use vswitch::state::PortMemory;
+use vswitch::state::{PortMemory, State};
 use vswitch::{PortId, Tally};
 
 use super::model::{Device, PortConfig};
@@ -13,6 +15,10 @@ use crate::spec::{DataplaneError, GuestSpec, PortCounters, PortStatus, TapSpec, 
 
 /// See [`Dataplane`], whose methods these are.
 pub trait DataPath: Send {
+    /// What is remembered from frame to frame; the lookup records are in it.
+    fn state(&self) -> Arc<State>;
+    /// Asks for next hops of the provider network that are not known. To be called every second.
+    fn ask_next_hops(&self) {}
     /// Makes every worker follow `snapshot`.
     fn publish(&self, snapshot: Snapshot);
     /// Serves a port whose policy is published; `features` are the bits a guest port may offer.
@@ -93,6 +99,14 @@ pub trait DataPath: Send {
 }
 
 impl DataPath for Dataplane {
+    fn state(&self) -> Arc<State> {
+        Self::state(self)
+    }
+
+    fn ask_next_hops(&self) {
+        Self::ask_next_hops(self);
+    }
+
     fn publish(&self, snapshot: Snapshot) {
         Self::publish(self, snapshot);
     }

@@ -66,8 +66,14 @@ struct Notes {
     announced: Vec<(u16, usize)>,
 }
 
-#[derive(Clone, Default)]
-struct Fake(Arc<Mutex<Notes>>);
+#[derive(Clone)]
+struct Fake(Arc<Mutex<Notes>>, Arc<vswitch::state::State>);
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self(Arc::default(), Arc::new(vswitch::state::State::new(64, 1)))
+    }
+}
 
 impl Fake {
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
@@ -189,6 +195,10 @@ impl DataPath for Fake {
 
     fn announce(&self, id: PortId, frames: &[Vec<u8>]) {
         self.notes().announced.push((id.0, frames.len()));
+    }
+
+    fn state(&self) -> Arc<vswitch::state::State> {
+        Arc::clone(&self.1)
     }
 
     fn send_out(&self, uplink: PortId, frames: Vec<Vec<u8>>) {

@@ -52,6 +52,7 @@ impl Switch {
             kind: self.settings.kind,
             fdb_size: self.settings.fdb_size,
             rx_wait_us: self.settings.rx_wait_us,
+            nv: self.settings.nv,
             host_id: self.host.id.clone(),
             mac_pool: self.host.pool.to_string(),
             ports: self.ports.len(),

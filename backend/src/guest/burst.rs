@@ -220,3 +220,50 @@ impl Burst {
         &self.spans[usize::from(first)..usize::from(first) + usize::from(count)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A burst of one frame whose rest lies in pieces cut at these places.
+    fn burst_of(bytes: &[u8], cuts: &[usize]) -> Burst {
+        let mut burst = Burst::default();
+        let head = bytes.len().min(HEAD_LEN);
+        burst.frames[0].head[..head].copy_from_slice(&bytes[..head]);
+        burst.frames[0].head_len = head as u16;
+        burst.frames[0].len = bytes.len() as u32;
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| head + cut % (bytes.len() - head + 1)).collect();
+        cuts.extend([head, bytes.len()]);
+        cuts.sort_unstable();
+        for pair in cuts.windows(2) {
+            let part = &bytes[pair[0]..pair[1]];
+            burst.spans.push(Span { ptr: part.as_ptr().cast_mut(), len: part.len() as u32 });
+        }
+        burst.frames[0].rest = (0, burst.spans.len() as u16);
+        burst.count = 1;
+        burst
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_in_a_tunnel_is_what_is_left(
+            bytes in prop::collection::vec(any::<u8>(), 0..900),
+            cuts in prop::collection::vec(any::<usize>(), 0..6),
+            strip in 0usize..220,
+            len in 0u32..900,
+        ) {
+            let mut burst = burst_of(&bytes, &cuts);
+            let there = burst.unwrap(0, strip, len);
+            prop_assert_eq!(there, strip <= bytes.len().min(HEAD_LEN) && strip + len as usize <= bytes.len());
+            if there {
+                let mut out = Vec::with_capacity(1000);
+                burst.linearise(0, &mut out);
+                prop_assert_eq!(&out[..], &bytes[strip..strip + len as usize]);
+                prop_assert_eq!(burst.frames[0].head().len(), HEAD_LEN.min(len as usize));
+                prop_assert_eq!(burst.frames[0].len, len);
+            }
+        }
+    }
+}

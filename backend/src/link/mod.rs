@@ -28,8 +28,8 @@ use vswitch::Mac;
 
 pub use burst::{BURST, LinkBurst, LinkFrame, MAX_FRAME};
 pub use error::LinkError;
-use outbox::Outbox;
 pub use interface::{interface_exists, interface_name};
+use outbox::Outbox;
 pub use packet::Packet;
 pub use tap::Tap;
 

@@ -45,7 +45,13 @@ pub struct Outgoing<'a> {
 
 impl Default for Outbox {
     fn default() -> Self {
-        let entry = || Entry { header: [0; LINK_HEADER], front: [0; MAX_FRONT], front_len: 0, pieces: (0, 0), len: 0 };
+        let entry = || Entry {
+            header: [0; LINK_HEADER],
+            front: [0; MAX_FRONT],
+            front_len: 0,
+            pieces: (0, 0),
+            len: 0,
+        };
         Self {
             entries: (0..CAPACITY).map(|_| entry()).collect(),
             count: 0,
@@ -77,9 +83,16 @@ impl Outbox {
     }
 
     /// Adds a frame. False, and nothing is added, if the outbox is full, the front too long, or the pieces are too many.
-    pub fn push(&mut self, header: [u8; LINK_HEADER], front: &[u8], pieces: impl Iterator<Item = Piece>) -> bool {
+    pub fn push(
+        &mut self,
+        header: [u8; LINK_HEADER],
+        front: &[u8],
+        pieces: impl Iterator<Item = Piece>,
+    ) -> bool {
         let first = self.pieces.len();
-        let Some(entry) = self.entries.get_mut(self.count).filter(|_| front.len() <= MAX_FRONT) else { return false };
+        let Some(entry) = self.entries.get_mut(self.count).filter(|_| front.len() <= MAX_FRONT) else {
+            return false;
+        };
         self.pieces.extend(pieces.take(MAX_PIECES + 1));
         let count = self.pieces.len() - first;
         if count > MAX_PIECES {
@@ -90,7 +103,8 @@ impl Outbox {
         entry.front[..front.len()].copy_from_slice(front);
         entry.front_len = front.len();
         entry.pieces = (first, count);
-        entry.len = self.pieces[first..].iter().fold(front.len(), |sum, piece| sum.saturating_add(piece.len()));
+        entry.len =
+            self.pieces[first..].iter().fold(front.len(), |sum, piece| sum.saturating_add(piece.len()));
         self.count += 1;
         true
     }
@@ -137,6 +151,10 @@ mod tests {
         let mut outbox = Outbox::default();
         assert!(!outbox.push([0; LINK_HEADER], &[0; MAX_FRONT + 1], std::iter::empty()));
         assert!(!outbox.push([0; LINK_HEADER], &[], std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES + 1)));
-        assert!(outbox.push([0; LINK_HEADER], &[0; MAX_FRONT], std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES)));
+        assert!(outbox.push(
+            [0; LINK_HEADER],
+            &[0; MAX_FRONT],
+            std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES)
+        ));
     }
 }

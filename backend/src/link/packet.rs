@@ -18,9 +18,9 @@ use vswitch::Mac;
 
 use super::burst::{BURST, ETHERNET_HEADER, FRAME_AT, LinkBurst, MAX_FRAME, VLAN_TAG};
 use super::error::LinkError;
-use super::outbox::Outbox;
 use super::interface::{self, check};
-use super::{Gather, LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
+use super::outbox::Outbox;
+use super::{LINK_HEADER, Link, LinkOffloads, LinkText, Piece, ReceiveDrops, Sent};
 
 /// Bytes of the virtio-net header that the socket uses (`virtio_net_hdr`, without `num_buffers`).
 const SOCKET_HEADER: usize = 10;

@@ -3,6 +3,11 @@
 //! Every change is durable when its function returns. The file is locked for as long as it is open, so two switches cannot
 //! share a state directory. A file that cannot be read is a refusal at start; it is never repaired by forgetting.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
+mod objects;
+pub mod policy;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +18,11 @@ use redb::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vswitch::refusal::{Object, Refusal, Refused};
+use vswitch::refusal::{Object as About, Refusal, Refused};
 
 use crate::control::list::{self, Item, List};
 use crate::control::model::{PortConfig, Settings};
+use crate::control::nv::object::{Change, Object};
 use crate::control::{acl, rule};
 
 /// Name of the file in the state directory.
@@ -24,8 +30,9 @@ pub const FILE: &str = "turnpike.redb";
 
 /// Version of what is stored. Grows when an older program could not read it correctly.
 ///
-/// 1: ports without lists. 2: rows of ACL entries and rules beside the ports, which an older program would not see.
-const FORMAT: u32 = 2;
+/// 1: ports without lists. 2: rows of ACL entries and rules beside the ports, which an older program would not see. 3: objects of network
+/// virtualization, which keep tenants apart.
+const FORMAT: u32 = 3;
 
 /// `format` (a number) and `switch` (settings), each as JSON.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -37,6 +44,9 @@ const ACLS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("acls");
 /// Port name and the rule's text → rule as JSON.
 const RULES: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("rules");
 
+/// Name of an object of network virtualization, as in `networks/blue` → object as JSON.
+const NV: TableDefinition<&str, &[u8]> = TableDefinition::new("nv");
+
 /// What a store held when it was opened.
 #[derive(Debug, Default)]
 pub struct Saved {
@@ -44,6 +54,8 @@ pub struct Saved {
     pub settings: Settings,
     /// Ports and uplinks.
     pub ports: Vec<PortConfig>,
+    /// Objects of network virtualization.
+    pub nv: Vec<Object>,
 }
 
 /// An open store, or none (`--state-dir none`).
@@ -81,12 +93,12 @@ impl Store {
     /// Opens the store in `directory`, which is created if missing.
     pub fn open(directory: &Path) -> Result<(Self, Saved), Refused> {
         let unusable = |reason: String| {
-            Refusal::StateUnusable { reason }.of(Object::State(directory.to_string_lossy().into_owned()))
+            Refusal::StateUnusable { reason }.of(About::State(directory.to_string_lossy().into_owned()))
         };
         std::fs::create_dir_all(directory)
             .map_err(|e| unusable(format!("cannot be created: {}", words(&e))))?;
         let path: PathBuf = directory.join(FILE);
-        let object = || Object::State(path.to_string_lossy().into_owned());
+        let object = || About::State(path.to_string_lossy().into_owned());
         let database = Database::create(&path).map_err(|e| match e {
             DatabaseError::DatabaseAlreadyOpen => Refusal::StateInUse.of(object()),
             DatabaseError::Storage(redb::StorageError::Io(e))
@@ -108,9 +120,19 @@ impl Store {
         settings: Option<&Settings>,
         ports: &[(Option<&PortConfig>, Option<&PortConfig>)],
     ) -> Result<(), Refusal> {
+        self.put_all(settings, ports, &[])
+    }
+
+    /// The same with changes of network virtualization.
+    pub fn put_all(
+        &self,
+        settings: Option<&Settings>,
+        ports: &[(Option<&PortConfig>, Option<&PortConfig>)],
+        nv: &[Change],
+    ) -> Result<(), Refusal> {
         match &self.0 {
             Backing::None => Ok(()),
-            Backing::File(database) => put(database, settings, ports),
+            Backing::File(database) => put(database, settings, ports, nv),
             Backing::Lost(reason) => Err(reason.clone()),
             #[cfg(test)]
             Backing::Failing => Err("no space left on device".into()),
@@ -123,6 +145,7 @@ fn put(
     database: &Database,
     settings: Option<&Settings>,
     ports: &[(Option<&PortConfig>, Option<&PortConfig>)],
+    nv: &[Change],
 ) -> Result<(), String> {
     let change = || -> Result<(), Box<dyn std::error::Error>> {
         let transaction = database.begin_write()?;
@@ -148,6 +171,16 @@ fn put(
                 put_list::<_, acl::Row>(&mut acls, name, old_acl, new_acl)?;
                 let (old_rules, new_rules) = (old.map(|p| &*p.rules), new.map(|p| &*p.rules));
                 put_list::<_, rule::Row>(&mut rules, name, old_rules, new_rules)?;
+            }
+            if !nv.is_empty() {
+                let mut table = transaction.open_table(NV)?;
+                for change in nv {
+                    let key = objects::text(&change.key);
+                    match &change.after {
+                        Some(object) => drop(table.insert(key.as_str(), objects::value(object).as_slice())?),
+                        None => drop(table.remove(key.as_str())?),
+                    }
+                }
             }
         }
         transaction.commit()?;
@@ -228,11 +261,21 @@ fn load(database: &Database) -> Result<Saved, Refusal> {
             return Err(Refusal::StateCorrupt { reason });
         }
     }
+    let mut nv = Vec::new();
+    if let Some(table) = existing(transaction.open_table(NV))? {
+        for row in table.iter().map_err(|e| corrupt(e.into()))? {
+            let (key, bytes) = row.map_err(|e| corrupt(e.into()))?;
+            let damaged =
+                |reason: String| Refusal::StateCorrupt { reason: format!("{}: {reason}", key.value()) };
+            let named = objects::key(key.value()).ok_or_else(|| damaged("there is no such key".into()))?;
+            nv.push(objects::object(&named, bytes.value()).map_err(damaged)?);
+        }
+    }
     if format < FORMAT {
         drop((meta, transaction));
         put_format(database)?;
     }
-    Ok(Saved { settings, ports })
+    Ok(Saved { settings, ports, nv })
 }
 
 /// Marks the store as one of this version.
@@ -369,7 +412,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         raw(directory.path(), META, "format", &9);
         let line = line(Store::open(directory.path()));
-        assert!(line.contains("the store has format 9, this version knows format 2"), "{line}");
+        assert!(line.contains("the store has format 9, this version knows format 3"), "{line}");
     }
 
     #[test]
@@ -387,7 +430,7 @@ mod tests {
         let database = Database::create(directory.path().join(FILE)).unwrap();
         let transaction = database.begin_read().unwrap();
         let format = transaction.open_table(META).unwrap().get("format").unwrap().unwrap().value().to_vec();
-        assert_eq!(format, b"2", "an older program must not open it any more");
+        assert_eq!(format, b"3", "an older program must not open it any more");
     }
 
     /// Writes a row of a list as it never should be.

@@ -180,5 +180,5 @@ fn offered(channel: &Channel) -> Result<Offered, ChannelError> {
             (step, _) => return Err(ChannelError::unexpected(&step)),
         }
     }
-    Ok(Offered { saved: Saved { settings, ports }, present, last_id, counters, program })
+    Ok(Offered { saved: Saved { settings, ports, nv: Vec::new() }, present, last_id, counters, program })
 }

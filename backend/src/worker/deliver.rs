@@ -15,7 +15,7 @@ use super::bill::Plans;
 use super::counters::Counters;
 use super::overlay::Customers;
 use super::steer::queue_pair;
-use super::{LinkPort, Port, Shared, View};
+use super::{Port, Shared, View};
 use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Frame, Untagged};
 use crate::guest::hold::Held;

@@ -51,11 +51,17 @@ impl Delivery {
                 (None, opened) => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {
                         frame.offload = offload;
+                        if let Some(Ok(ingress)) = &opened
+                            && self.customers.joining.take(burst, index, ingress)
+                        {
+                            continue;
+                        }
+                        let frame = &burst.frames[index];
                         let (head, len) = (frame.head(), frame.len);
                         match opened {
-                            Some(Ok(ingress)) => {
-                                self.forwarder.judge_inner(snapshot, state, now, from, &ingress, head, len, plan)
-                            }
+                            Some(Ok(ingress)) => self
+                                .forwarder
+                                .judge_inner(snapshot, state, now, from, &ingress, head, len, plan),
                             _ => self.forwarder.judge(snapshot, state, now, from, head, len, plan),
                         }
                     }
@@ -64,11 +70,16 @@ impl Delivery {
             };
             self.plans.note(index);
         }
+        self.customers.joining.end(burst);
+        let parts = self.customers.joining.joined();
         let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
             let one = 1 << index;
+            if parts & one != 0 {
+                continue;
+            }
             match *verdict {
                 Verdict::Unicast(_) => {
                     unicast |= one;
@@ -115,6 +126,7 @@ impl Delivery {
             unicast &= !group;
         }
         self.deliver_answers(&context);
+        finished = self.customers.joining.with_parts(finished);
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
     }
 
@@ -213,8 +225,18 @@ impl Delivery {
             }
             for index in bits(mirrored) {
                 let frame = &burst.frames[index];
-                let tagging =
-                    vswitch::pipeline::mirrored(&view.snapshot, from, monitor, frame.head(), frame.len);
+                let (head, len) = (frame.head(), frame.len);
+                let tagging = match self.customers.ingress(index) {
+                    None => vswitch::pipeline::mirrored(&view.snapshot, from, monitor, head, len),
+                    Some(ingress) => vswitch::pipeline::mirrored_inner(
+                        &view.snapshot,
+                        ingress.vsid,
+                        from,
+                        monitor,
+                        head,
+                        len,
+                    ),
+                };
                 let Some(tagging) = tagging else { continue };
                 let actions = Actions { tagging, ..Actions::default() };
                 let plan = self.plans.replace(index, actions, Overlay::NONE);

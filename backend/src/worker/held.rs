@@ -78,6 +78,7 @@ impl Delivery {
         let taken = port.take_held(BURST, &mut held);
         load(burst, &held);
         self.plans.clear();
+        self.customers.clear();
         let context =
             Context { view, shared, counters, now, from: id, patience: Patience::Wait, errand: Errand::Held };
         let virtual_subnet = view.snapshot.nv().is_some()
@@ -152,7 +153,9 @@ impl Delivery {
             let verdict = if frame.flooded {
                 let copied = match &frame.ingress {
                     None => self.forwarder.copy(snapshot, state, now, ports, head, len),
-                    Some(ingress) => self.forwarder.copy_inner(snapshot, state, now, ports, ingress, head, len),
+                    Some(ingress) => {
+                        self.forwarder.copy_inner(snapshot, state, now, ports, ingress, head, len)
+                    }
                 };
                 copied.map_or(Verdict::Drop(DropReason::VsidMismatch), |(verdict, actions)| {
                     *plan = Plan { actions, overlay: None, flow: index as u32 + 1, repeats: false };
@@ -171,7 +174,9 @@ impl Delivery {
             match verdict {
                 Verdict::Unicast(id) if id == to && way == Way::Rings => here |= 1 << index,
                 // What was flooded has been at the other hosts.
-                Verdict::Unicast(id) if Some(id) == snapshot.uplink() && !frame.flooded => elsewhere |= 1 << index,
+                Verdict::Unicast(id) if Some(id) == snapshot.uplink() && !frame.flooded => {
+                    elsewhere |= 1 << index
+                }
                 Verdict::Drop(reason) | Verdict::Refuse(reason, _) => {
                     drop_one(context, burst, to, index, reason);
                     done |= 1 << index;

@@ -10,6 +10,7 @@ mod counters;
 mod deliver;
 mod forward;
 mod held;
+mod join;
 mod outward;
 mod overlay;
 mod poll;
@@ -121,7 +122,7 @@ impl View {
 pub struct Shared {
     view: ArcSwap<View>,
     /// What the switch remembers from frame to frame.
-    pub state: State,
+    pub state: Arc<State>,
     /// Where events go.
     pub events: Arc<dyn EventSink>,
     poll: PollMode,
@@ -132,7 +133,7 @@ pub struct Shared {
 impl Shared {
     /// Shared state that begins with `snapshot` and no ports.
     pub fn new(snapshot: Snapshot, poll: PollMode, seed: u64, events: Arc<dyn EventSink>) -> Self {
-        let state = State::new(snapshot.config().fdb_size, seed);
+        let state = Arc::new(State::new(snapshot.config().fdb_size, seed));
         let view =
             ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
         Self { view, state, events, poll, handles: OnceLock::new(), publishing: Mutex::new(()) }

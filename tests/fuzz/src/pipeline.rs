@@ -184,7 +184,7 @@ fn run(input: &mut Input<'_>) -> Option<()> {
                     Verdict::Flood(set) => {
                         assert!(snap.flood(set, from).all(|to| to != from && is_up(&snap, to)));
                     }
-                    Verdict::Drop(_) | Verdict::Refuse(..) => {}
+                    Verdict::Drop(_) | Verdict::Refuse(..) | Verdict::Answer => {}
                 }
                 assert_eq!(cached_state.fdb.len(), plain_state.fdb.len());
                 forwarder.take_events().for_each(drop);

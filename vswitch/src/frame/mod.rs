@@ -10,6 +10,7 @@ pub mod ethernet;
 pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
+pub mod join;
 pub mod neighbour;
 pub mod offload;
 pub mod segment;

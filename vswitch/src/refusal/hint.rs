@@ -143,6 +143,7 @@ impl Refusal {
             Self::TakeOverRunning => "try again when it has ended".into(),
             Self::TakeOverMoving { .. } => "try again when its migration has ended or was cancelled".into(),
             Self::TakeOverFailed { .. } => "the running switch goes on unchanged; try again".into(),
+            Self::Nv(why) => why.hint(),
         }
     }
 }

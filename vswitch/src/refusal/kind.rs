@@ -202,6 +202,9 @@ pub enum Refusal {
     TakeOverMoving { port: String },
     #[error("it was not taken over: {reason}")]
     TakeOverFailed { reason: String },
+
+    #[error("{0}")]
+    Nv(super::NvRefusal),
 }
 
 impl Refusal {
@@ -313,6 +316,7 @@ impl Refusal {
             Self::TakeOverRunning => ("take-over-running", Conflict),
             Self::TakeOverMoving { .. } => ("take-over-moving", Conflict),
             Self::TakeOverFailed { .. } => ("take-over-failed", Unavailable),
+            Self::Nv(why) => why.entry(),
         }
     }
     /// The number of the same refusal in the Hyper-V switch, where it has one.

@@ -6,10 +6,12 @@
 
 mod hint;
 mod kind;
+mod nv;
 
 use std::fmt;
 
 pub use self::kind::Refusal;
+pub use self::nv::NvRefusal;
 
 use crate::port::PortKind;
 use crate::snapshot::SwitchKind;
@@ -49,6 +51,13 @@ pub enum Object {
     },
     /// The state directory, by path.
     State(String),
+    /// An object of network virtualization.
+    Nv {
+        /// What kind of object it is.
+        noun: &'static str,
+        /// Its name among those of its kind.
+        key: String,
+    },
 }
 
 impl fmt::Display for Object {
@@ -65,6 +74,8 @@ impl fmt::Display for Object {
             Self::File { path, line: None } => write!(f, "file '{}'", Shown(path)),
             Self::File { path, line: Some(line) } => write!(f, "file '{}', line {line}", Shown(path)),
             Self::State(path) => write!(f, "state '{}'", Shown(path)),
+            Self::Nv { noun, key } if key.is_empty() => f.write_str(noun),
+            Self::Nv { noun, key } => write!(f, "{noun} '{}'", Shown(key)),
         }
     }
 }

@@ -61,7 +61,7 @@ impl TcpFrame {
             + if self.v6() { 40 + 8 * self.extensions.len() } else { 20 + 4 * usize::from(self.ip_options) }
     }
 
-    fn headers(&self) -> usize {
+    pub(crate) fn headers(&self) -> usize {
         self.transport() + 20 + usize::from(self.options)
     }
 
@@ -121,7 +121,7 @@ impl TcpFrame {
             .expect("a valid frame")
     }
 
-    fn segments(&self, mss: u16, partial: bool) -> Vec<Vec<u8>> {
+    pub(crate) fn segments(&self, mss: u16, partial: bool) -> Vec<Vec<u8>> {
         let (frame, offload) = (self.build(), self.offload(mss));
         let mut segmenter = Segmenter::new(&frame, &offload).expect("a valid frame");
         if partial {

@@ -50,7 +50,7 @@ pub struct DestinationView {
 pub struct ExplainView {
     /// The steps that were taken, in order.
     pub steps: Vec<StepView>,
-    /// `drop`, `unicast` or `flood`.
+    /// `drop`, `unicast`, `flood`, or `answer` where the switch itself answers.
     pub verdict: String,
     /// The drop reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]

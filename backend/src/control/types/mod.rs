@@ -8,6 +8,7 @@ mod explain;
 mod handover;
 mod lists;
 mod meter;
+mod nv;
 mod policy;
 mod session;
 
@@ -24,6 +25,10 @@ pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
 pub use self::handover::Imported;
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};
+pub use self::nv::{
+    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec, RouteSpec,
+    SubnetSpec,
+};
 pub use self::policy::{LinkState, Policy, PolicyChange};
 pub use self::session::{Flushed, SessionView};
 
@@ -104,6 +109,10 @@ pub struct SwitchChange {
     #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub rx_wait_us: Change<u64>,
+    /// Whether ports with a virtual subnet are in customer networks (network virtualization).
+    #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<bool>)]
+    pub nv: Change<bool>,
 }
 
 /// The switch.
@@ -116,6 +125,9 @@ pub struct SwitchView {
     pub fdb_size: u32,
     /// Longest time a unicast frame waits for room at its receiver, in microseconds.
     pub rx_wait_us: u32,
+    /// Whether ports with a virtual subnet are in customer networks.
+    #[serde(default)]
+    pub nv: bool,
     /// Name of this host.
     pub host_id: String,
     /// Where dynamic MAC addresses come from.

@@ -7,11 +7,16 @@ use std::os::fd::AsRawFd;
 use super::{GSO_SIZE, GSO_TYPE, Packet, SOCKET_HEADER};
 use crate::link::burst::{ETHERNET_HEADER, MAX_FRAME};
 use crate::link::outbox::{self, Outbox};
-use crate::link::{Gather, LINK_HEADER, LinkError, Piece, Sent};
+use crate::link::{Gather, LINK_HEADER, Link, LinkError, Piece, Sent};
 
 impl Packet {
     /// See [`super::Link::send`].
-    pub(super) fn send_one(&self, header: &[u8; LINK_HEADER], head: &[u8], rest: &[Piece]) -> Result<Sent, LinkError> {
+    pub(super) fn send_one(
+        &self,
+        header: &[u8; LINK_HEADER],
+        head: &[u8],
+        rest: &[Piece],
+    ) -> Result<Sent, LinkError> {
         let gather = Gather::new(&self.name, &header[..SOCKET_HEADER], head, rest)?;
         self.check_segments(header)?;
         // SAFETY: all zeroes is a valid `msghdr`: integers and null pointers.
@@ -42,11 +47,17 @@ impl Packet {
         let (mut count, mut used) = (0, 0);
         while let Some(frame) = outbox.get(first + count) {
             let needed = frame.pieces.len() + 2;
-            if used + needed > VECTORS || messages.len() == count || frame.len < ETHERNET_HEADER || frame.len > MAX_FRAME || self.check_segments(frame.header).is_err() {
+            if used + needed > VECTORS
+                || messages.len() == count
+                || frame.len < ETHERNET_HEADER
+                || frame.len > MAX_FRAME
+                || self.check_segments(frame.header).is_err()
+            {
                 break;
             }
             let own = [Piece::of(&frame.header[..SOCKET_HEADER]), Piece::of(frame.front)];
-            for (vector, piece) in vectors[used..used + needed].iter_mut().zip(own.iter().chain(frame.pieces)) {
+            for (vector, piece) in vectors[used..used + needed].iter_mut().zip(own.iter().chain(frame.pieces))
+            {
                 *vector = piece.0;
             }
             messages[count].msg_hdr.msg_iov = vectors[used..].as_mut_ptr();
@@ -57,7 +68,9 @@ impl Packet {
         if count <= 1 {
             // One frame, or one that cannot be sent with others: its answer tells everything.
             let Some(frame) = outbox.get(first) else { return Ok(0) };
-            return self.send(frame.header, frame.front, frame.pieces).map(|sent| usize::from(sent == Sent::Done));
+            return self
+                .send_one(frame.header, frame.front, frame.pieces)
+                .map(|sent| usize::from(sent == Sent::Done));
         }
         // SAFETY: `count` messages, whose vectors lie in an array that outlives the call and is not changed any more; the kernel only reads
         // them and what they name, and answers EFAULT where nothing is mapped.

@@ -1,0 +1,112 @@
+//! `turnpike nv export`, `import` and `store`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use vswitch::refusal::{Object, Refusal};
+
+use crate::cli::client::Client;
+use crate::cli::table::{count, pairs};
+use crate::cli::{Answer, Failure, Outcome, apply};
+use crate::control::types::{Applied, NvDocument, PolicyStoreView};
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The document, as `export` prints it; - is standard input.
+    file: PathBuf,
+
+    /// Only say what would change.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Import {
+    pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
+        let path = self.file.to_string_lossy().into_owned();
+        let refuse = |why: Refusal, line| Failure::from(why.of(Object::File { path: path.clone(), line }));
+        let text = if self.file == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(&self.file)
+        };
+        let text = text.map_err(|e| refuse(Refusal::FileUnusable { reason: e.to_string() }, None))?;
+        let document: NvDocument = serde_json::from_str(&text).map_err(|e| {
+            let reason = format!("it is not a document of 'turnpike nv export': {e}");
+            refuse(Refusal::Malformed { reason }, u32::try_from(e.line()).ok())
+        })?;
+        let objects = document.network.len() + document.subnet.len() + document.route.len();
+        let objects = objects + document.provider.len() + document.gateway.len() + document.record.len();
+        let url = format!("/v1/nv/import?dry_run={}", self.dry_run);
+        let progress = Progress::new(objects);
+        let applied = client.post_long::<Applied>(&url, &document, || progress.tick());
+        progress.end();
+        answer.print(&applied?, |applied| match (applied.changes.len(), self.dry_run) {
+            (0, _) => "nothing to change".into(),
+            _ => apply::lines(applied).join("\n"),
+        })
+    }
+}
+
+/// Objects of a document from which on it says that it is working.
+const LONG: usize = 10_000;
+
+/// Says on a terminal that a long import goes on.
+struct Progress {
+    objects: usize,
+    start: std::time::Instant,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(objects: usize) -> Self {
+        let is_shown = objects >= LONG && std::io::IsTerminal::is_terminal(&std::io::stderr());
+        Self { objects, start: std::time::Instant::now(), is_shown }
+    }
+
+    fn tick(&self) {
+        if self.is_shown {
+            let (objects, seconds) = (count(self.objects as u64), self.start.elapsed().as_secs());
+            eprint!("\r{objects} objects are being judged and stored ({seconds} s) ");
+        }
+    }
+
+    fn end(&self) {
+        if self.is_shown {
+            eprintln!();
+        }
+    }
+}
+
+/// Prints everything as a document.
+pub(super) fn export(client: &Client, answer: &Answer) -> Outcome {
+    let document: NvDocument = client.get("/v1/nv/export")?;
+    let text = serde_json::to_string_pretty(&document);
+    let text = text.map_err(|e| Failure(format!("the document is not JSON: {e}")))?;
+    answer.print(&document, |_| text)
+}
+
+/// Shows the policy store.
+pub(super) fn store(client: &Client, answer: &Answer) -> Outcome {
+    answer.print(&client.get::<PolicyStoreView>("/v1/nv/store")?, show)
+}
+
+fn show(store: &PolicyStoreView) -> String {
+    if store.kind == "embedded" {
+        return "embedded: in this switch's state directory".into();
+    }
+    let state = if store.up { format!("yes, {}", store.member) } else { format!("no: {}", store.reason) };
+    let mut text = pairs(&[
+        ("kind", store.kind.clone()),
+        ("answers", state),
+        ("heard", format!("{} ms ago", store.silent_ms)),
+        ("in force", format!("revision {} of {}", store.revision, store.newest)),
+        ("lost", format!("{} times", store.losses)),
+        ("read again", format!("{} times", store.reloads)),
+        ("hosts", store.hosts.join(", ")),
+        ("wrong keys", store.skipped.to_string()),
+    ]);
+    for (key, reason) in &store.skipped_keys {
+        text.push_str(&format!("\n  {key}: {reason}"));
+    }
+    text
+}

@@ -1,0 +1,100 @@
+//! Lookup records as the control plane changes and shows them: the data path's own table, of which there is no copy.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vswitch::nv::model::{Kind, Record};
+use vswitch::nv::records::{Change, Of};
+use vswitch::state::State;
+
+use super::object::RecordKey;
+use super::objects::Known;
+use crate::guest::tsc;
+use crate::store::policy::RecordChange;
+
+/// The records of a switch. Clones are the same ones; may be used from any thread.
+#[derive(Clone, Debug)]
+pub struct RecordTable {
+    state: Arc<State>,
+    /// This host's provider addresses. Locked while records are written, so that each is marked by those of now.
+    own: Arc<Mutex<HashSet<IpAddr>>>,
+}
+
+fn of(key: &RecordKey) -> (u32, Of) {
+    match *key {
+        RecordKey::Address(vsid, ca) => (vsid, Of::Address(ca)),
+        RecordKey::L2Only(vsid, mac) => (vsid, Of::Station(mac)),
+    }
+}
+
+fn now() -> u64 {
+    tsc::nanos(tsc::cycles())
+}
+
+impl RecordTable {
+    /// The records in a data path's state.
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state, own: Arc::default() }
+    }
+
+    /// Puts records in and takes them out. How many found no room.
+    pub fn apply(&self, changes: &[RecordChange]) -> usize {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let (records, mut full) = (&self.state.nv.records, 0);
+        for (key, record) in changes {
+            match record {
+                Some(record) => {
+                    let change = records.upsert(now(), record, own.contains(&record.pa));
+                    full += usize::from(change == Change::Full);
+                }
+                None => {
+                    let (vsid, of) = of(key);
+                    records.remove(vsid, of);
+                }
+            }
+        }
+        full
+    }
+
+    /// These are this host's provider addresses from now on.
+    pub fn set_own(&self, addresses: HashSet<IpAddr>) {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if *own == addresses {
+            return;
+        }
+        let changed: HashSet<IpAddr> = own.symmetric_difference(&addresses).copied().collect();
+        *own = addresses;
+        let records = &self.state.nv.records;
+        for record in records.list(None).into_iter().filter(|record| changed.contains(&record.pa)) {
+            records.upsert(now(), &record, own.contains(&record.pa));
+        }
+    }
+
+    /// Those that somebody configured, by virtual subnet and address; of one virtual subnet or of all.
+    pub fn configured(&self, vsid: Option<u32>) -> Vec<Record> {
+        let mut list = self.list(vsid);
+        list.retain(|record| record.kind != Kind::Dynamic);
+        list
+    }
+
+    /// All, the learned ones too.
+    pub fn list(&self, vsid: Option<u32>) -> Vec<Record> {
+        self.state.nv.records.list(vsid)
+    }
+}
+
+impl Known for RecordTable {
+    fn record(&self, key: &RecordKey) -> Option<Record> {
+        let (vsid, of) = of(key);
+        self.state.nv.records.get(vsid, of).filter(|record| record.kind != Kind::Dynamic)
+    }
+
+    fn rewritten(&self, pa: IpAddr) -> Option<RecordKey> {
+        self.state.nv.records.rewritten(pa).map(|(vsid, ca, _)| RecordKey::Address(vsid, ca))
+    }
+
+    fn count(&self) -> usize {
+        self.state.nv.records.len()
+    }
+}

@@ -1,0 +1,84 @@
+//! Network virtualization as it is shown.
+
+use super::check::say;
+use super::object::{Object, RecordKey};
+use super::objects::routers;
+use crate::control::Switch;
+use crate::control::types::{
+    GatewaySpec, NetworkSpec, NvDocument, ProviderSpec, RecordSpec, RouteSpec, SubnetSpec,
+};
+
+impl Switch {
+    /// The customer networks.
+    pub fn nv_networks(&self) -> Vec<NetworkSpec> {
+        self.nv.objects.networks().map(say::network).collect()
+    }
+
+    /// The virtual subnets, each with the addresses of its router.
+    pub fn nv_subnets(&self) -> Vec<SubnetSpec> {
+        let shown = |subnet| {
+            let gateways = routers(subnet).map(|it| it.to_string()).collect();
+            SubnetSpec { gateways, ..say::subnet(subnet) }
+        };
+        self.nv.objects.subnets().map(shown).collect()
+    }
+
+    /// The customer routes.
+    pub fn nv_routes(&self) -> Vec<RouteSpec> {
+        self.nv.objects.routes().map(say::route).collect()
+    }
+
+    /// The provider addresses of this host.
+    pub fn nv_providers(&self) -> Vec<ProviderSpec> {
+        self.nv.objects.providers().map(say::provider).collect()
+    }
+
+    /// The gateways at this host.
+    pub fn nv_gateways(&self) -> Vec<GatewaySpec> {
+        self.nv.objects.gateways().map(say::gateway).collect()
+    }
+
+    /// The lookup records, learned ones included; of one virtual subnet or of all.
+    pub fn nv_records(&self, vsid: Option<u32>) -> Vec<RecordSpec> {
+        let records = self.records().map(|table| table.list(vsid)).unwrap_or_default();
+        records.iter().map(say::record).collect()
+    }
+
+    /// Everything that somebody configured, as one document.
+    pub fn nv_export(&self) -> NvDocument {
+        let records = self.records().map(|table| table.configured(None)).unwrap_or_default();
+        NvDocument {
+            network: self.nv_networks(),
+            subnet: self.nv.objects.subnets().map(say::subnet).collect(),
+            route: self.nv_routes(),
+            provider: self.nv_providers(),
+            gateway: self.nv_gateways(),
+            record: records.iter().map(say::record).collect(),
+        }
+    }
+}
+
+/// An object in one line, without its name.
+pub(in crate::control) fn described(object: &Object) -> String {
+    match object {
+        Object::Network(it) => format!("rdid {}", it.rdid),
+        Object::Subnet(it) => {
+            let prefixes: Vec<_> = it.prefixes.iter().map(ToString::to_string).collect();
+            format!("network {}, prefix {}", it.network, prefixes.join(","))
+        }
+        Object::Route(it) => format!("metric {}", it.metric),
+        Object::Provider(it) => {
+            let vlan = it.vlan.map_or_else(String::new, |id| format!(", vlan {id}"));
+            let gateway = it.gateway.map_or_else(String::new, |ip| format!(", gateway {ip}"));
+            format!("{}, uplink {}{vlan}{gateway}", it.address, it.uplink)
+        }
+        Object::Gateway(it) => format!("{}, uplink {}", say::gateway(it).mode, it.uplink),
+        Object::Record(it) => {
+            let mac = match RecordKey::of(it) {
+                RecordKey::Address(..) => format!("mac {}, ", it.mac),
+                RecordKey::L2Only(..) => String::new(),
+            };
+            format!("{mac}pa {}, {}", it.pa, say::encap(it.encap))
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Where objects are in etcd, and what is in their keys: one JSON object each, with the fields that the API has.
+//!
+//! | key below `/turnpike/v1/` | value |
+//! |---|---|
+//! | `networks/NAME` | `{"name":"blue","rdid":"…"}` |
+//! | `subnets/VSID` | `{"network":"blue","vsid":5001,"prefixes":["10.1.0.0/16"]}` |
+//! | `records/VSID/CA` | `{"vsid":5001,"ca":"10.1.1.1","mac":"…","pa":"192.168.1.10"}` |
+//! | `records/VSID/l2-only/MAC` | `{"vsid":5001,"mac":"…","pa":"192.168.1.10","kind":"l2-only"}` |
+//! | `routes/NETWORK/PREFIX/NEXT-HOP` | `{"network":"blue","prefix":"0.0.0.0/0","next_hop":"gateway"}` |
+//! | `hosts/HOST-ID` | `{"host":"a","providers":[…],"gateways":[…]}`, there for as long as the host is |
+//!
+//! Provider addresses and gateways are a host's own: it keeps them itself, and says them in `hosts/`.
+
+use crate::control::nv::object::Key;
+use crate::store::objects;
+
+/// What all keys begin with.
+pub(super) const PREFIX: &str = "/turnpike/v1/";
+
+/// The key of an object; `None` for objects that belong to one host.
+pub(super) fn of(key: &Key) -> Option<String> {
+    (!key.is_local()).then(|| format!("{PREFIX}{}", objects::text(key)))
+}
+
+/// The key of a host's presence.
+pub(super) fn host(id: &str) -> String {
+    format!("{PREFIX}hosts/{id}")
+}
+
+/// What a key says it holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// An object.
+    Object(Key),
+    /// A host's presence.
+    Host(String),
+}
+
+/// What the key `bytes` holds; `None` if nothing of turnpike's.
+pub(super) fn meaning(bytes: &[u8]) -> Option<Meaning> {
+    let rest = std::str::from_utf8(bytes).ok()?.strip_prefix(PREFIX)?;
+    match rest.strip_prefix("hosts/") {
+        Some(id) => Some(Meaning::Host(id.to_owned())),
+        None => objects::key(rest).filter(|key| !key.is_local()).map(Meaning::Object),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s14_9_keys_are_below_one_prefix_and_name_what_all_hosts_share() {
+        let key = Key::Subnet(5001);
+        assert_eq!(of(&key).as_deref(), Some("/turnpike/v1/subnets/5001"));
+        assert_eq!(meaning(b"/turnpike/v1/subnets/5001"), Some(Meaning::Object(key)));
+        assert_eq!(meaning(host("a").as_bytes()), Some(Meaning::Host("a".into())));
+        assert_eq!(of(&Key::Provider([192, 0, 2, 1].into())), None);
+        for other in [&b"/turnpike/v1/providers/192.0.2.1"[..], b"/other/v1/subnets/5001", &[0xff]] {
+            assert_eq!(meaning(other), None);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The policy store of many hosts: etcd, followed by a thread of its own.
+//!
+//! Everything is read once, in pages of one revision, and watched from there. What was missed while the store was away is asked for from
+//! the last revision that was applied; when the store has compacted that away, everything is read again and only the differences are
+//! applied. While the store is away or slow, what is known stays in force; nobody but those who want to change something waits for it.
+//!
+//! A value that is wrong changes nothing: what its key said before stays in force, until the value is right or gone.
+//!
+//! Threading: one thread with a runtime of its own does all the talking, and tells a [`Follower`] what changed. A [`Handle`] may be used
+//! from anywhere.
+
+mod follow;
+mod keys;
+mod rpc;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use vswitch::refusal::{NvRefusal, Object, Refusal, Refused};
+
+use self::follow::Session;
+use self::rpc::Client;
+use super::policy::{Answer, Follower, SharedStore, Status};
+use crate::control::nv::object::Change;
+use crate::spec::EventSink;
+
+/// Longest pause between two attempts to find the store.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Shortest pause.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// Time for a connection to be made.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Time to say good-bye.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Changes that wait for the store at most.
+const WAITING: usize = 256;
+
+/// Where the store is and who asks.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `HOST:PORT` of its members.
+    pub members: Vec<String>,
+    /// How it is known that it is the store, and how this host is known to it; `None` = unencrypted.
+    pub tls: Option<Tls>,
+    /// Name of this host.
+    pub host: String,
+}
+
+/// Files of certificates in PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Certificates of those who vouch for the store.
+    pub ca: PathBuf,
+    /// This host's certificate and key.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// What is asked of the thread.
+enum Command {
+    /// Write these changes.
+    Commit(Vec<Change>, oneshot::Sender<Result<i64, NvRefusal>>),
+    /// Say this of this host.
+    Present(Vec<u8>),
+}
+
+/// The store as others use it.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    status: Arc<Status>,
+}
+
+impl SharedStore for Handle {
+    fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>> {
+        let Self { commands, status } = self.clone();
+        Box::pin(async move {
+            if !status.is_up() {
+                return Err(NvRefusal::StoreLost { reason: status.reason() });
+            }
+            let gone = || NvRefusal::StoreLost { reason: "the switch is stopping".into() };
+            let (reply, answer) = oneshot::channel();
+            commands.send(Command::Commit(changes, reply)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
+    }
+
+    fn present(&self, value: Vec<u8>) {
+        // When the channel is full the thread is busy with changes; the next one says it again.
+        let _ = self.commands.try_send(Command::Present(value));
+    }
+}
+
+/// The thread that talks to the store; ends it when dropped.
+pub struct Store {
+    handle: Handle,
+    stop: watch::Sender<bool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Store {
+    /// Begins to follow the store that `options` describes. It need not be there.
+    pub fn start(
+        options: &Options,
+        follower: Arc<dyn Follower>,
+        events: Arc<dyn EventSink>,
+    ) -> Result<Self, Refused> {
+        let members = endpoints(options)?;
+        let status = Arc::new(Status::default());
+        let (commands, receiver) = mpsc::channel(WAITING);
+        let (stop, stopping) = watch::channel(false);
+        let session = Session::new(options.host.clone(), follower, events, status.clone());
+        let failed = |reason: String| {
+            Refusal::System { what: "policy store".into(), reason }.of(Object::Option("--policy-store"))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| failed(e.to_string()))?;
+        let thread = std::thread::Builder::new().name("policy-store".into()).spawn(move || {
+            runtime.block_on(run(members, session, receiver, stopping));
+        });
+        let thread = thread.map_err(|e| failed(e.to_string()))?;
+        Ok(Self { handle: Handle { commands, status }, stop, thread: Some(thread) })
+    }
+
+    /// The store as others use it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // It has said in the log what it died of.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The members of the store, ready to be connected to.
+fn endpoints(options: &Options) -> Result<Vec<(String, Endpoint)>, Refused> {
+    let refuse = |why: Refusal| why.of(Object::Option("--policy-store"));
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let tls = options.tls.as_ref().map(configuration).transpose()?;
+    let one = |member: &String| {
+        let wrong = |e: tonic::transport::Error| {
+            let valid = "etcd://HOST:PORT[,HOST:PORT...]".into();
+            log::debug!("{member}: {e}");
+            refuse(Refusal::BadValue { setting: "policy-store".into(), value: member.clone(), valid })
+        };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{member}")).map_err(wrong)?;
+        let mut endpoint = endpoint
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_adaptive_window(true)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5));
+        if let Some(tls) = &tls {
+            endpoint = endpoint.tls_config(tls.clone()).map_err(|e| {
+                let path = options.tls.as_ref().map_or_else(String::new, |tls| tls.ca.display().to_string());
+                refuse(Refusal::BadCredentials { path, reason: words(&e) })
+            })?;
+        }
+        Ok((member.clone(), endpoint))
+    };
+    options.members.iter().map(one).collect()
+}
+
+fn configuration(tls: &Tls) -> Result<ClientTlsConfig, Refused> {
+    let read = |option, path: &PathBuf| {
+        std::fs::read(path).map_err(|e| {
+            let (path, reason) = (path.display().to_string(), e.to_string());
+            Refusal::BadCredentials { path, reason }.of(Object::Option(option))
+        })
+    };
+    let mut config =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--policy-store-ca", &tls.ca)?));
+    if let Some((certificate, key)) = &tls.own {
+        let certificate = read("--policy-store-cert", certificate)?;
+        config = config.identity(Identity::from_pem(certificate, read("--policy-store-key", key)?));
+    }
+    Ok(config)
+}
+
+/// An error with what caused it: the outermost alone says only "transport error".
+fn words(error: &dyn std::error::Error) -> String {
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Why a session with a member ended.
+enum End {
+    /// The member was lost.
+    Lost(String),
+    /// The switch stops.
+    Stop,
+}
+
+/// Follows the store until told to stop: one member at a time, the next one when it is lost.
+async fn run(
+    members: Vec<(String, Endpoint)>,
+    mut session: Session,
+    mut commands: mpsc::Receiver<Command>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut pause = SHORTEST_PAUSE;
+    for (name, endpoint) in members.iter().cycle() {
+        let connected = tokio::select! {
+            connected = endpoint.connect() => connected,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        let end = match connected {
+            Ok(channel) => session.follow(name, Client::new(channel), &mut commands, &mut stopping).await,
+            Err(e) => End::Lost(words(&e)),
+        };
+        let End::Lost(reason) = end else { return };
+        if session.lost(&reason) {
+            pause = SHORTEST_PAUSE;
+        }
+        // Not all hosts of a fleet at the same moment.
+        let jitter = pause.mul_f64(f64::from(rand_byte()) / 255.0);
+        let again = tokio::time::Instant::now() + pause / 2 + jitter;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(again) => break,
+                _ = stopping.wait_for(|stop| *stop) => return,
+                command = commands.recv() => match command {
+                    Some(Command::Commit(_, reply)) => {
+                        let _ = reply.send(Err(NvRefusal::StoreLost { reason: reason.clone() }));
+                    }
+                    Some(Command::Present(value)) => session.present(value),
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+/// Chance enough to spread attempts.
+fn rand_byte() -> u8 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish() as u8
+}

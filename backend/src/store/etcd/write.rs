@@ -1,0 +1,123 @@
+//! Changes of the store: transactions that hold only if what they are based on is still so.
+
+use vswitch::refusal::NvRefusal;
+
+use super::keys;
+use super::rpc::{
+    Client, Compare, DeleteRequest, Operation, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+use crate::control::nv::object::Change;
+use crate::store::objects;
+
+/// Changes of one transaction at most; etcd takes 128 operations unless it is told otherwise.
+pub const TOGETHER: usize = 120;
+
+/// How often a transaction is tried whose keys somebody else touches, too.
+const ATTEMPTS: usize = 5;
+
+/// Makes the changes, [`TOGETHER`] in a transaction. The revision of the last one.
+///
+/// A change that is there already counts as made, so that what was interrupted can be repeated.
+pub(super) async fn commit(client: Client, changes: Vec<Change>) -> Result<i64, NvRefusal> {
+    let (mut revision, mut done) = (0, 0);
+    for together in changes.chunks(TOGETHER) {
+        match transaction(&client, together).await {
+            Ok(reached) => revision = revision.max(reached),
+            Err(why) if done == 0 => return Err(why),
+            Err(why) => {
+                return Err(NvRefusal::Partly { done, all: changes.len(), reason: why.to_string() });
+            }
+        }
+        done += together.len();
+    }
+    Ok(revision)
+}
+
+async fn transaction(client: &Client, changes: &[Change]) -> Result<i64, NvRefusal> {
+    let mut wanted = Vec::with_capacity(changes.len());
+    for change in changes {
+        // Objects of one host are not in the store.
+        let Some(key) = keys::of(&change.key) else { continue };
+        wanted.push((key.into_bytes(), change));
+    }
+    // What is new needs no look first.
+    let mut revisions = vec![0; wanted.len()];
+    let mut look = wanted.iter().any(|(_, change)| change.before.is_some());
+    for _ in 0..ATTEMPTS {
+        if look {
+            let (found, newest) = read(client, wanted.iter().map(|(key, _)| key.clone())).await?;
+            let mut all_done = true;
+            for (((key, change), found), revision) in wanted.iter().zip(&found).zip(&mut revisions) {
+                let now = match found {
+                    Some((_, value)) => objects::object(&change.key, value).map(Some),
+                    None => Ok(None),
+                };
+                let is_done = now.as_ref() == Ok(&change.after);
+                all_done &= is_done;
+                if !is_done && now != Ok(change.before.clone()) {
+                    log::debug!("policy store: {} is {now:?}", String::from_utf8_lossy(key));
+                    return Err(match (&change.before, now) {
+                        (None, Ok(Some(_))) => {
+                            let noun = change.key.noun();
+                            NvRefusal::Exists { remove: format!("turnpike nv {noun} remove") }
+                        }
+                        _ => NvRefusal::Raced,
+                    });
+                }
+                *revision = found.as_ref().map_or(0, |(revision, _)| *revision);
+            }
+            if all_done {
+                return Ok(newest);
+            }
+        }
+        let compare = wanted
+            .iter()
+            .zip(&revisions)
+            .map(|((key, _), revision)| Compare::unchanged(key.clone(), *revision));
+        let success = wanted.iter().map(|(key, change)| match &change.after {
+            Some(object) => {
+                let value = objects::value(object);
+                Operation::Put(PutRequest { key: key.clone(), value, lease: 0 })
+            }
+            None => Operation::Delete(DeleteRequest { key: key.clone(), range_end: Vec::new() }),
+        });
+        let success = success.map(|operation| RequestOp { request: Some(operation) });
+        let request = TxnRequest { compare: compare.collect(), success: success.collect() };
+        let answer = client.transact(request).await.map_err(|e| refusal(&e))?;
+        if answer.succeeded {
+            return Ok(answer.header.unwrap_or_default().revision);
+        }
+        look = true;
+    }
+    Err(NvRefusal::Raced)
+}
+
+type Found = Vec<Option<(i64, Vec<u8>)>>;
+
+/// What the keys hold now, all at one revision, and that revision.
+async fn read(client: &Client, keys: impl Iterator<Item = Vec<u8>>) -> Result<(Found, i64), NvRefusal> {
+    let range = |key| {
+        let range = RangeRequest { key, ..RangeRequest::default() };
+        RequestOp { request: Some(Operation::Range(range)) }
+    };
+    let request = TxnRequest { compare: Vec::new(), success: keys.map(range).collect() };
+    let answer = client.transact(request).await.map_err(|e| refusal(&e))?;
+    let first = |range: super::rpc::RangeResponse| range.kvs.into_iter().next();
+    let found = answer
+        .responses
+        .into_iter()
+        .map(|response| response.range.and_then(first).map(|kv| (kv.mod_revision, kv.value)));
+    Ok((found.collect(), answer.header.unwrap_or_default().revision))
+}
+
+/// What a failed call is to whoever wanted a change.
+fn refusal(status: &tonic::Status) -> NvRefusal {
+    let reason = status.message().to_owned();
+    match status.code() {
+        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => {
+            NvRefusal::StoreRefused { reason }
+        }
+        tonic::Code::ResourceExhausted => NvRefusal::StoreRefused { reason },
+        _ => NvRefusal::StoreLost { reason },
+    }
+}

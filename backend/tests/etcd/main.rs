@@ -1,0 +1,245 @@
+//! A real etcd, killed, restarted, compacted, stopped and given wrong values. Skipped where there is none: `etcd` in `$PATH` or `$ETCD`.
+#![cfg(feature = "etcd")]
+
+#[allow(unreachable_pub, reason = "a part of this test alone")]
+mod lab;
+
+use std::time::{Duration, Instant};
+
+use backend::control::nv::object::Change;
+use serde_json::json;
+use vswitch::refusal::NvRefusal;
+
+use self::lab::{Etcd, Lab, Seen, object, record};
+
+/// Runs `test` with an etcd of its own.
+fn with_etcd(test: impl FnOnce(Etcd)) {
+    match Etcd::start() {
+        Some(etcd) => test(etcd),
+        None => eprintln!("skipped: there is no etcd (package etcd-server, or $ETCD)"),
+    }
+}
+
+#[test]
+fn s14_9_what_is_there_is_read_and_what_changes_is_followed() {
+    with_etcd(|etcd| {
+        let first = Lab::with_name(&etcd, "b");
+        first.wait("it is there", |status| status.is_up());
+        first.commit((0..5000).map(|n| Change::create(object(n, "192.168.1.1"))).collect()).expect("written");
+        etcd.put("networks/blue", &json!({"name": "blue", "rdid": "6f9619ff-8b86-d011-b42d-00c04fc964ff"}));
+        etcd.put("subnets/5001", &json!({"network": "blue", "vsid": 5001, "prefixes": ["10.1.0.0/16"]}));
+        let lab = Lab::new(&etcd);
+        lab.until("all is read", |seen| seen.records.len() == 5000 && seen.objects.len() == 2);
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.2"));
+        lab.until("a change is followed", |seen| seen.pa("10.1.0.2") == Some("192.168.1.2"));
+        etcd.delete("records/5001/10.1.0.2");
+        lab.until("what is deleted is gone", |seen| seen.records.len() == 4999);
+        etcd.delete("subnets/5001");
+        lab.until("objects, too", |seen| seen.objects.len() == 1);
+        assert!(etcd.get("hosts/a").is_some(), "the host says that it is there");
+        drop(lab);
+        assert!(etcd.get("hosts/a").is_none(), "and that it goes");
+    });
+}
+
+#[test]
+fn s14_9_a_store_that_is_killed_and_comes_back_is_caught_up_with() {
+    with_etcd(|mut etcd| {
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
+        let lab = Lab::new(&etcd);
+        lab.until("it is read", |seen| seen.records.len() == 1);
+        etcd.kill();
+        lab.until_down();
+        assert_eq!(lab.seen().records.len(), 1, "what is known stays");
+        assert!(matches!(lab.commit(vec![]), Err(NvRefusal::StoreLost { .. })), "nobody waits for it");
+        etcd.restart();
+        etcd.put("records/5001/10.1.0.3", &record(1, "192.168.1.1"));
+        etcd.delete("records/5001/10.1.0.2");
+        lab.until("it is caught up with", |seen| seen.pa("10.1.0.3").is_some() && seen.records.len() == 1);
+        assert_eq!((lab.status().losses(), lab.status().reloads()), (1, 0));
+        assert!(lab.told("policy-store-lost") && lab.told("policy-store-up"));
+    });
+}
+
+#[test]
+fn s14_9_what_was_compacted_away_meanwhile_is_found_by_reading_all_again() {
+    with_etcd(|mut etcd| {
+        for n in 0..3 {
+            etcd.put(&format!("records/5001/10.1.0.{}", n + 2), &record(n, "192.168.1.1"));
+        }
+        let lab = Lab::new(&etcd);
+        lab.until("it is read", |seen| seen.records.len() == 3);
+        etcd.pause();
+        lab.until_down();
+        etcd.resume();
+        // Its connections are old; the switch comes back by itself, but not before these are done.
+        etcd.kill();
+        etcd.restart_elsewhere(|etcd| {
+            etcd.delete("records/5001/10.1.0.2");
+            etcd.put("records/5001/10.1.0.3", &record(1, "192.168.1.9"));
+            etcd.put("records/5001/10.1.0.9", &record(7, "192.168.1.1"));
+            etcd.compact();
+        });
+        lab.until("all is read again", |seen| seen.pa("10.1.0.9").is_some());
+        let seen = lab.seen();
+        assert_eq!(
+            (seen.records.len(), seen.pa("10.1.0.3"), seen.pa("10.1.0.2")),
+            (3, Some("192.168.1.9"), None)
+        );
+        assert_eq!(lab.status().reloads(), 1);
+    });
+}
+
+#[test]
+fn s14_9_a_wrong_value_changes_nothing_until_it_is_right() {
+    with_etcd(|etcd| {
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
+        let lab = Lab::new(&etcd);
+        lab.until("it is read", |seen| seen.records.len() == 1);
+        etcd.put_text("records/5001/10.1.0.2", "{\"vsid\": 12");
+        etcd.put_text("records/5001/10.1.0.3", "no JSON");
+        etcd.put_text("tunnels/7", "{}");
+        etcd.put("records/5001/10.1.0.4", &record(2, "192.168.1.1"));
+        lab.until("the others are followed", |seen| seen.records.len() == 2);
+        assert_eq!(lab.seen().pa("10.1.0.2"), Some("192.168.1.1"), "the last good value stays");
+        assert_eq!(lab.status().skipped_count(), 3);
+        assert!(lab.told("policy-skipped"));
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.7"));
+        etcd.delete("records/5001/10.1.0.3");
+        etcd.delete("tunnels/7");
+        lab.until("it is right again", |seen| seen.pa("10.1.0.2") == Some("192.168.1.7"));
+        lab.wait("no key is wrong", |status| status.skipped_count() == 0);
+        assert!(lab.told("policy-mended"));
+    });
+}
+
+#[test]
+fn s14_9_a_store_that_hangs_is_told_and_waited_for_by_nobody() {
+    with_etcd(|mut etcd| {
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
+        let lab = Lab::new(&etcd);
+        lab.until("it is read", |seen| seen.records.len() == 1);
+        etcd.pause();
+        lab.until_down();
+        assert!(lab.status().silence() < Duration::from_secs(15));
+        etcd.resume();
+        lab.wait("it is back", |status| status.is_up());
+        etcd.put("records/5001/10.1.0.3", &record(1, "192.168.1.1"));
+        lab.until("it is followed again", |seen| seen.records.len() == 2);
+    });
+}
+
+#[test]
+fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
+    with_etcd(|etcd| {
+        let lab = Lab::new(&etcd);
+        lab.wait("it is there", |status| status.is_up());
+        let (a, b) = (object(0, "192.168.1.1"), object(1, "192.168.1.1"));
+        let revision =
+            lab.commit(vec![Change::create(a.clone()), Change::create(b.clone())]).expect("created");
+        assert!(lab.applied(revision), "and read back");
+        assert_eq!(lab.seen().records.len(), 2);
+        // Repeated it is done already; with another value it is not what was there.
+        lab.commit(vec![Change::create(a.clone())]).expect("is there");
+        let other = object(0, "192.168.1.9");
+        assert!(matches!(lab.commit(vec![Change::create(other.clone())]), Err(NvRefusal::Exists { .. })));
+        let moved = vec![
+            Change::replace(a.clone(), other.clone()),
+            Change::replace(object(1, "192.168.1.5"), object(1, "192.168.1.9")),
+        ];
+        assert_eq!(
+            lab.commit(moved),
+            Err(NvRefusal::Raced),
+            "the second one is not what it was thought to be"
+        );
+        assert!(
+            etcd.get("records/5001/10.1.0.2").is_some_and(|text| text.contains("192.168.1.1")),
+            "so neither is"
+        );
+        let moved = vec![Change::replace(a, other), Change::replace(b, object(1, "192.168.1.9"))];
+        let before = lab.status().revision();
+        let revision = lab.commit(moved).expect("moved");
+        assert_eq!(revision, before + 1, "a move is one transaction");
+        assert!(lab.applied(revision));
+        assert_eq!(lab.seen().pa("10.1.0.2"), Some("192.168.1.9"));
+    });
+}
+
+#[test]
+fn s14_9_another_store_in_its_place_is_read_from_the_beginning() {
+    with_etcd(|mut etcd| {
+        for n in 0..20 {
+            etcd.put(&format!("records/5001/10.1.0.{}", n + 2), &record(n, "192.168.1.1"));
+        }
+        let lab = Lab::new(&etcd);
+        lab.until("it is read", |seen| seen.records.len() == 20);
+        etcd.kill();
+        lab.until_down();
+        etcd.forget();
+        etcd.restart();
+        etcd.put("records/5001/10.1.0.99", &record(97, "192.168.1.1"));
+        lab.until("the new one is followed", |seen| {
+            seen.pa("10.1.0.99").is_some() && seen.records.len() == 1
+        });
+    });
+}
+
+#[test]
+fn s14_9_the_store_and_the_host_know_each_other_by_their_certificates() {
+    let authority = lab::Authority::new();
+    let Some(etcd) = Etcd::start_with(Some(&authority)) else {
+        eprintln!("skipped: there is no etcd");
+        return;
+    };
+    let lab = Lab::with_tls(&etcd, Some(authority.options(true)));
+    lab.wait("it is known", |status| status.is_up());
+    let unknown = Lab::with_tls(&etcd, Some(authority.options(false)));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!unknown.status().is_up(), "a host without a certificate is not let in");
+    let plain = Lab::with_tls(&etcd, None);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!plain.status().is_up(), "nor one that does not encrypt");
+    assert!(lab.status().is_up());
+}
+
+/// `cargo test -p turnpike --test etcd -- --ignored --nocapture figures`
+#[test]
+#[ignore = "figures"]
+fn figures_of_record_changes() {
+    const CHANGES: usize = 50_000;
+    with_etcd(|mut etcd| {
+        let per_second = |took: Duration| CHANGES as f64 / took.as_secs_f64();
+        let writer = Lab::with_name(&etcd, "b");
+        writer.wait("it is there", |status| status.is_up());
+        let lab = Lab::new(&etcd);
+        lab.wait("it is there", |status| status.is_up());
+        let start = Instant::now();
+        writer
+            .commit((0..CHANGES).map(|n| Change::create(object(n, "192.168.1.1"))).collect())
+            .expect("written");
+        println!("written in transactions: {:.0} a second", per_second(start.elapsed()));
+        lab.until("all is followed", |seen| seen.records.len() == CHANGES);
+        println!("followed while they were written: {:.0} a second", per_second(start.elapsed()));
+        let start = Instant::now();
+        let third = Lab::with_name(&etcd, "c");
+        third.until("all is read", |seen| seen.records.len() == CHANGES);
+        println!("read from the beginning: {:.0} a second", per_second(start.elapsed()));
+        // What happened while it could not be reached comes as fast as it can be taken.
+        etcd.pause();
+        lab.until_down();
+        etcd.resume();
+        etcd.kill();
+        etcd.restart_elsewhere(|etcd| {
+            let writer = Lab::with_name(etcd, "d");
+            writer.wait("it is there", |status| status.is_up());
+            let moved = |n| Change::replace(object(n, "192.168.1.1"), object(n, "192.168.1.2"));
+            writer.commit((0..CHANGES).map(moved).collect()).expect("written");
+        });
+        lab.wait("it is back", |status| status.is_up());
+        let start = Instant::now();
+        let all = |seen: &Seen| seen.records.values().all(|record| record.pa.to_string() == "192.168.1.2");
+        lab.until("all is caught up with", all);
+        println!("caught up with: {:.0} a second", per_second(start.elapsed()));
+        assert_eq!(lab.status().reloads(), 0);
+    });
+}

@@ -1,0 +1,10 @@
+//! Wire formats of network virtualization: tunnels, congestion marks, rewritten packets and the switch's own answers, each
+//! compared with what a plain, slow implementation makes of the same packet, and with what tshark reads in it.
+
+mod answers;
+mod decoded;
+mod hostile;
+mod marks;
+mod reference;
+mod rewriting;
+mod tunnels;
