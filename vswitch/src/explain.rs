@@ -77,7 +77,7 @@ pub fn explain(
         Explanation { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() }
     };
     let mut steps = Vec::new();
-    let mut inner = Vec::new();
+    let inner;
     let opened = if snap.uplink() == Some(from) { nv::open(snap, state, now, from, head, len) } else { None };
     let (head, len, ingress) = match opened {
         None => (head, len, None),

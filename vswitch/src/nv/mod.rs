@@ -21,6 +21,7 @@ pub mod ingress;
 pub mod learning;
 mod members;
 pub mod model;
+pub mod nat;
 pub mod neighbours;
 pub mod overlay;
 pub mod peers;

@@ -38,7 +38,8 @@ struct Datacentre {
 }
 
 /// VSIDs that differ in one bit, or only in the byte that NVGRE shifts them by.
-const VSIDS: [u32; 8] = [0x001001, 0x100100, 0x001000, 0x010010, 0xfffffe, 0x7ffffe, 0x001101, 0x010000];
+const VSIDS: [u32; 8] =
+    [0x0000_1001, 0x0010_0100, 0x0000_1000, 0x0001_0010, 0x00ff_fffe, 0x007f_fffe, 0x0000_1101, 0x0001_0000];
 
 impl Datacentre {
     fn new(seed: u64) -> Self {
@@ -116,7 +117,7 @@ impl Datacentre {
         let guest = self.guests.iter().find(|guest| guest.vsid == vsid && guest.cas.contains(&to))?;
         let routed = vsid != from.vsid || dst == ROUTER_MAC;
         let itself = guest.port == from.port;
-        (!itself && !(routed && ttl <= 1)).then_some((guest.at, guest.port))
+        (!(itself || routed && ttl <= 1)).then_some((guest.at, guest.port))
     }
 
     fn tenant_of(&self, port: u16) -> Option<usize> {

@@ -1,7 +1,6 @@
 //! Hosts that are joined by a physical network, and do with frames what workers do. Every frame is judged with the flow cache and by the
 //! pipeline alone, and both must say the same.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -324,11 +323,10 @@ impl World {
                     happened.push(Happened::Dropped(n, DropReason::NvCongestion));
                     return;
                 }
-                if let Some(rewrite) = opened.rewrite {
-                    if let Err(reason) = rewrite.apply(&mut inner, &Offload::None) {
-                        happened.push(Happened::Dropped(n, reason));
-                        return;
-                    }
+                let refused = opened.rewrite.map(|rewrite| rewrite.apply(&mut inner, &Offload::None));
+                if let Some(Err(reason)) = refused {
+                    happened.push(Happened::Dropped(n, reason));
+                    return;
                 }
                 self.judge(n, UPLINK, inner, Some(opened.ingress), happened);
             }
@@ -354,6 +352,3 @@ pub(crate) fn receivers(happened: &[Happened]) -> Vec<(usize, u16)> {
     got.sort_unstable();
     got
 }
-
-/// Keys that tests use to tell frames apart.
-pub(crate) type Sent = HashMap<u64, (usize, u16)>;
