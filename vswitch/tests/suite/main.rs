@@ -11,11 +11,10 @@ mod headers;
 mod hostile_bytes;
 mod joining;
 mod limits;
-<<<<<<< HEAD
 mod nv;
-=======
 mod nv_nat;
->>>>>>> N1
+mod nv;
+mod nv_nat;
 mod nv_wire;
 mod offload_header;
 mod packets;
