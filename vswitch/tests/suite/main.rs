@@ -13,8 +13,6 @@ mod joining;
 mod limits;
 mod nv;
 mod nv_nat;
-mod nv;
-mod nv_nat;
 mod nv_wire;
 mod offload_header;
 mod packets;
