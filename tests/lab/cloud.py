@@ -121,9 +121,10 @@ class Vmm:
 class Mover:
     """The inner guest. Runs commands wherever it is."""
 
-    def __init__(self, yard):
-        self.yard, self.ip, self.name, self.at = yard, IP, "guest", yard.hosts[0]
-        words = base64.b64encode(f"ip addr add {COMMANDS}/24 dev eth0; nc -ll -p 23 -e sh".encode()).decode()
+    def __init__(self, yard, at):
+        self.yard, self.ip, self.name, self.at = yard, IP, "guest", at
+        self.moved = False
+        words = base64.b64encode(f"ip addr add {COMMANDS}/24 dev eth0; nc -ll -p 2323 -e sh".encode()).decode()
         self.vmm = Vmm(self.at, ["--kernel", "/lab/vmlinuz", "--initramfs", "/lab/initramfs", "--cpus", "boot=1", "--memory", f"size={MEMORY},shared=on",
                                  "--net", f"vhost_user=true,socket=card,num_queues=2,queue_size=1024,mac={MAC}", "--console", "off", "--serial", "file=console",
                                  "--cmdline", f"console=ttyS0 quiet panic=-1 net.ifnames=0 turnpike.ip={IP}/24 turnpike.run={words}"])
@@ -134,7 +135,7 @@ class Mover:
     def run(self, command, *, check=True, timeout=30):
         """Run a shell command in it, by the network."""
         script = f"echo {base64.b64encode(command.encode()).decode()} | base64 -d >/tmp/command.$$; sh /tmp/command.$$ 2>&1; echo \"<<$?>>\"; rm /tmp/command.$$"
-        r = self.yard.hosts[0].peer.run(f"echo {shlex.quote(script)} | timeout {timeout} nc -w 3 {COMMANDS} 23", check=False, timeout=timeout + 10)
+        r = self.yard.hosts[0].peer.run(f"echo {shlex.quote(script)} | timeout {timeout} nc -w 3 {COMMANDS} 2323", check=False, timeout=timeout + 10)
         out, found, code = r.out.rstrip().rpartition("<<")
         if not found or not code.endswith(">>"):
             if check:
@@ -168,21 +169,30 @@ class Mover:
         """Move to the other host, or with `local` to another VMM on the same. The VMM it was on has ended then."""
         to = self.at if local else self.other()
         waiting, receiving, url = self.prepare(to, local)
-        said = self.vmm.remote("send-migration", f"destination_url={url}{',local=on' if local else ''}{options}", check=False, timeout=150)
-        done = lambda: receiving.ended() and (self.vmm.ended() or waiting.state() is None)
+        said = self.vmm.remote("send-migration", f"destination_url={url}{',local=on' if local else ''}{options}", check=False, timeout=60)
+        why = lambda: f"{said.out} {receiving.output()} | source {self.vmm.log()} | destination {waiting.log()}"
         try:
-            host.until("the move to end", done, 150, 0.3)
-        finally:
-            told = receiving.output()
+            came = receiving.wait(120).rc == 0
+            if came:
+                host.until("the VMM before to end", self.vmm.ended, 20, 0.2)
+        except LabError as e:
+            raise LabError(f"{e}: {why()}") from None
+        if not came:
+            raise LabError(f"the move failed: {why()}")
+        self.vmm, self.at, self.moved = waiting, to, True
+
+    def close(self):
+        """End its VMM, and it."""
         if not self.vmm.ended():
-            raise LabError(f"the move failed: {said.out} {told} | source {self.vmm.log()} | destination {waiting.log()}")
-        self.vmm, self.at = waiting, to
+            self.vmm.signal("KILL")
+        host.until("the guest's port to wait", lambda: self.at.switch.show("guest")["state"] == "waiting", 20, 0.2)
 
 
 class Yard:
-    """The outer guest, its two hosts and the guest on them. `serve`: further words for both switches."""
+    """The outer guest, its two hosts, and with `boot` the guest `mover` on one of them. `serve`: further words for both switches."""
 
     def __init__(self, binary, remote, turnpike, serve=()):
+        self.mover = None
         tools = {"cloud-hypervisor": binary, "ch-remote": remote, "turnpike": turnpike, "prober": prober.binary(), "ip": None, "ss": None}
         initrd = image.with_tools(prober.binary())
         self.outer = nested.outer("yard", tools, {"vmlinuz": image.kernel()[0], "initramfs": initrd}, ["veth", "tun"])
@@ -193,10 +203,16 @@ class Yard:
             for n, h in enumerate(self.hosts, 1):
                 self.outer.run(f"/bin/ip link set talk{n} netns {h.name}")
                 h.place.run(f"/bin/ip addr add 192.0.2.{n}/24 dev talk{n}; /bin/ip link set talk{n} up")
-            self.mover = Mover(self)
         except Exception:
             self.close()
             raise
+
+    def boot(self, at):
+        """Boot the guest at that host; one that is there already ends first."""
+        if self.mover:
+            self.mover.close()
+        self.mover = Mover(self, at)
+        return self.mover
 
     def close(self):
         """All of it goes with the outer guest."""

@@ -1,0 +1,111 @@
+"""Live migration of a cloud-hypervisor guest: to another VMM on its host, and to another host. Skipped unless $CLOUD_HYPERVISOR names its
+binary, beside which `ch-remote` is expected. Each test is named after the rule it shows; words on the command line select.
+
+A guest that has moved once refuses to be sent to another host (cloud-hypervisor forgets on restoring that its memory writes can be logged), so
+the tests boot one of their own wherever they send it away.
+"""
+import sys, time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from lab import cloud, host, moves, nested, prober, suite, switch  # noqa: E402
+from lab.host import LabError  # noqa: E402
+from lab.kept import counted_exactly, meters, nothing_lost, policy, ports, set_policy, streams  # noqa: E402
+from lab.suite import Skip, must, test  # noqa: E402
+
+RATE = 100  # datagrams a second: two emulations deep a guest does not do ten times that
+_yard = None
+
+
+def yard():
+    """Both hosts; made at first use, with policy on the first."""
+    global _yard
+    binary = nested.binary()
+    remote = binary.with_name(binary.name.replace("cloud-hypervisor", "ch-remote"))
+    if not remote.is_file():
+        raise Skip(f"there is no {remote}")
+    if _yard is None:
+        _yard = cloud.Yard(binary, remote, switch.binary())
+        set_policy(_yard.hosts[0].switch)
+    return _yard
+
+
+def guest_at(number):
+    """(both hosts, a guest that can be sent away from that one)."""
+    y = yard()
+    at = y.hosts[number - 1]
+    if not y.mover or y.mover.at is not at or y.mover.moved:
+        y.boot(at)
+    return y, y.mover
+
+
+def forget():
+    """After a failure: says what the switches and the VMM say; the next test makes its own."""
+    global _yard
+    if _yard:
+        for h in _yard.hosts:
+            print(f"    {h.name} dropped {h.switch.drops()}\n    {h.name}: " + "\n    | ".join(h.switch.log().splitlines()[-12:]))
+        if _yard.mover:
+            print(f"    guest at {_yard.mover.at.name}: {_yard.mover.vmm.log()}", flush=True)
+        _yard.close()
+        _yard = None
+
+
+class Load:
+    """Numbered datagrams and TCP with known bytes, both ways from behind either switch, and what policy and meters were before."""
+
+    def __init__(self, y, g):
+        self.yard, self.guest = y, g
+        self.policy, self.meters = policy(g.at.switch), meters(g.at.switch)
+        self.probes = streams(y, g, RATE)
+        # Of addresses that no meter counts.
+        self.tcp = [prober.Tcp(h.peer, h.address.replace("10.0.0.", "10.0.1."), g, next(ports), 4, 5_000) for h in y.hosts]
+        time.sleep(1)
+
+    def must_be_whole(self):
+        """Ends it, and holds everything to have been kept."""
+        time.sleep(2)
+        nothing_lost(self.probes)
+        for t in self.tcp:
+            t.close()
+            must(not t.wrong(), t.wrong())
+        s = self.guest.at.switch
+        must(policy(s) == self.policy, f"policy was {self.policy}, is {policy(s)}")
+        return counted_exactly(self.yard, s, self.meters, self.probes)
+
+    def told(self):
+        """How long the guest was not heard."""
+        return f"{sum(p.inward['received'] + p.outward['received'] for p in self.probes)} datagrams, " \
+               f"longest gap {max(p.outward['longest_gap_us'] for p in self.probes) / 1000:.0f} ms"
+
+
+def stood_still(source, target):
+    """For how long the guest's rings did, by the switches' own words, in ms."""
+    stopped = [moves.when(e) for e in source.events("port-stopped")][-1]
+    ran = min(t for e in target.events("port-running") if (t := moves.when(e)) > stopped)
+    return 1000 * (ran - stopped)
+
+
+@test
+def s20_3_no_frame_is_lost_or_doubled_by_moves_to_another_vmm_of_the_host():
+    y, g = guest_at(1)
+    load, still = Load(y, g), []
+    for _ in range(2):
+        g.move(local=True)
+        still.append(stood_still(g.at.switch, g.at.switch))
+        time.sleep(1)
+    load.must_be_whole()
+    return f"stood still {', '.join(f'{t:.0f}' for t in still)} ms; {load.told()}"
+
+
+@test
+def s20_3_no_frame_is_lost_or_doubled_by_a_move_to_another_host():
+    y, g = guest_at(1)
+    load, source = Load(y, g), g.at.switch
+    g.move()
+    load.must_be_whole()
+    host.until("the other port to wait", lambda: source.show("guest")["state"] == "waiting", 15, 0.3)
+    return f"stood still {stood_still(source, g.at.switch):.0f} ms; {load.told()}"
+
+
+suite.run(forget)
