@@ -89,7 +89,9 @@ class Vmm:
     def __init__(self, at, boot=()):
         self.directory, self.at = f"/run/vmm{next(_serial)}", at
         at.place.run(f"mkdir {self.directory}; ln -s {at.socket} {self.directory}/card")
-        self.job = at.place.start(f"cd {self.directory}; echo $$ >pid; exec cloud-hypervisor --seccomp false -v --api-socket path=api {shlex.join(boot)}")
+        # A guest that boots anew begins a new console.
+        self.job = at.place.start(f"cd {self.directory}; tail -F -n +1 console >consoles 2>/dev/null & echo $$ >{self.directory}/pid\n"
+                                  f"cd {self.directory}; exec cloud-hypervisor --seccomp false -v --api-socket path=api {shlex.join(boot)}")
         host.until("cloud-hypervisor to answer", lambda: at.place.run(f"test -S {self.directory}/api", check=False).rc == 0, 30, 0.2)
 
     def remote(self, *words, check=True, timeout=60):
@@ -115,7 +117,7 @@ class Vmm:
 
     def log(self):
         """The end of what it and its guest's console have said."""
-        return self.at.place.run(f"tail -c 1500 {self.job.path}; echo '[console]'; tail -c 600 {self.directory}/console", check=False).out
+        return self.at.place.run(f"tail -c 1500 {self.job.path}; echo '[console]'; tail -c 900 {self.directory}/consoles", check=False).out
 
 
 class Mover:
@@ -127,7 +129,7 @@ class Mover:
         words = base64.b64encode(f"ip addr add {COMMANDS}/24 dev eth0; nc -ll -p 2323 -e sh".encode()).decode()
         self.vmm = Vmm(self.at, ["--kernel", "/lab/vmlinuz", "--initramfs", "/lab/initramfs", "--cpus", "boot=1", "--memory", f"size={MEMORY},shared=on",
                                  "--net", f"vhost_user=true,socket=card,num_queues=2,queue_size=1024,mac={MAC}", "--console", "off", "--serial", "file=console",
-                                 "--cmdline", f"console=ttyS0 quiet panic=-1 net.ifnames=0 turnpike.ip={IP}/24 turnpike.run={words}"])
+                                 "--cmdline", f"console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0 turnpike.ip={IP}/24 turnpike.run={words}"])
         host.until("the inner guest to answer", lambda: self.vmm.ended() or self.run("true", check=False).rc == 0, 180, 1)
         if self.vmm.ended():
             raise LabError(f"cloud-hypervisor ended: {self.vmm.log()}")

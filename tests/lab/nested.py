@@ -4,7 +4,7 @@ The outer guest carries programs, kernel and initramfs of the inner ones in a se
 """
 import base64, os, shutil
 from pathlib import Path
-from . import guest, host, image
+from . import fleet, guest, host, image
 from .suite import Skip, must
 
 _KVM = "insmod /modules/irqbypass.ko; insmod /modules/kvm.ko; insmod /modules/kvm-amd.ko || insmod /modules/kvm-intel.ko"
@@ -55,7 +55,7 @@ def outer(name, programs, files, modules=()):
     both = host.work() / f"{name}-initramfs.gz"
     both.write_bytes(image.initramfs().read_bytes() + extra.read_bytes())
     extra.unlink()
-    g = guest.Guest(name, "10.255.0.2/24", memory=2048, smp=2, initrd=both, accel="tcg,thread=multi")
+    g = guest.Guest(name, "10.255.0.2/24", memory=2048, smp=2, initrd=both, accel="tcg,thread=multi", nice=fleet.AHEAD)
     try:
         g.ready()
         g.run("\n".join(load))
