@@ -120,6 +120,31 @@ class Vmm:
         return self.at.place.run(f"tail -c 1500 {self.job.path}; echo '[console]'; tail -c 900 {self.directory}/consoles", check=False).out
 
 
+class Move:
+    """A move under way: `waiting` is the VMM at `to`, `receiving` and `sending` the commands of the two."""
+
+    def __init__(self, mover, to, waiting, receiving, sending):
+        self.source, self.at, self.to, self.waiting, self.receiving, self.sending = mover.vmm, mover.at, to, waiting, receiving, sending
+
+    def copied(self):
+        """How often memory was copied; the log of writes is another one each time."""
+        return int(self.at.place.run(f"grep -c migration-memory-iteration {self.source.job.path}", check=False).out.strip())
+
+    def begins_to_copy(self):
+        """Wait until the destination has the memory's layout."""
+        there = f"grep -q 'RAM region mapping' {self.waiting.job.path}"
+        host.until("memory to be copied", lambda: self.to.place.run(there, check=False).rc == 0, 60, 0.1)
+
+    def fails(self):
+        """Wait until it has."""
+        failed = f"grep -qi 'migration failed' {self.source.job.path} {self.sending.path}"
+        host.until("the move to fail", lambda: self.at.place.run(failed, check=False).rc == 0, 120, 0.3)
+
+    def said(self):
+        """What everybody concerned said."""
+        return f"{self.sending.output()} {self.receiving.output()} | source {self.source.log()} | destination {self.waiting.log()}"
+
+
 class Mover:
     """The inner guest. Runs commands wherever it is."""
 
@@ -156,32 +181,28 @@ class Mover:
         """The host it is not on."""
         return next(h for h in self.yard.hosts if h is not self.at)
 
-    def prepare(self, to, local=False):
-        """A VMM at `to` that waits for the guest: (VMM, its command, the URL)."""
+    def begin(self, local=False, options=""):
+        """Begin to move to the other host, or with `local` to another VMM on the same; how that goes is for `Move` to say."""
+        to = self.at if local else self.other()
         waiting = Vmm(to)
         url = f"unix:/run/move{next(_serial)}" if local else f"tcp:192.0.2.{to.name[-1]}:{4000 + next(_serial)}"
         receiving = waiting.begin("receive-migration", f"receiver_url={url}")
-        if local:
-            host.until("the VMM to listen", lambda: to.place.run(f"test -S {url[5:]}", check=False).rc == 0, 20, 0.2)
-        else:
-            host.until("the VMM to listen", lambda: f":{url.rsplit(':', 1)[1]} " in to.place.run("ss -ltn").out, 20, 0.2)
-        return waiting, receiving, url
+        there = f"test -S {url[5:]}" if local else f"ss -Hltn | grep -q :{url.rsplit(':', 1)[1]}"
+        host.until("the VMM to listen", lambda: to.place.run(there, check=False).rc == 0, 30, 0.2)
+        return Move(self, to, waiting, receiving, self.vmm.begin("send-migration", f"destination_url={url}{',local=on' if local else ''}{options}"))
 
     def move(self, local=False, options=""):
-        """Move to the other host, or with `local` to another VMM on the same. The VMM it was on has ended then."""
-        to = self.at if local else self.other()
-        waiting, receiving, url = self.prepare(to, local)
-        said = self.vmm.remote("send-migration", f"destination_url={url}{',local=on' if local else ''}{options}", check=False, timeout=60)
-        why = lambda: f"{said.out} {receiving.output()} | source {self.vmm.log()} | destination {waiting.log()}"
+        """Move, as `begin` says. The VMM it was on has ended then. Returns how it went."""
+        move = self.begin(local, options)
         try:
-            came = receiving.wait(120).rc == 0
-            if came:
-                host.until("the VMM before to end", self.vmm.ended, 20, 0.2)
+            if move.receiving.wait(180).rc:
+                raise LabError("the move failed")
+            host.until("the VMM before to end", self.vmm.ended, 30, 0.2)
         except LabError as e:
-            raise LabError(f"{e}: {why()}") from None
-        if not came:
-            raise LabError(f"the move failed: {why()}")
-        self.vmm, self.at, self.moved = waiting, to, True
+            raise LabError(f"{e}: {move.said()}") from None
+        move.rounds = move.copied()
+        self.vmm, self.at, self.moved = move.waiting, move.to, True
+        return move
 
     def close(self):
         """End its VMM, and it."""
