@@ -8,12 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import authority, fleet, host, image, prober, suite  # noqa: E402
 from lab.host import LabError  # noqa: E402
+from lab.kept import counted_exactly, meters, nothing_lost, policy, ports, set_policy, streams  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
-# Ethernet, IPv4 and UDP headers and the prober's datagram.
-FRAME = 14 + 20 + 8 + 48
 _world = {}
-_ports = iter(range(7000, 9000))
 
 
 def world():
@@ -50,54 +48,6 @@ def tell(f):
         print(f"    {h.name}: " + "\n    | ".join(h.switch.log().splitlines()[-10:]), flush=True)
 
 
-def set_policy(s):
-    """Policy of every kind that travels, on the source only."""
-    s.cli("port", "set", "guest", "--dhcp-guard", "on", "--router-guard", "on", "--storm-limit", 20000, "--address-limit", 16, "--vm", "moving")
-    for peer in ("10.0.0.51", "10.0.0.52"):
-        s.cli("acl", "add", "guest", "--action", "meter", "--direction", "both", "--remote", peer)
-    s.cli("acl", "add", "guest", "--action", "deny", "--direction", "out", "--remote", "10.99.0.0/16")
-    s.cli("rule", "add", "guest", "--action", "allow", "--direction", "out", "--weight", 10, "--protocol", "udp", "--stateful", "--idle-timeout", "600s")
-    s.cli("rule", "add", "guest", "--action", "deny", "--direction", "in", "--weight", 20, "--protocol", "tcp", "--local-port", "23")
-    s.cli("meter", "enable", "guest")
-
-
-def policy(s):
-    """A guest port's policy and lists, without what they counted."""
-    bare = lambda rows: sorted(str({k: v for k, v in r.items() if k not in ("packets", "bytes", "id")}) for r in rows)
-    return {"policy": s.show("guest")["policy"], "acl": bare(s.cli("acl", "list", "guest")), "rules": bare(s.cli("rule", "list", "guest"))}
-
-
-def meters(s):
-    """{(direction, address): (packets, bytes)} of what the guest exchanged with each host's peer."""
-    return {(way, address.split("/")[0]): count for (way, side, address), count in s.meters("guest").items() if side == "remote" and "10.0.0.5" in address}
-
-
-def streams(f, g, rate=1000):
-    """The 1 kHz probe from behind either switch."""
-    return [prober.Stream(h.peer, h.address, g, next(_ports), rate) for h in f.hosts]
-
-
-def nothing_lost(probes):
-    """Ends the probes and holds them to: none lost, none twice."""
-    for h, probe in zip(("host1", "host2"), probes):
-        probe.close()
-        must(probe.outward["peer_sent"] and probe.inward["peer_sent"], f"{h}: nobody answered the probe: {probe}")
-        must(probe.lost == 0 and probe.duplicated == 0,
-             f"from {h}: {probe}; missing in {probe.inward['missing'][:5]}, out {probe.outward['missing'][:5]}")
-
-
-def counted_exactly(f, s, before, probes, peers=("host1", "host2")):
-    """Holds the meters to: what they said before, and every frame since, once. Returns the packets that they counted in all."""
-    after = meters(s)
-    for h, probe in zip(f.hosts, probes):
-        if h.name not in peers:
-            continue
-        for way, frames in (("out", probe.inward["all_out"]), ("in", probe.outward["all_out"])):
-            was, now = before[way, h.address], after[way, h.address]
-            must(now == (was[0] + frames, was[1] + frames * FRAME), f"{way} {h.address}: {was} before, {frames} frames since, {now} after")
-    return sum(packets for packets, _ in after.values())
-
-
 def told(move, probes):
     """What is said of a move."""
     into, out = move.shares([p.outward for p in probes])
@@ -127,8 +77,8 @@ def s20_3_no_frame_is_lost_or_doubled_by_a_move():
 @test
 def s20_1_hundred_connections_live_on_and_every_byte_is_right():
     f, g = world()
-    conversations = [prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(_ports), 99, 2000),
-                     prober.Tcp(f.hosts[1].peer, f.hosts[1].address, g, next(_ports), 1, 200_000)]
+    conversations = [prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(ports), 99, 2000),
+                     prober.Tcp(f.hosts[1].peer, f.hosts[1].address, g, next(ports), 1, 200_000)]
     time.sleep(1)
     g.move()
     time.sleep(2)
@@ -329,7 +279,7 @@ def successor_takes_over_and_no_guest_notices():
     f, g = world()
     s = g.at.switch
     before, counted = policy(s), meters(s)
-    conversation = prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(_ports), 10, 20_000)
+    conversation = prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(ports), 10, 20_000)
     probes = streams(f, g)
     time.sleep(1)
     took = []

@@ -78,6 +78,7 @@ if cargo build --workspace --quiet; then
     suite "networks" python3 tests/networks.py
     suite "real guests" python3 tests/real_guests.py
     suite "live migration" python3 tests/migration.py
+    suite "live migration of cloud-hypervisor" python3 tests/cloud_migration.py
     suite "take-over" python3 tests/take_over.py
 else
     fail "build"

@@ -34,7 +34,7 @@ class Prober:
         """That it is to end."""
         self._where.run(f"touch {self._until}")
 
-    def report(self, timeout=60):
+    def report(self, timeout=180):
         """Its report, after its end."""
         self.tell()
         if self._process:
