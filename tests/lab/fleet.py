@@ -27,10 +27,19 @@ class Host:
         self.tap = f"tpk{os.getpid() % 100000}p{2 * fleet + number}"
         self.peer_mac = f"52:54:00:aa:02:{number:02x}"
         self.switch.cli("port", "add", "peer", "--tap", self.tap, "--mac", self.peer_mac)
+        self.join_peer()
+        self.card = {"socket": self.switch.port("guest", "--mac", MAC, *options)}  # where the guest's card is, in words of `guest.Guest`
+
+    def join_peer(self):
+        """Give the host port's TAP to the peer. It ends with a switch that is killed, and the next one makes it anew."""
         self.namespace.run(f"ip link set {self.tap} netns {self.peer.name}")
         # No addresses of IPv6: its multicast would add frames to counts.
         self.peer.run(f"sysctl -q net.ipv6.conf.{self.tap}.disable_ipv6=1; ip addr add {self.address}/24 dev {self.tap}; ip link set {self.tap} up")
-        self.card = {"socket": self.switch.port("guest", "--mac", MAC, *options)}  # where the guest's card is, in words of `guest.Guest`
+
+    def restart(self):
+        """Start the switch again after it was killed."""
+        self.switch.start()
+        self.join_peer()
 
 
 class Fleet:
@@ -105,6 +114,10 @@ class Mover:
         self.fleet, self.ip, self.name = fleet, IP, "guest"
         self.options = {"mac": MAC, "initrd": image.with_tools(prober.binary()), "device": "rx_queue_size=1024", "nice": AHEAD, **options}
         self.at = fleet.hosts[0]
+        self.boot()
+
+    def boot(self):
+        """Boot it where it is: at first, and after its QEMU was killed."""
         self.guest = guest.Guest("guest", f"{IP}/24", **self.at.card, **self.options)
         self.guest.ready()
 
@@ -153,10 +166,14 @@ class Mover:
         if info["status"] != "completed":
             raise LabError(f"the migration {info['status']}: {info.get('error-desc', '')} | {waiting.log()[-300:]}")
         host.until("the guest to run", lambda: waiting.qmp("query-status")["status"] == "running", 10, 0.005)
-        source, self.guest, self.at = self.guest, waiting, to
-        move = Move(source, waiting, info)
-        source.close()
+        move = Move(self.guest, waiting, info)
+        self.is_at(to, waiting)
         return move
+
+    def is_at(self, to, by):
+        """It runs there now, in that QEMU; the one before ends."""
+        self.guest.close()
+        self.guest, self.at = by, to
 
     def move(self, **options):
         """Move to the other host; returns how it went."""
