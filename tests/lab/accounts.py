@@ -1,6 +1,7 @@
 """What must be true of a guest's port when its guest has moved, or was to move: its policy, what it counted, and every frame of the probes."""
 import itertools
 from . import host, prober
+from .host import LabError
 from .suite import must
 
 # Ethernet, IPv4 and UDP headers and the prober's datagram.
@@ -14,10 +15,17 @@ def new_port():
 
 
 def tell(f):
-    """What both switches say."""
+    """What both switches say, and the kernels around them."""
     for h in f.hosts:
         print(f"    {h.name} dropped {h.switch.drops()}")
         print(f"    {h.name}: " + "\n    | ".join(h.switch.log().splitlines()[-10:]), flush=True)
+    kernels = [(h.peer, f"{h.name}'s peer") for h in f.hosts] + [(h.namespace, f"{h.name}'s wire") for h in f.hosts]
+    for where, name in kernels + ([(f.mover, "guest")] if f.mover else []):
+        try:
+            said = where.run("grep ^Udp: /proc/net/snmp; grep : /proc/net/dev", check=False, timeout=5).out
+        except LabError as e:  # a guest that hangs is what is to be told
+            said = str(e)
+        print(f"    {name}: " + " | ".join(said.split("\n")), flush=True)
 
 
 def set_policy(s):
