@@ -179,6 +179,9 @@ impl Serve {
         if let Some(key) = fleet_key {
             switch.set_fleet_key(key);
         }
+        if let Some(directory) = directory {
+            switch.keep_arrivals(directory);
+        }
         if let Some(config) = &config {
             for line in apply::lines(&switch.apply(config, false)?) {
                 log::info!("configuration: {line}");

@@ -41,7 +41,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::snapshot::Snapshot;
 
 use self::admit::{changed, differences};
-use self::handover::{Arrival, Departure};
+use self::handover::{Arrival, Departure, Kept};
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::path::DataPath;
 use self::tallies::Tallies;
@@ -109,6 +109,7 @@ pub struct Switch {
     events: Arc<EventLog>,
     /// With what states of ports are sealed and verified.
     fleet_key: Option<FleetKey>,
+    kept: Kept,
 }
 
 impl Switch {
@@ -156,6 +157,7 @@ impl Switch {
             store,
             events,
             fleet_key: None,
+            kept: Kept::default(),
         };
         for config in saved.ports {
             switch.events.name_port(config.id, &config.name);
@@ -219,6 +221,7 @@ impl Switch {
             }
         }
         self.follow_devices();
+        self.follow_awaited();
     }
 
     /// Adds a guest port or a host port.
@@ -315,6 +318,7 @@ impl Switch {
         let config = self.entry(name)?.config.clone();
         let id = config.id;
         self.store.put(None, &[(Some(&config), None)])?;
+        self.kept.forget(id);
         data.remove(id);
         self.ports.remove(name);
         self.publish();
