@@ -55,12 +55,15 @@ def streams(f, g, rate=1000):
     return [prober.Stream(h.peer, h.address, g, new_port(), rate) for h in f.hosts]
 
 
-def nothing_lost(probes):
-    """Ends the probes and holds them to: none lost, none twice."""
+def nothing_lost(probes, excused=0):
+    """Ends the probes and holds them to: none lost, none twice. `excused`: frames to the guest that a switch has dropped by its own account
+    because the guest had no room; only a machine that is busy with others starves one for so long."""
+    missing = 0
     for h, probe in zip(("host1", "host2"), probes):
         probe.close()
         must(probe.outward["peer_sent"] and probe.inward["peer_sent"], f"{h}: nobody answered the probe: {probe}")
-        must(probe.lost == 0 and probe.duplicated == 0,
+        missing += probe.inward["lost"]
+        must(missing <= excused and probe.outward["lost"] == 0 and probe.duplicated == 0,
              f"from {h}: {probe}; missing in {probe.inward['missing'][:5]}, out {probe.outward['missing'][:5]}")
 
 

@@ -62,7 +62,7 @@ class Fleet:
 
     def manage(self):
         """A second pair between the hosts, which the switches speak by; each host's `management` is its address there then."""
-        ends = [f"tpk{os.getpid() % 100000}m{next(_serial)}" for _ in self.hosts]
+        ends = self.management_ends = [f"tpk{os.getpid() % 100000}m{next(_serial)}" for _ in self.hosts]
         sh("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
         for number, (h, end) in enumerate(zip(self.hosts, ends), 1):
             h.management = f"192.0.2.{number}"
