@@ -28,6 +28,9 @@ def world():
         _world["fleet"] = f
         g = f.boot(qemu=qemu)
         set_policy(g.at.switch)
+        for h in f.hosts:
+            # A peer that hears nothing for so long asks where the guest is, and gives up: that would be its loss, not the network's.
+            h.peer.run(f"ip neigh replace {fleet.IP} lladdr {fleet.MAC} nud permanent dev {h.tap}")
         _world.update(guest=g, ways=carrier.Carrier(f))
     return _world["fleet"], _world["guest"], _world["ways"]
 

@@ -54,10 +54,8 @@ fn s20_7_many_ports_go_on_under_load_whatever_the_number_of_workers() {
         .collect();
     let (ended, sent_by_all) = (AtomicBool::new(false), AtomicU64::new(0));
     let results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = guests
-            .iter_mut()
-            .map(|(a, b)| scope.spawn(|| converse(a, b, &ended, &sent_by_all)))
-            .collect();
+        let threads: Vec<_> =
+            guests.iter_mut().map(|(a, b)| scope.spawn(|| converse(a, b, &ended, &sent_by_all))).collect();
         for workers in [1, 4, 2, 3, 1, 2] {
             let before = sent_by_all.load(Ordering::Relaxed);
             let flows = || sent_by_all.load(Ordering::Relaxed) > before + 20 * PAIRS as u64;
@@ -172,9 +170,13 @@ fn s20_7_what_a_later_version_says_besides_and_an_earlier_one_does_not_disturbs_
     let relay = std::thread::spawn(move || {
         between(&api, &listener, |step| {
             let places = ["/offer", "/port", "/device", "/device/device/guest", "/device/memory", "/frozen"];
-            places.iter().for_each(|place| add(step, place));
+            for place in places {
+                add(step, place);
+            }
             // And what an earlier one did not say yet.
-            step.pointer_mut("/frozen").and_then(Value::as_object_mut).map(|frozen| frozen.remove("listening"));
+            step.pointer_mut("/frozen")
+                .and_then(Value::as_object_mut)
+                .map(|frozen| frozen.remove("listening"));
         });
     });
     let other = Other::start(&switch, &place);
@@ -195,8 +197,7 @@ fn s20_7_a_policy_of_a_later_version_is_refused_before_anything_stops() {
     let place = switch.dir().join("between.sock");
     let listener = UnixListener::bind(&place).expect("a socket");
     let api = switch.dir().join("api.sock");
-    let relay =
-        std::thread::spawn(move || between(&api, &listener, |step| add(step, "/port/config/policy")));
+    let relay = std::thread::spawn(move || between(&api, &listener, |step| add(step, "/port/config/policy")));
     let mut other = Other::start(&switch, &place);
     let mut said = String::new();
     other.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");

@@ -56,7 +56,9 @@ impl Switch {
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
         let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
 
-        gone.iter().for_each(|config| self.kept.forget(config.id));
+        for config in &gone {
+            self.kept.forget(config.id);
+        }
         data.remove_all(&gone.iter().map(|config| config.id).collect::<Vec<_>>());
         for config in &fresh {
             self.events.name_port(config.id, &config.name);

@@ -19,10 +19,14 @@ fn s20_7_a_take_over_waits_for_the_end_of_a_move() {
     let sent = r.pair.send("web");
     Pair::wait_step(&r.pair.source, "web", "reserved");
     let sides = [&r.pair.source, &r.pair.destination];
-    sides.iter().for_each(|side| is_refused(side, "reserved"));
+    for side in sides {
+        is_refused(side, "reserved");
+    }
     r.web.stop().expect("stopped");
     Pair::wait_step(&r.pair.source, "web", "commit");
-    sides.iter().for_each(|side| is_refused(side, "commit"));
+    for side in sides {
+        is_refused(side, "commit");
+    }
     // The refusals have touched nothing: the move goes on to its end.
     let web = Guest::connect(&r.there, Options::default());
     assert!(sent.join().expect("sent").status.success());
@@ -31,7 +35,9 @@ fn s20_7_a_take_over_waits_for_the_end_of_a_move() {
     let moved = policy(&r.pair.destination);
     // Its front end is closed by the VMM when the guest has moved.
     drop(r.web);
-    sides.iter().for_each(|side| side.take_over());
+    for side in sides {
+        side.take_over();
+    }
     assert_eq!(policy(&r.pair.destination), moved);
     assert_eq!(r.pair.destination.port("web")["state"], "running");
     drop(web);

@@ -80,9 +80,8 @@ impl Switch {
                 Err(why) => log::warn!("a state that had arrived before the switch was killed: {why}"),
             }
         }
-        let awaited = |id: &str| {
-            self.ports.values().any(|e| e.arrival.is_some() && e.config.id.to_string() == id)
-        };
+        let awaited =
+            |id: &str| self.ports.values().any(|e| e.arrival.is_some() && e.config.id.to_string() == id);
         if let Err(e) = clear(&directory, awaited) {
             log::warn!("{}: {e}", directory.display());
         }

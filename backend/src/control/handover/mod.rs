@@ -30,8 +30,8 @@ use super::model::PortConfig;
 use crate::spec::PortCounters;
 
 pub use self::arrive::Trust;
-pub(super) use self::kept::Kept;
 pub use self::files::{new_key, read_key};
+pub(super) use self::kept::Kept;
 
 /// A state was put into force for a port, and its rings have not run since.
 #[derive(Clone, Debug)]
