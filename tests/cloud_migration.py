@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import cloud, host, moves, nested, prober, suite, switch  # noqa: E402
 from lab.host import LabError  # noqa: E402
-from lab.kept import counted_exactly, meters, nothing_lost, policy, ports, set_policy, streams  # noqa: E402
+from lab.accounts import counted_exactly, meters, new_port, nothing_lost, policy, set_policy, streams  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
 RATE = 20  # datagrams a second: the guest runs in two emulations, and its receive ring has to last when it does not run at all
@@ -59,7 +59,7 @@ class Load:
         self.policy, self.meters = policy(g.at.switch), meters(g.at.switch)
         self.probes = streams(y, g, RATE)
         # Of addresses that no meter counts.
-        self.tcp = [prober.Tcp(h.peer, h.address.replace("10.0.0.", "10.0.1."), g, next(ports), 1, 5_000) for h in y.hosts]
+        self.tcp = [prober.Tcp(h.peer, h.address.replace("10.0.0.", "10.0.1."), g, new_port(), 1, 5_000) for h in y.hosts]
         time.sleep(1)
 
     def must_be_whole(self):

@@ -79,6 +79,10 @@ if cargo build --workspace --quiet; then
     suite "real guests" python3 tests/real_guests.py
     suite "live migration" python3 tests/migration.py
     suite "live migration of cloud-hypervisor" python3 tests/cloud_migration.py
+    suite "many moves" python3 tests/migration_many.py
+    suite "moves with deaths" python3 tests/migration_faults.py
+    suite "moves with a bad network" python3 tests/migration_network.py
+    suite "network virtualization" python3 tests/nv.py
     suite "take-over" python3 tests/take_over.py
 else
     fail "build"

@@ -95,6 +95,10 @@ class Tcp:
     def _established(namespace, port):
         return len(namespace.run(f"ss -Htn state established '( sport = :{port} )'").out.splitlines())
 
+    def running(self):
+        """Whether neither end has given up."""
+        return self._server.running() and self._client.running()
+
     def close(self):
         """End all connections in an orderly way and read the reports; returns itself."""
         self.there = self._client.report()

@@ -176,10 +176,13 @@ impl Serve {
             events: events.clone(),
             lifecycle: lifecycle.clone(),
         };
-        let Begun { mut switch, listener, metrics, mut socket } =
+        let Begun { mut switch, listener, metrics, mut socket, taking } =
             if self.take_over { beginning.succeed().await? } else { beginning.start(&callers).await? };
         if let Some(key) = fleet_key {
             switch.set_fleet_key(key);
+        }
+        if let Some(directory) = directory {
+            switch.keep_arrivals(directory);
         }
         if let Some(config) = &config {
             for line in apply::lines(&switch.apply(config, false)?) {
@@ -201,12 +204,18 @@ impl Serve {
         let switch = Arc::new(Mutex::new(switch));
         let shared = Shared {
             giver,
-            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone()),
+            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone(), paused.clone()),
             switch,
             policy: None,
             events: events.clone(),
             stopping: stopping.clone(),
         };
+        if let Some((asked, socket)) = taking {
+            // What the one before could read this one may not: everything else goes on.
+            if let Err(why) = shared.migrations.resume(asked, socket).await {
+                log::error!("ports of other switches are no longer taken: {why}");
+            }
+        }
         let follower = lifecycle.start(&shared.switch).map_err(|e| {
             Refusal::System { what: "thread".into(), reason: e.to_string() }.of(Object::Switch)
         })?;

@@ -35,6 +35,7 @@ impl Switch {
             nv: self.nv.clone(),
             records: self.records.clone(),
             fleet_key: None,
+            kept: super::handover::Kept::default(),
         }
     }
 
@@ -57,6 +58,9 @@ impl Switch {
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
         let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
 
+        for config in &gone {
+            self.kept.forget(config.id);
+        }
         data.remove_all(&gone.iter().map(|config| config.id).collect::<Vec<_>>());
         for config in &fresh {
             self.events.name_port(config.id, &config.name);
