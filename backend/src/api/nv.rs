@@ -45,14 +45,14 @@ async fn make(
         if !shared {
             switch.nv_commit(&changes)?;
         }
-        Ok::<_, Refused>((changes, shared))
+        Ok::<_, Refused>((changes, switch.policy_store().filter(|_| shared), shared))
     };
-    let (changes, shared) = s.with(planned).await??;
+    let (changes, store, shared) = s.with(planned).await??;
     if shared {
         let about =
             |why| ApiError(Refusal::Nv(why).of(About::Nv { noun: "policy store", key: String::new() }));
-        let lost = || NvRefusal::StoreLost { reason: "there is none".into() };
-        let store = s.policy.as_ref().ok_or_else(lost).map_err(about)?;
+        let lost = || NvRefusal::StoreLost { reason: "the switch is starting".into() };
+        let store = store.ok_or_else(lost).map_err(about)?;
         let (own, common): (Vec<_>, Vec<_>) = changes.iter().cloned().partition(|it| it.key.is_local());
         let revision = store.commit(common).await.map_err(about)?;
         if !store.status().applied_up_to(revision, ECHO).await {
@@ -396,28 +396,5 @@ pub(super) async fn import(
     (status = 200, description = "The store", body = PolicyStoreView),
 ))]
 pub(super) async fn store(State(s): State<Shared>) -> Answer<PolicyStoreView> {
-    Ok(Json(view(&s)))
-}
-
-/// The policy store as it is shown.
-pub(super) fn view(s: &Shared) -> PolicyStoreView {
-    let Some(store) = &s.policy else {
-        return PolicyStoreView { kind: "embedded".into(), up: true, ..PolicyStoreView::default() };
-    };
-    let status = store.status();
-    PolicyStoreView {
-        kind: "etcd".into(),
-        up: status.is_up(),
-        member: status.endpoint(),
-        reason: status.reason(),
-        revision: status.revision(),
-        newest: status.newest(),
-        silent_ms: u64::try_from(status.silence().as_millis()).unwrap_or(u64::MAX),
-        losses: status.losses(),
-        reloads: status.reloads(),
-        changes: status.applied(),
-        skipped: status.skipped_count() as u64,
-        skipped_keys: status.skipped(),
-        hosts: status.hosts(),
-    }
+    Ok(Json(s.with(|switch| switch.policy_store_view()).await?))
 }

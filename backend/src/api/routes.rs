@@ -369,9 +369,13 @@ impl axum::body::HttpBody for Lines {
     (status = 200, description = "Prometheus text", content_type = "text/plain", body = String),
 ))]
 async fn show_metrics(State(s): State<Shared>) -> Result<Response, ApiError> {
-    let (ports, workers, fdb) =
-        s.with(|switch| (switch.list(), switch.workers(), switch.fdb(None).map_or(0, |f| f.len()))).await?;
-    let text = metrics::text(&ports, &workers, fdb);
+    let (ports, workers, fdb, store) = s
+        .with(|switch| {
+            let addresses = switch.fdb(None).map_or(0, |f| f.len());
+            (switch.list(), switch.workers(), addresses, switch.policy_store_view())
+        })
+        .await?;
+    let text = metrics::text(&ports, &workers, fdb, &store);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

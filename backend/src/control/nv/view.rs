@@ -5,7 +5,7 @@ use super::object::{Object, RecordKey};
 use super::objects::routers;
 use crate::control::Switch;
 use crate::control::types::{
-    GatewaySpec, NetworkSpec, NvDocument, ProviderSpec, RecordSpec, RouteSpec, SubnetSpec,
+    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordSpec, RouteSpec, SubnetSpec,
 };
 
 impl Switch {
@@ -17,8 +17,8 @@ impl Switch {
     /// The virtual subnets, each with the addresses of its router.
     pub fn nv_subnets(&self) -> Vec<SubnetSpec> {
         let shown = |subnet| {
-            let gateways = routers(subnet).map(|it| it.to_string()).collect();
-            SubnetSpec { gateways, ..say::subnet(subnet) }
+            let gateway = routers(subnet).map(|it| it.to_string()).collect();
+            SubnetSpec { gateway, ..say::subnet(subnet) }
         };
         self.nv.objects.subnets().map(shown).collect()
     }
@@ -42,6 +42,37 @@ impl Switch {
     pub fn nv_records(&self, vsid: Option<u32>) -> Vec<RecordSpec> {
         let records = self.records().map(|table| table.list(vsid)).unwrap_or_default();
         records.iter().map(say::record).collect()
+    }
+
+    /// The policy store and how it fares.
+    pub fn policy_store_view(&self) -> PolicyStoreView {
+        let Some(store) = &self.policy else {
+            let (kind, reason) =
+                if self.nv.shared { ("etcd", "the switch is starting") } else { ("embedded", "") };
+            let up = !self.nv.shared;
+            return PolicyStoreView {
+                kind: kind.into(),
+                up,
+                reason: reason.into(),
+                ..PolicyStoreView::default()
+            };
+        };
+        let status = store.status();
+        PolicyStoreView {
+            kind: "etcd".into(),
+            up: status.is_up(),
+            member: status.endpoint(),
+            reason: status.reason(),
+            revision: status.revision(),
+            newest: status.newest(),
+            silent_ms: u64::try_from(status.silence().as_millis()).unwrap_or(u64::MAX),
+            losses: status.losses(),
+            reloads: status.reloads(),
+            changes: status.applied(),
+            skipped: status.skipped_count() as u64,
+            skipped_keys: status.skipped(),
+            hosts: status.hosts(),
+        }
     }
 
     /// Everything that somebody configured, as one document.
