@@ -86,6 +86,43 @@ def wires():
     wire("longest", TCP4, extra=65535 - 100)
 
 
+# --- tunnels ---
+
+
+def tunnels():
+    def tunnel(name, frame, how=0, more=0):
+        save("tunnel", name, bytes([how, more]) + frame)
+
+    vsid, vni = b"\x20\x00\x65\x58\x00\x13\x89\x2a", b"\x08\0\0\0\x00\x13\x89\0"
+    quoted = lambda packet: b"\0\0\0\0" + packet
+    icmp = lambda kind, rest: bytes([kind, 0, 0, 0]) + rest
+
+    def with_sum(frame):
+        head = frame[14:34]
+        total = sum(struct.unpack(">10H", head))
+        total = (total & 0xFFFF) + (total >> 16)
+        return frame[:24] + struct.pack(">H", 0xFFFF ^ ((total & 0xFFFF) + (total >> 16))) + frame[26:]
+
+    nvgre = with_sum(ether(0x0800, ipv4(47, vsid + TCP4)))
+    tunnel("nvgre", nvgre)
+    tunnel("nvgre6", ether(0x86DD, ipv6(47, vsid + TCP6)), how=0x0D)
+    tunnel("vxlan", with_sum(ether(0x0800, ipv4(17, udp(vni + ARP, 4789)))), how=4)
+    tunnel("vxlan6-vlan", ether(0x86DD, ipv6(17, udp(vni + TCP4, 4789)), tags=[(0x8100, 77)]), how=0x37)
+    tunnel("nested", with_sum(ether(0x0800, ipv4(47, vsid + nvgre))), how=3)
+    tunnel("inner-tag", with_sum(ether(0x0800, ipv4(47, vsid + VLAN))))
+    tunnel("fragment", ether(0x0800, ipv4(47, vsid + TCP4, fragment=0x2000)))
+    tunnel("source-routed", ether(0x86DD, ipv6(47, vsid + TCP6, bytes([47, 0, 0, 1]) + bytes(4), first=43)))
+    tunnel("echo", ether(0x0800, ipv4(1, icmp(8, b"\0\1\0\1ping"))))
+    tunnel("echo6", ether(0x86DD, ipv6(58, icmp(128, b"\0\1\0\1ping"))), more=200)
+    tunnel("error", ether(0x0800, ipv4(1, icmp(3, quoted(ipv4(17, udp(b"query")))))))
+    tunnel("error6", ether(0x86DD, ipv6(58, icmp(2, quoted(ipv6(6, tcp(b"data")))))), how=1)
+    tunnel("arp", ARP)
+    solicited = bytes.fromhex("fd00" + "00" * 13 + "08")
+    tunnel("solicitation", ether(0x86DD, ipv6(58, icmp(135, bytes(4) + solicited))).replace(b"\x3a\x40", b"\x3a\xff", 1))
+    tunnel("udp", ether(0x0800, ipv4(17, udp(b"query"))))
+    tunnel("large", TCP6, more=255)
+
+
 # --- the pipeline ---
 
 
@@ -266,6 +303,7 @@ def states():
 
 if __name__ == "__main__":
     wires()
+    tunnels()
     pipelines()
     chains()
     messages()

@@ -78,6 +78,7 @@ impl Delivery {
         let taken = port.take_held(BURST, &mut held);
         load(burst, &held);
         self.plans.clear();
+        self.customers.clear();
         let context =
             Context { view, shared, counters, now, from: id, patience: Patience::Wait, errand: Errand::Held };
         let virtual_subnet = view.snapshot.nv().is_some()

@@ -10,6 +10,7 @@ use vswitch::frame::segment::Segmenter;
 use vswitch::frame::tag::Tagging;
 use vswitch::nv::model::Encap;
 use vswitch::nv::overlay::{Ingress, Overlay, Tunnel};
+use vswitch::nv::wire::Template;
 use vswitch::nv::{self, wire};
 use vswitch::port::mtu;
 use vswitch::trace::DropReason;
@@ -32,6 +33,8 @@ pub(super) struct Customers {
     ingress: Box<[Option<Ingress>]>,
     /// Segments that go on as one frame.
     pub(super) joining: Joining,
+    /// The outer headers of the last tunnel, for the rest of the burst.
+    template: Option<(Tunnel, Template)>,
     /// What goes back to the sender of the burst.
     answers: Vec<Vec<u8>>,
     answer: Box<Burst>,
@@ -45,6 +48,7 @@ impl Default for Customers {
             tunnelled: 0,
             ingress: vec![None; BURST].into_boxed_slice(),
             joining: Joining::default(),
+            template: None,
             answers: Vec::new(),
             answer: Box::default(),
             replicas: Vec::new(),
@@ -56,7 +60,20 @@ impl Customers {
     /// Begins a burst.
     pub(super) fn clear(&mut self) {
         self.tunnelled = 0;
+        self.template = None;
         self.joining.clear();
+    }
+
+    /// What the outer headers of a tunnel have in common. Worked out once for a burst: within it everything stays as it is.
+    fn template(&mut self, context: &Context<'_>, tunnel: &Tunnel) -> Result<Template, DropReason> {
+        if let Some((of, template)) = &self.template
+            && of == tunnel
+        {
+            return Ok(*template);
+        }
+        let template = nv::template(&context.view.snapshot, &context.shared.state, tunnel)?;
+        self.template = Some((*tunnel, template));
+        Ok(template)
     }
 
     /// Out of which tunnel a frame came.
@@ -166,24 +183,30 @@ impl Delivery {
             run.drop(index, packets, DropReason::MtuExceeded);
             return;
         }
+        let template = match self.customers.template(run.context, tunnel) {
+            Ok(template) => template,
+            Err(reason) => {
+                run.drop(index, packets, reason);
+                return;
+            }
+        };
         if matches!(frame.offload, Offload::Tcp { .. }) {
-            self.gather_segments(run, burst, index, tunnel);
+            self.gather_segments(run, burst, index, &template);
             return;
         }
         let mut outer = [0; wire::OUTER_MAX];
-        match nv::encapsulate(snapshot, state, tunnel, frame.head(), frame.len, &mut outer) {
-            Ok(size) => {
+        match outer_headers(&template, frame.head(), frame.len, &mut outer) {
+            Some(size) => {
                 let header = frame.offload.moved(size as i16).header(0).emit();
                 self.gather(run, burst, index, header, &outer[..size], (packets, bytes + size as u64));
             }
-            Err(reason) => run.drop(index, packets, reason),
+            None => run.drop(index, packets, DropReason::MtuExceeded),
         }
     }
 
     /// The same for a frame that stands for many segments. They go together: once one has gone, those that find no room are lost, which
     /// their sender's TCP notices; sending the frame again would double those that went.
-    fn gather_segments(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, tunnel: &Tunnel) {
-        let Context { view, shared, .. } = *run.context;
+    fn gather_segments(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, template: &Template) {
         let frame = &burst.frames[index];
         let (packets, _) = frame.offload.wire(frame.len);
         // The buffers are used for one frame at a time.
@@ -214,13 +237,13 @@ impl Delivery {
             }
             let Some(len) = segments.next(&mut scratch[at..]) else { break };
             let segment = &scratch[at..at + len];
-            match nv::encapsulate(&view.snapshot, &shared.state, tunnel, segment, len as u32, &mut outer) {
-                Ok(size) => {
+            match outer_headers(template, segment, len as u32, &mut outer) {
+                Some(size) => {
                     let header = segments.segment_offload().moved(size as i16).header(0).emit();
                     let piece = std::iter::once(Piece::of(segment));
                     self.gathered(run, index, header, &outer[..size], piece, (1, (len + size) as u64));
                 }
-                Err(reason) => run.drop(index, 1, reason),
+                None => run.drop(index, 1, DropReason::MtuExceeded),
             }
             at += len;
         }
@@ -302,6 +325,17 @@ impl Delivery {
         burst.clear();
         (self.customers.answer, self.customers.answers) = (burst, answers);
     }
+}
+
+/// Writes the outer headers of one frame; `None` = with them it is longer than a packet can be.
+fn outer_headers(
+    template: &Template,
+    head: &[u8],
+    len: u32,
+    out: &mut [u8; wire::OUTER_MAX],
+) -> Option<usize> {
+    // DF is set, so the identification says nothing (RFC 6864, section 4.1).
+    template.emit(wire::entropy(head, len), len as usize, wire::tos(head), 0, out)
 }
 
 /// A frame's request once `strip` bytes are gone from its front. What concerned only those is done: their checksum is the kernel's affair.

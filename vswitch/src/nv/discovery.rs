@@ -15,10 +15,10 @@
 
 use std::net::IpAddr;
 
-use super::Answer;
 use super::model::Kind;
-use super::policy::{Policy, ROUTER_MAC, VirtualSubnet};
+use super::policy::{Policy, ROUTER_MAC, VirtualSubnet, is_link_local};
 use super::records::Of;
+use super::replies::{Answer, At};
 use super::walk::{self, Sender};
 use crate::frame::arp::{self, Arp};
 use crate::frame::headers::{Headers, Ip};
@@ -111,12 +111,16 @@ fn judge(
     frame.single = true;
     let vsid = frame.segment.0;
     let records = &frame.state.nv.records;
+    // Every station has a link-local address, and few of them a record of it.
+    if let Some(address) = message.claimed.filter(|&address| !is_link_local(address)) {
+        walk::sender(frame, policy, subnet, address)?;
+    }
     match message.says {
         Says::Who(target) if message.claimed == Some(target) => announce(frame, policy, subnet, target),
         Says::Who(target) if subnet.is_router(target) => {
             frame.note(|| format!("{target} is the customer network's router"));
-            let at = super::replies::At { address: target, mac: ROUTER_MAC, router: true };
-            walk::answer(frame, Answer::Neighbour(at))
+            let at = At { address: target, mac: ROUTER_MAC, router: true };
+            Ok(walk::answer(frame, Answer::Neighbour(at)))
         }
         Says::Who(target) if !subnet.has(target) => walk::unknown(frame, vsid, target),
         Says::Who(target) => {
@@ -126,8 +130,8 @@ fn judge(
                     if claimed.is_none() || frame.dst.is_group() {
                         frame.note(|| format!("{target} is at {}, by its record", view.mac));
                         let router = view.kind == Kind::Gateway;
-                        let at = super::replies::At { address: target, mac: view.mac, router };
-                        return walk::answer(frame, Answer::Neighbour(at));
+                        let at = At { address: target, mac: view.mac, router };
+                        return Ok(walk::answer(frame, Answer::Neighbour(at)));
                     }
                     let from = sender(frame, policy, subnet, claimed)?;
                     walk::carry(
@@ -145,7 +149,7 @@ fn judge(
                     let from = sender(frame, policy, subnet, claimed)?;
                     if frame.dst.is_group() && records.has_unknown(vsid) {
                         frame.note(|| "there are guests whose address is not known; they are asked".into());
-                        return walk::flood(frame, &from);
+                        return Ok(walk::flood(frame));
                     }
                     match records.find(vsid, Of::Station(frame.dst)) {
                         Some(station) => walk::carry(frame, policy, &from, station, vsid, false),
@@ -190,13 +194,10 @@ fn announce(
     subnet: &VirtualSubnet,
     address: IpAddr,
 ) -> Result<Verdict, DropReason> {
-    if subnet.is_router(address) {
-        return Err(DropReason::NvSourceSpoofed);
-    }
-    let from = sender(frame, policy, subnet, Some(address))?;
+    sender(frame, policy, subnet, Some(address))?;
     frame.note(|| format!("{address} is announced"));
     if !frame.dst.is_group() {
         return Err(DropReason::SameSegmentReturn);
     }
-    walk::flood(frame, &from)
+    Ok(walk::flood(frame))
 }

@@ -56,21 +56,22 @@ impl Neighbours {
     /// The Ethernet address of a next hop, if it is known; otherwise it is asked for from now on.
     pub fn find(&self, hop: &Hop) -> Option<Mac> {
         let (key, now) = (key(hop), self.clock.load(Ordering::Relaxed));
-        match self.table.find(&key) {
-            Some((handle, [mac, ..])) => {
-                self.table.touch(handle.index(), now);
-                (mac != 0).then(|| Mac::from_u64(mac))
-            }
-            None => {
-                // Two workers may come at once; the second finds it when it asks again.
-                self.want(&key, now);
-                None
-            }
-        }
+        let Some((handle, [mac, ..])) = self.table.find(&key) else {
+            self.want(&key, now);
+            return None;
+        };
+        self.table.touch(handle.index(), now);
+        (mac != 0).then(|| Mac::from_u64(mac))
+    }
+
+    /// Says what time it is to those that ask for next hops from now on.
+    pub fn tick(&self, now: Nanos) {
+        self.clock.store(now, Ordering::Relaxed);
     }
 
     fn want(&self, key: &Key, now: Nanos) {
         let _alone = self.table.exclusive();
+        // Another worker may have been faster.
         if self.table.find(key).is_none() {
             self.table.insert(key, [0; 3], now);
         }
@@ -101,12 +102,15 @@ impl Neighbours {
 
     /// Next hops that are to be asked for now, with the Ethernet address they had. To be called about every second.
     pub fn due(&self, now: Nanos) -> Vec<(Hop, Option<Mac>)> {
-        self.clock.store(now, Ordering::Relaxed);
+        self.tick(now);
         let mut due = Vec::new();
         let _alone = self.table.exclusive();
         for index in 0..self.table.extent() {
             let Some((_, key, [mac, asked, heard])) = self.table.read(index) else { continue };
             let Some(hop) = hop(&key) else { continue };
+            if self.table.touched(index) == 0 {
+                self.table.touch(index, now); // it was asked for before anybody knew the time
+            }
             if now.saturating_sub(self.table.touched(index)) >= IDLE {
                 self.table.remove(&key);
                 if mac != 0 {

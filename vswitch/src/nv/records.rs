@@ -166,50 +166,43 @@ impl Records {
         let mut new = View { mac, pa, wire, previous: None, kind, encap, local, moved: 0 };
         let of = of(record);
         let key = key(record.vsid, of);
-        let change = match self.table.find(&key).map(|(handle, value)| (handle, view(&value))) {
-            None => match self.table.insert(&key, words(&new), now) {
-                Some(handle) => {
-                    self.enter(&mut writer, record.vsid, of, &new, handle.index());
-                    Change::New
-                }
-                None => {
-                    self.unname(&mut writer, pa);
-                    self.unname(&mut writer, wire);
-                    Change::Full
-                }
-            },
-            Some((handle, old)) => {
-                let moved = old.pa != pa;
-                (new.previous, new.moved) =
-                    if moved { (Some(old.pa), now.max(1)) } else { (old.previous, old.moved) };
-                if new == old {
-                    self.unname(&mut writer, pa);
-                    self.unname(&mut writer, wire);
-                    self.table.touch(handle.index(), now);
-                    return Change::Same;
-                }
-                let from = self.peers.address(old.pa);
-                self.leave(&mut writer, record.vsid, of, &old, handle.index());
-                if let Some(former) = old.previous.filter(|_| moved) {
-                    self.unname(&mut writer, former);
-                }
-                if !moved {
-                    self.unname(&mut writer, old.pa); // otherwise it is the name of where it was
-                }
-                self.unname(&mut writer, old.wire);
-                self.table.update(handle.index(), words(&new));
-                self.table.touch(handle.index(), now);
-                self.enter(&mut writer, record.vsid, of, &new, handle.index());
-                if new.moved != 0
-                    && let Some((handle, _)) = self.table.find(&key)
-                {
-                    writer.moved.push_back((handle, now));
-                }
-                from.filter(|_| moved).map_or(Change::Changed, |from| Change::Moved { from })
-            }
+        let found = self.table.find(&key).map(|(handle, value)| (handle.index(), view(&value)));
+        let Some((index, old)) = found else {
+            let Some(handle) = self.table.insert(&key, words(&new), now) else {
+                self.unname(&mut writer, pa);
+                self.unname(&mut writer, wire);
+                return Change::Full;
+            };
+            self.enter(&mut writer, record.vsid, of, &new, handle.index());
+            return Change::New;
         };
+        let moved = old.pa != pa;
+        (new.previous, new.moved) =
+            if moved { (Some(old.pa), now.max(1)) } else { (old.previous, old.moved) };
+        if new == old {
+            self.unname(&mut writer, pa);
+            self.unname(&mut writer, wire);
+            return Change::Same;
+        }
+        let from = self.peers.address(old.pa);
+        self.leave(&mut writer, record.vsid, of, &old, index);
+        if moved {
+            // Where it was until now keeps its name; where it was before loses it.
+            old.previous.into_iter().for_each(|former| self.unname(&mut writer, former));
+        } else {
+            self.unname(&mut writer, old.pa);
+        }
+        self.unname(&mut writer, old.wire);
+        self.table.update(index, words(&new));
+        self.table.touch(index, now);
+        self.enter(&mut writer, record.vsid, of, &new, index);
+        if new.moved != 0
+            && let Some((handle, _)) = self.table.find(&key)
+        {
+            writer.moved.push_back((handle, new.moved));
+        }
         self.forget_moves(&mut writer, now);
-        change
+        from.filter(|_| moved).map_or(Change::Changed, |from| Change::Moved { from })
     }
 
     /// Takes a record out; says whether there was one.

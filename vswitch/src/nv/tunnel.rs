@@ -84,42 +84,10 @@ fn arrived<'a>(frame: &Frame<'a>) -> Result<Arrived<'a>, DropReason> {
 
 fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
     let Arrived { policy, subnet, ingress, claimed, .. } = arrived(frame)?;
-    let (vsid, mac) = (ingress.vsid, frame.src);
+    let vsid = ingress.vsid;
     let records = &frame.state.nv.records;
     let peer = records.peers.find(ingress.src).ok_or(DropReason::NvSourceSpoofed)?;
-    let station = || records.find(vsid, Of::Station(mac));
-    let home = match claimed {
-        None => None,
-        Some(address) if is_link_local(address) => Some((address, vsid)),
-        Some(address) => match policy.route(subnet.network, address) {
-            Some(Target::OnLink(home)) => Some((address, home)),
-            Some(Target::Via { hop, vsid: home }) => Some((hop, home)),
-            Some(Target::Gateway) | None => None,
-        },
-    };
-    let forwarded = home.is_some_and(|(hop, _)| claimed != Some(hop));
-    let (handle, view) = match home {
-        Some((address, home)) => match records.find(home, Of::Address(address)) {
-            Some((handle, view)) => {
-                if forwarded && view.kind != Kind::Gateway {
-                    return Err(DropReason::NvSourceUnknown);
-                }
-                let routed = mac == ROUTER_MAC;
-                if !(routed || home == vsid && mac == view.mac) {
-                    frame.note(|| format!("its record names {}, not {mac}", view.mac));
-                    return Err(DropReason::NvSourceSpoofed);
-                }
-                (handle, view)
-            }
-            // Its host may have learned the address just now.
-            None if home == vsid && !forwarded => station().ok_or(DropReason::NvSourceUnknown)?,
-            None => return Err(DropReason::NvSourceUnknown),
-        },
-        None => {
-            let of_mac = if claimed.is_none() { station() } else { records.find(vsid, Of::Gateway(mac)) };
-            of_mac.ok_or(DropReason::NvSourceUnknown)?
-        }
-    };
+    let (handle, view) = sender(frame, policy, subnet, vsid, claimed)?;
     if view.encap != ingress.encap {
         return Err(DropReason::NvMethodMismatch);
     }
@@ -141,6 +109,43 @@ fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
         return Ok(());
     }
     frame.note(|| format!("no record says that its source is at {}", ingress.src));
+    Err(DropReason::NvSourceSpoofed)
+}
+
+/// The record of the guest that sent a frame, if it may have that MAC source.
+fn sender(
+    frame: &mut Frame<'_>,
+    policy: &Policy,
+    subnet: &VirtualSubnet,
+    vsid: u32,
+    claimed: Option<IpAddr>,
+) -> Result<(Handle, View), DropReason> {
+    let (records, mac) = (&frame.state.nv.records, frame.src);
+    let unknown = DropReason::NvSourceUnknown;
+    let station = || records.find(vsid, Of::Station(mac));
+    let Some(address) = claimed else { return station().ok_or(unknown) };
+    let target = if is_link_local(address) {
+        Some(Target::OnLink(vsid))
+    } else {
+        policy.route(subnet.network, address)
+    };
+    let (by, home) = match target {
+        Some(Target::OnLink(home)) => (address, home),
+        Some(Target::Via { hop, vsid: home }) => (hop, home),
+        Some(Target::Gateway) | None => return records.find(vsid, Of::Gateway(mac)).ok_or(unknown),
+    };
+    let forwarded = by != address;
+    let Some((handle, view)) = records.find(home, Of::Address(by)) else {
+        // Its host may have learned the address just now.
+        return if home == vsid && !forwarded { station().ok_or(unknown) } else { Err(unknown) };
+    };
+    if forwarded && view.kind != Kind::Gateway {
+        return Err(unknown);
+    }
+    if mac == ROUTER_MAC || home == vsid && mac == view.mac {
+        return Ok((handle, view));
+    }
+    frame.note(|| format!("its record names {}, not {mac}", view.mac));
     Err(DropReason::NvSourceSpoofed)
 }
 

@@ -112,6 +112,7 @@ pub fn readdress(
 /// Frames that are to go straight out of uplinks now: questions for next hops. To be called about every second.
 pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)> {
     let Some(policy) = snap.nv() else { return Vec::new() };
+    state.nv.neighbours.tick(now);
     // A router is needed sooner or later; it is better known before.
     for provider in policy.providers() {
         if let Some(address) = provider.gateway {

@@ -56,8 +56,8 @@ fn judge(frame: &mut Frame<'_>, policy: &Policy) -> Result<Verdict, DropReason> 
         return discovery::neighbour(frame, policy, subnet, &ip, &message);
     }
     if is_group(subnet, ip.dst) {
-        let from = sender(frame, policy, subnet, ip.src)?;
-        return flood(frame, &from);
+        sender(frame, policy, subnet, ip.src)?;
+        return Ok(flood(frame));
     }
     if frame.dst.is_group() {
         // Routers do not forward what was sent to a whole link (RFC 1812, 5.3.4).
@@ -207,9 +207,9 @@ fn learn(
 }
 
 /// To every guest of the virtual subnet.
-pub(super) fn flood(frame: &mut Frame<'_>, _: &Sender) -> Result<Verdict, DropReason> {
+pub(super) fn flood(frame: &mut Frame<'_>) -> Verdict {
     frame.overlay = Some(Overlay { replicate: true, ..Overlay::default() });
-    Ok(Verdict::Flood(FloodSet::Members))
+    Verdict::Flood(FloodSet::Members)
 }
 
 fn unicast(
@@ -228,7 +228,7 @@ fn unicast(
             (protocol::ICMP, Some((8, 0))) | (protocol::ICMPV6, Some((128, 0)))
         );
         frame.note(|| format!("{} is the customer network's router", ip.dst));
-        return if echo { answer(frame, Answer::Echo) } else { Err(DropReason::NvForRouter) };
+        return if echo { Ok(answer(frame, Answer::Echo)) } else { Err(DropReason::NvForRouter) };
     }
     let (hop, to) = match target {
         Some(Target::OnLink(to)) => (ip.dst, to),
@@ -258,7 +258,7 @@ fn unicast(
         let router = subnet.routers.iter().copied().find(|router| router.is_ipv4() == ip.dst.is_ipv4());
         frame.single = true;
         let Some(router) = router else { return Err(DropReason::NvTtlExpired) };
-        return answer(frame, Answer::TimeExceeded { router });
+        return Ok(answer(frame, Answer::TimeExceeded { router }));
     }
     carry(frame, policy, &from, found, to, routed)
 }
@@ -293,10 +293,10 @@ pub(super) fn unknown(frame: &mut Frame<'_>, vsid: u32, address: IpAddr) -> Resu
     Err(reason)
 }
 
-pub(super) fn answer(frame: &mut Frame<'_>, answer: Answer) -> Result<Verdict, DropReason> {
+pub(super) fn answer(frame: &mut Frame<'_>, answer: Answer) -> Verdict {
     frame.note(|| "the switch answers itself".into());
     frame.answer = Some(answer);
-    Ok(Verdict::Answer)
+    Verdict::Answer
 }
 
 /// To the guest of a record in virtual subnet `to`.

@@ -11,6 +11,7 @@ mod headers;
 mod hostile_bytes;
 mod joining;
 mod limits;
+mod nv;
 mod nv_wire;
 mod offload_header;
 mod packets;

@@ -4,7 +4,7 @@
 use vswitch::event::Event;
 use vswitch::explain::explain;
 use vswitch::frame::offload::{IpVersion, Offload};
-use vswitch::pipeline::{self, STEPS, TOWARDS, Verdict};
+use vswitch::pipeline::{self, STEPS, TOWARDS, TUNNEL, Verdict};
 use vswitch::port::{PortKind, mtu};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
 use vswitch::state::State;
@@ -38,14 +38,15 @@ fn event(switch: &Switch, from: u16, dst: Mac, src: Mac) -> Option<Event> {
 #[test]
 fn s0_the_steps_come_in_this_order() {
     let names = STEPS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
-    let policy =
-        "network acl-out rules-out dhcp-guard router-guard owned-addresses address-limit storm-limit";
+    let policy = "network provider-network acl-out rules-out dhcp-guard router-guard owned-addresses address-limit storm-limit";
     assert_eq!(
         names,
         format!("sender-link valid-source allowed-source reserved-destination {policy} learning")
     );
     let names = TOWARDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
     assert_eq!(names, "receiver-link member acl-in rules-in");
+    let names = TUNNEL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+    assert_eq!(names, "valid-source reserved-destination tunnel-source");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::delta::Delta;
 use crate::Mac;
 use crate::frame::checksum;
 use crate::frame::ethernet::{Ethernet, ethertype};
-use crate::frame::headers::{Fragment, Headers};
+use crate::frame::headers::{Fragment, Headers, Ip};
 use crate::frame::ipv4::{self, Ipv4};
 use crate::frame::ipv6::{self, Ipv6};
 use crate::frame::offload::Offload;
@@ -79,6 +79,25 @@ pub fn hop(head: &mut [u8]) -> Result<(), Expired> {
     Ok(())
 }
 
+/// Where a packet is from and to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// What the source port of TCP or UDP, or the identifier of an ICMP echo, becomes; `None` = it stays.
+    pub src_port: Option<u16>,
+    /// What the destination port becomes; `None` = it stays. Echoes have none.
+    pub dst_port: Option<u16>,
+}
+
+impl Ends {
+    const fn addresses(src: IpAddr, dst: IpAddr) -> Self {
+        Self { src, dst, src_port: None, dst_port: None }
+    }
+}
+
 /// Replaces the source and destination address of the packet in a frame, whose beginning `head` is; `offload` is what its sender left open
 /// (its TCP, UDP or ICMPv6 checksum is then a sum of addresses only, which changes otherwise than a checksum).
 ///
@@ -86,29 +105,54 @@ pub fn hop(head: &mut [u8]) -> Result<(), Expired> {
 /// error sees the packet as it was sent, so that its path MTU discovery works and nobody sees the other side's addresses.
 #[inline]
 pub fn apply(head: &mut [u8], src: IpAddr, dst: IpAddr, offload: &Offload) -> Result<(), Refused> {
+    let swapped = |old: &Ip, quoted: &Quoted| {
+        let new = |address| match address {
+            a if a == old.dst => dst,
+            a if a == old.src => src,
+            a => a,
+        };
+        Ends::addresses(new(quoted.src), new(quoted.dst))
+    };
+    change(head, &Ends::addresses(src, dst), swapped, offload)
+}
+
+/// The same with ports. Of an ICMP error's quotation, `quoted` says what its ends become; `None` = it stays as it is.
+pub fn translate(
+    head: &mut [u8],
+    new: &Ends,
+    quoted: Option<&Ends>,
+    offload: &Offload,
+) -> Result<(), Refused> {
+    let as_it_is = |_: &Ip, found: &Quoted| Ends::addresses(found.src, found.dst);
+    change(head, new, |ip, found| quoted.copied().unwrap_or_else(|| as_it_is(ip, found)), offload)
+}
+
+#[inline]
+fn change(
+    head: &mut [u8],
+    new: &Ends,
+    quotation: impl Fn(&Ip, &Quoted) -> Ends,
+    offload: &Offload,
+) -> Result<(), Refused> {
     let headers = Headers::parse(head, head.len() as u32).map_err(|_| Refused::Unreadable)?;
     let ip = headers.ip.ok_or(Refused::Unreadable)?;
     let at = headers.payload;
     let packet = head.get_mut(at..).ok_or(Refused::Unreadable)?;
-    if packet.first().is_some_and(|first| first >> 4 == 6)
-        && Ipv6::parse(packet).is_none_or(|ip| ip.is_routed())
-    {
+    if ip.src.is_ipv6() && Ipv6::parse(packet).is_none_or(|ip| ip.is_routed()) {
         return Err(Refused::SourceRouted);
     }
-    let swap = Swap { old: [ip.src, ip.dst], new: [src, dst] };
-    let delta = swap.addresses(packet, ip.src, ip.dst).ok_or(Refused::Family)?;
+    let delta = addresses(packet, ip.src, new).ok_or(Refused::Family)?;
     if ip.fragment == Fragment::Later {
         return Ok(());
     }
     let upper = ip.upper - at;
     let open = matches!(*offload, Offload::Checksum { start, .. } | Offload::Tcp { csum_start: start, .. }
         if usize::from(start) == ip.upper);
-    let quoted = match (ip.protocol, ip.icmp) {
-        (protocol::ICMP, Some((kind, _))) => matches!(kind, 3..=5 | 11 | 12),
-        (protocol::ICMPV6, Some((kind, _))) => kind < 128,
-        _ => false,
+    let inside = if ip.icmp.is_some_and(|(kind, _)| is_error(ip.protocol, kind)) {
+        quote(packet, upper + ICMP_HEADER, |found| quotation(&ip, found))
+    } else {
+        ports(packet, upper, ip.protocol, new)
     };
-    let inside = if quoted { swap.quotation(packet, upper + ICMP_HEADER) } else { Delta::default() };
     let Some(field) = checksum_field(ip.protocol).and_then(|field| field_at(packet, upper + field)) else {
         return Ok(());
     };
@@ -122,6 +166,20 @@ pub fn apply(head: &mut [u8], src: IpAddr, dst: IpAddr, offload: &Offload) -> Re
     };
     *field = new.to_be_bytes();
     Ok(())
+}
+
+/// Whether ICMP messages of a type quote the packet that caused them.
+pub const fn is_error(protocol: u8, kind: u8) -> bool {
+    match protocol {
+        protocol::ICMP => matches!(kind, 3..=5 | 11 | 12),
+        protocol::ICMPV6 => kind < 128,
+        _ => false,
+    }
+}
+
+/// Whether ICMP messages of a type are echo requests or their replies, and so have an identifier.
+pub const fn is_echo(protocol: u8, kind: u8) -> bool {
+    matches!((protocol, kind), (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129))
 }
 
 /// Bytes of an ICMP header; behind it is the quotation of errors.
@@ -146,120 +204,139 @@ const fn never_zero(protocol: u8, checksum: u16) -> u16 {
     if checksum == 0 && matches!(protocol, protocol::UDP | UDP_LITE) { 0xffff } else { checksum }
 }
 
-/// Two addresses that are replaced by two others.
-struct Swap {
-    old: [IpAddr; 2],
-    new: [IpAddr; 2],
+/// Replaces the two addresses of a packet's header (`old` tells its version of IP), and what of the header's checksum that changes. Gives
+/// what it does to checksums over the addresses. `None`, with nothing written, if the new ones are not of the same version.
+fn addresses(packet: &mut [u8], old: IpAddr, new: &Ends) -> Option<Delta> {
+    let mut delta = Delta::default();
+    match (old, new.src, new.dst) {
+        (IpAddr::V4(_), IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let header = packet.first_chunk_mut::<{ ipv4::MIN_HEADER_LEN }>()?;
+            let mut new = [0; 8];
+            new[..4].copy_from_slice(&src.octets());
+            new[4..].copy_from_slice(&dst.octets());
+            let place = &mut header[ipv4::field::ADDRESSES..];
+            delta.bytes(place, &new);
+            place.copy_from_slice(&new);
+            let field = delta.checksum(u16_at(header, ipv4::field::CHECKSUM));
+            put(header, ipv4::field::CHECKSUM, field);
+        }
+        (IpAddr::V6(_), IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let header = packet.first_chunk_mut::<{ ipv6::HEADER_LEN }>()?;
+            let mut new = [0; 32];
+            new[..16].copy_from_slice(&src.octets());
+            new[16..].copy_from_slice(&dst.octets());
+            let place = &mut header[ipv6::field::ADDRESSES..];
+            delta.bytes(place, &new);
+            place.copy_from_slice(&new);
+        }
+        _ => return None,
+    }
+    Some(delta)
 }
 
-impl Swap {
-    /// What is written in place of an address of a quotation.
-    fn quoted(&self, address: IpAddr) -> IpAddr {
-        let [src, dst] = self.old;
-        let [new_src, new_dst] = self.new;
-        if address == dst {
-            new_dst
-        } else if address == src {
-            new_src
-        } else {
-            address
+/// Replaces ports of TCP and UDP, or the identifier of an echo, where the transport header begins. Gives what it does to checksums.
+fn ports(packet: &mut [u8], upper: usize, protocol: u8, new: &Ends) -> Delta {
+    let mut delta = Delta::default();
+    let kind = packet.get(upper).copied().unwrap_or_default();
+    let places = match protocol {
+        protocol::TCP | protocol::UDP => [(0, new.src_port), (2, new.dst_port)],
+        _ if is_echo(protocol, kind) => [(4, new.src_port), (0, None)],
+        _ => return delta,
+    };
+    for (at, port) in places {
+        if let (Some(port), Some(field)) = (port, field_at(packet, upper + at)) {
+            delta.word(u16::from_be_bytes(*field), port);
+            *field = port.to_be_bytes();
         }
     }
-
-    /// Replaces the two addresses of a packet's header, and what of the header's checksum that changes. Gives what it does to checksums
-    /// over the addresses. `None`, with nothing written, if the new ones are not of the same version of IP.
-    fn addresses(&self, packet: &mut [u8], src: IpAddr, dst: IpAddr) -> Option<Delta> {
-        let [new_src, new_dst] =
-            if [src, dst] == self.old { self.new } else { [self.quoted(src), self.quoted(dst)] };
-        let mut delta = Delta::default();
-        match (src, new_src, new_dst) {
-            (IpAddr::V4(_), IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let header = packet.first_chunk_mut::<{ ipv4::MIN_HEADER_LEN }>()?;
-                let mut new = [0; 8];
-                new[..4].copy_from_slice(&src.octets());
-                new[4..].copy_from_slice(&dst.octets());
-                let place = &mut header[ipv4::field::ADDRESSES..];
-                delta.bytes(place, &new);
-                place.copy_from_slice(&new);
-                let field = delta.checksum(u16_at(header, ipv4::field::CHECKSUM));
-                put(header, ipv4::field::CHECKSUM, field);
-            }
-            (IpAddr::V6(_), IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let header = packet.first_chunk_mut::<{ ipv6::HEADER_LEN }>()?;
-                let mut new = [0; 32];
-                new[..16].copy_from_slice(&src.octets());
-                new[16..].copy_from_slice(&dst.octets());
-                let place = &mut header[ipv6::field::ADDRESSES..];
-                delta.bytes(place, &new);
-                place.copy_from_slice(&new);
-            }
-            _ => return None,
-        }
-        Some(delta)
-    }
-
-    /// Replaces addresses in the packet that an ICMP error quotes, with its checksums as far as they can be seen. Gives what that does to
-    /// the checksum of the ICMP message.
-    fn quotation(&self, packet: &mut [u8], at: usize) -> Delta {
-        let mut outside = Delta::default();
-        let Some(quoted) = packet.get_mut(at..) else { return outside };
-        let parsed = match quoted.first().map(|first| first >> 4) {
-            Some(4) => quoted_ipv4(quoted),
-            Some(6) => quoted_ipv6(quoted),
-            _ => None,
-        };
-        let Some(Quoted { src, dst, protocol, upper }) = parsed else { return outside };
-        let Some(delta) = self.addresses(quoted, src, dst) else { return outside };
-        if src.is_ipv6() {
-            outside = delta;
-        } // In IPv4 the header's own checksum makes up for its addresses.
-        let field =
-            upper.zip(checksum_field(protocol)).and_then(|(upper, field)| field_at(quoted, upper + field));
-        if let Some(field) = field
-            && protocol != protocol::ICMP
-        {
-            let before = u16::from_be_bytes(*field);
-            if protocol != protocol::UDP || before != 0 {
-                let after = never_zero(protocol, delta.checksum(before));
-                *field = after.to_be_bytes();
-                outside.word(before, after);
-            }
-        }
-        outside
-    }
+    delta
 }
 
-/// What can be seen of a packet in an ICMP error.
-struct Quoted {
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: u8,
-    /// Where its transport header begins; `None` = not in this fragment.
+/// Changes the packet that an ICMP error quotes, with its checksums as far as they can be seen. Gives what that does to
+/// the checksum of the ICMP message.
+fn quote(packet: &mut [u8], at: usize, new: impl Fn(&Quoted) -> Ends) -> Delta {
+    let mut outside = Delta::default();
+    let Some(bytes) = packet.get_mut(at..) else { return outside };
+    let Some(found) = Quoted::parse(bytes) else { return outside };
+    let new = new(&found);
+    let Some(delta) = addresses(bytes, found.src, &new) else { return outside };
+    if found.src.is_ipv6() {
+        outside = delta;
+    } // In IPv4 the header's own checksum makes up for its addresses.
+    let Some(upper) = found.upper else { return outside };
+    let ports = ports(bytes, upper, found.protocol, &new);
+    outside = outside.and(ports);
+    let delta = if found.protocol == protocol::ICMP { ports } else { delta.and(ports) };
+    if let Some(field) = checksum_field(found.protocol).and_then(|field| field_at(bytes, upper + field)) {
+        let before = u16::from_be_bytes(*field);
+        if found.protocol != protocol::UDP || before != 0 {
+            let after = never_zero(found.protocol, delta.checksum(before));
+            *field = after.to_be_bytes();
+            outside.word(before, after);
+        }
+    }
+    outside
+}
+
+/// What can be seen of the packet in an ICMP error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quoted {
+    /// Its source address.
+    pub src: IpAddr,
+    /// Its destination address.
+    pub dst: IpAddr,
+    /// Its protocol; "no next header" if that cannot be seen.
+    pub protocol: u8,
+    /// Source port (or identifier of an echo request) and destination port (or 0), if they can be seen.
+    pub ports: Option<(u16, u16)>,
+    /// Where its transport header begins; `None` = not in this fragment, or not seen.
     upper: Option<usize>,
 }
 
-fn quoted_ipv4(packet: &[u8]) -> Option<Quoted> {
-    let ip = Ipv4::parse(packet)?;
-    let (src, dst) = ip.addresses().split_first_chunk::<4>()?;
-    Some(Quoted {
-        src: IpAddr::from(*src),
-        dst: IpAddr::from(*dst.first_chunk::<4>()?),
-        protocol: ip.protocol(),
-        upper: (ip.fragment().0 == 0).then_some(ip.header_len()),
-    })
-}
+impl Quoted {
+    /// Reads what is behind the header of an ICMP error.
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        let mut found = match packet.first()? >> 4 {
+            4 => Self::ipv4(packet),
+            6 => Self::ipv6(packet),
+            _ => None,
+        }?;
+        let begin = found.upper.and_then(|upper| packet.get(upper..)?.first_chunk::<6>());
+        found.ports = begin.and_then(|&[b0, b1, b2, b3, b4, b5]| match found.protocol {
+            protocol::TCP | protocol::UDP => {
+                Some((u16::from_be_bytes([b0, b1]), u16::from_be_bytes([b2, b3])))
+            }
+            protocol if is_echo(protocol, b0) => Some((u16::from_be_bytes([b4, b5]), 0)),
+            _ => None,
+        });
+        Some(found)
+    }
 
-fn quoted_ipv6(packet: &[u8]) -> Option<Quoted> {
-    let header = packet.first_chunk::<{ ipv6::HEADER_LEN }>()?;
-    let (src, dst) = header[ipv6::field::ADDRESSES..].split_first_chunk::<16>()?;
-    // Extension headers may be cut off in a quotation; its addresses are not.
-    let ip = Ipv6::parse(packet).filter(|ip| ip.fragment().0 == 0 && !ip.is_routed());
-    Some(Quoted {
-        src: IpAddr::from(*src),
-        dst: IpAddr::from(*dst.first_chunk::<16>()?),
-        protocol: ip.map_or(protocol::NONE, |ip| ip.protocol()),
-        upper: ip.map(|ip| ip.upper_offset()),
-    })
+    fn ipv4(packet: &[u8]) -> Option<Self> {
+        let ip = Ipv4::parse(packet)?;
+        let (src, dst) = ip.addresses().split_first_chunk::<4>()?;
+        Some(Self {
+            src: IpAddr::from(*src),
+            dst: IpAddr::from(*dst.first_chunk::<4>()?),
+            protocol: ip.protocol(),
+            ports: None,
+            upper: (ip.fragment().0 == 0).then_some(ip.header_len()),
+        })
+    }
+
+    fn ipv6(packet: &[u8]) -> Option<Self> {
+        let header = packet.first_chunk::<{ ipv6::HEADER_LEN }>()?;
+        let (src, dst) = header[ipv6::field::ADDRESSES..].split_first_chunk::<16>()?;
+        // Extension headers may be cut off in a quotation; its addresses are not.
+        let ip = Ipv6::parse(packet).filter(|ip| ip.fragment().0 == 0 && !ip.is_routed());
+        Some(Self {
+            src: IpAddr::from(*src),
+            dst: IpAddr::from(*dst.first_chunk::<16>()?),
+            protocol: ip.map_or(protocol::NONE, |ip| ip.protocol()),
+            ports: None,
+            upper: ip.map(|ip| ip.upper_offset()),
+        })
+    }
 }
 
 fn field_at(packet: &mut [u8], at: usize) -> Option<&mut [u8; 2]> {

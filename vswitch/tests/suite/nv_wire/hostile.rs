@@ -89,7 +89,7 @@ fn h30_random_bytes_in_the_place_of_headers_are_not_too_much() {
     for seed in seeds() {
         for _ in 0..2_000 {
             let mut frame = seed.clone();
-            for _ in 0..1 + random.below(4) {
+            for _ in 0..=random.below(4) {
                 let at = random.below(frame.len());
                 frame[at] = [0, 0xff, 0x45, 0x60, 0x2c, random.next() as u8][random.below(6)];
             }

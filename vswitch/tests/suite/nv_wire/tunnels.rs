@@ -9,7 +9,7 @@ use vswitch::nv::wire::open::Fault;
 use vswitch::nv::wire::{ETHERNET, OUTER_MAX, Outer, Tunnelled, entropy, open, overhead, tos};
 
 use super::reference::{Packet, address, assert_right, carried, complete, example, outer, packet};
-use crate::packets::{extension, fragment, framed, tagged, tcp, udp, v4, v4_piece, v6};
+use crate::packets::{extension, fragment, framed, ip, tagged, tcp, udp, v4, v4_piece, v6};
 use crate::support::{mac_of, stranger};
 
 const TUNNELS: [Encap; 2] = [Encap::Nvgre, Encap::Vxlan];
@@ -122,6 +122,18 @@ fn s14_12_vxlan_over_ipv6_in_a_vlan_byte_for_byte() {
     expected.extend(example());
     assert_eq!(frame, expected);
     assert_eq!(frame.len() - example().len(), OUTER_MAX);
+}
+
+#[test]
+fn s14_12_the_outer_header_sum_is_right_for_every_number() {
+    // With this address carries go round twice for one of them.
+    let template =
+        Outer { from: ip("79.0.0.0"), ..outer(Encap::Nvgre, false) }.template().expect("a template");
+    let mut header = [0; OUTER_MAX];
+    for id in 0..=u16::MAX {
+        template.emit(0, 1400, 0xff, id, &mut header).expect("a header");
+        assert_right(&header_of(&header[14..]));
+    }
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! Network virtualization: rules of the packet walk, hosts that send one another tunnels, and properties over random tenants.
+
+mod frames;
+mod hostile;
+mod moves;
+mod records;
+mod walk;
+mod world;
