@@ -79,6 +79,7 @@ if cargo build --workspace --quiet; then
     suite "real guests" python3 tests/real_guests.py
     suite "live migration" python3 tests/migration.py
     suite "take-over" python3 tests/take_over.py
+    suite "policy store" python3 tests/nv_store.py
 else
     fail "build"
 fi

@@ -4,6 +4,7 @@ mod apply;
 mod handover;
 mod lists;
 mod meters;
+mod nv;
 mod policy;
 
 use std::sync::Mutex;
