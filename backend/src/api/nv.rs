@@ -22,7 +22,7 @@ use crate::control::nv::document;
 use crate::control::nv::object::{Change, Hop, Key};
 use crate::control::types::{
     Applied, GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec,
-    RouteSpec, SubnetSpec,
+    ResolutionView, RouteSpec, SubnetSpec,
 };
 use crate::control::{Switch, check as value};
 
@@ -389,6 +389,29 @@ pub(super) async fn import(
         make(&s, move |switch| switch.nv_import(&document)).await?
     };
     Ok(Json(Applied { dry_run, changes: document::lines(&changes) }))
+}
+
+/// Which address is asked for.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResolveQuery {
+    /// The virtual subnet of the guest that sends.
+    vsid: u64,
+    /// The customer address that it sends to.
+    ca: String,
+}
+
+/// Say where packets for a customer address go, and why; nothing is sent.
+#[utoipa::path(get, path = "/v1/nv/resolve", tag = "nv", params(ResolveQuery), responses(
+    (status = 200, description = "What was found, step by step", body = ResolutionView),
+    (status = 400, description = "A value is not valid", body = ErrorBody),
+))]
+pub(super) async fn resolve(
+    State(s): State<Shared>,
+    Query(query): Query<ResolveQuery>,
+) -> Answer<ResolutionView> {
+    Ok(Json(s.with(move |switch| switch.nv_resolve(query.vsid, &query.ca)).await??))
 }
 
 /// Show the policy store and how it fares.

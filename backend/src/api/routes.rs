@@ -74,6 +74,7 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(nv::remove_gateway))
         .routes(routes!(nv::export))
         .routes(routes!(nv::import))
+        .routes(routes!(nv::resolve))
         .routes(routes!(nv::store))
         .routes(routes!(handover::export))
         .routes(routes!(handover::import))

@@ -198,6 +198,10 @@ impl DataPath for Fake {
         self.notes().announced.push((id.0, frames.len()));
     }
 
+    fn resolve(&self, _: u32, _: std::net::IpAddr) -> vswitch::nv::resolve::Resolution {
+        vswitch::nv::resolve::Resolution { steps: Vec::new(), dropped: None }
+    }
+
     fn state(&self) -> Arc<vswitch::state::State> {
         Arc::clone(&self.1)
     }

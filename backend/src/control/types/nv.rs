@@ -182,6 +182,29 @@ pub struct NvDocument {
     pub record: Vec<RecordSpec>,
 }
 
+/// Why packets for a customer address go where they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ResolutionView {
+    /// The virtual subnet that they are sent in.
+    pub vsid: u32,
+    /// The customer address.
+    pub ca: String,
+    /// What was found, step by step, in words.
+    pub steps: Vec<String>,
+    /// The record's provider address: the host where it is.
+    pub pa: Option<String>,
+    /// The MAC address that they are given.
+    pub mac: Option<String>,
+    /// The port, if it is at this host.
+    pub port: Option<String>,
+    /// The uplink, if it is at another host.
+    pub uplink: Option<String>,
+    /// Whom they are given to on the provider network.
+    pub next_hop: Option<String>,
+    /// Why they are dropped, if they are.
+    pub dropped: Option<String>,
+}
+
 /// Where the policy of network virtualization is kept, and how that fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyStoreView {
