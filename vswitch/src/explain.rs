@@ -4,6 +4,7 @@
 //! counted.
 
 use crate::frame::tag::Tagging;
+use crate::nv::{self, overlay::Ingress};
 use crate::pipeline::{self, Verdict};
 use crate::snapshot::{FloodSet, Snapshot};
 use crate::state::State;
@@ -71,15 +72,34 @@ pub fn explain(
     head: &[u8],
     len: u32,
 ) -> Explanation {
-    let mut frame = match pipeline::parse(snap, state, now, from, head, len) {
-        Ok(frame) => frame,
-        Err(reason) => {
-            let steps = vec![Told { step: "frame", notes: Vec::new(), dropped: Some(reason) }];
-            return Explanation { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() };
+    let ended = |mut steps: Vec<Told>, step, reason| {
+        steps.push(Told { step, notes: Vec::new(), dropped: Some(reason) });
+        Explanation { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() }
+    };
+    let mut steps = Vec::new();
+    let inner;
+    let opened = if snap.uplink() == Some(from) { nv::open(snap, state, now, from, head, len) } else { None };
+    let (head, len, ingress) = match opened {
+        None => (head, len, None),
+        Some(Err(reason)) => return ended(steps, "tunnel", reason),
+        Some(Ok(opened)) => {
+            steps.push(Told { step: "tunnel", notes: vec![opened.to_string()], dropped: None });
+            match opened.inner(head) {
+                Ok(bytes) => inner = bytes,
+                Err(reason) => return ended(steps, "tunnel", reason),
+            }
+            (&inner[..], opened.len, Some(opened.ingress))
         }
     };
+    let parsed = match &ingress {
+        None => pipeline::parse(snap, state, now, from, head, len),
+        Some(ingress) => pipeline::parse_inner(snap, state, now, from, ingress, head, len),
+    };
+    let mut frame = match parsed {
+        Ok(frame) => frame,
+        Err(reason) => return ended(steps, "frame", reason),
+    };
     frame.dry = true;
-    let mut steps = Vec::new();
     let verdict = pipeline::walk(&mut frame, |step, frame, verdict| {
         steps.push(Told::new(step, frame, verdict));
     });
@@ -95,7 +115,7 @@ pub fn explain(
         Verdict::Drop(_) | Verdict::Answer => Vec::new(),
         Verdict::Refuse(reason, to) => vec![own(to, Some(reason))],
         Verdict::Unicast(to) => vec![own(to, None)],
-        Verdict::Flood(set) => flooded(snap, state, now, from, (head, len), set),
+        Verdict::Flood(set) => flooded(snap, state, now, from, ingress.as_ref(), (head, len), set),
     };
     if matches!(verdict, Verdict::Flood(_)) {
         let mirrored = |d: &Destination| snap.port(d.port).is_some_and(crate::port::Port::is_mirrored);
@@ -107,7 +127,11 @@ pub fn explain(
             if monitor == from || destinations.iter().any(|d| d.port == monitor) {
                 continue;
             }
-            if let Some(tagging) = pipeline::mirrored(snap, from, monitor, head, len) {
+            let tagging = match &ingress {
+                None => pipeline::mirrored(snap, from, monitor, head, len),
+                Some(i) => pipeline::mirrored_inner(snap, i.vsid, from, monitor, head, len),
+            };
+            if let Some(tagging) = tagging {
                 let copy =
                     Destination { port: monitor, tagging, refused: None, copy: true, steps: Vec::new() };
                 destinations.push(copy);
@@ -123,13 +147,14 @@ fn flooded(
     state: &State,
     now: Nanos,
     from: PortId,
+    ingress: Option<&Ingress>,
     (head, len): (&[u8], u32),
     set: FloodSet,
 ) -> Vec<Destination> {
     let one = |to| {
         let mut steps = Vec::new();
         let (verdict, tagging) =
-            pipeline::copy_dry(snap, state, now, (from, to), (head, len), |told| steps.push(told))?;
+            pipeline::copy_dry(snap, state, now, (from, to), ingress, (head, len), |told| steps.push(told))?;
         let refused = reason(Some(verdict));
         Some(Destination { port: to, tagging, refused, copy: false, steps })
     };

@@ -130,10 +130,14 @@ pub(crate) fn copy_dry(
     state: &State,
     now: Nanos,
     (from, to): (PortId, PortId),
+    ingress: Option<&Ingress>,
     (head, len): (&[u8], u32),
     mut tell: impl FnMut(Told),
 ) -> Option<(Verdict, Tagging)> {
-    let mut frame = parse(snap, state, now, from, head, len).ok()?;
+    let mut frame = match ingress {
+        None => parse(snap, state, now, from, head, len).ok()?,
+        Some(ingress) => parse_inner(snap, state, now, from, ingress, head, len).ok()?,
+    };
     frame.dry = true;
     let verdict =
         one_of_flood(&mut frame, to, &mut |step, frame, verdict| tell(Told::new(step, frame, verdict)))?;

@@ -105,6 +105,7 @@ fn changed(frame: &[u8], offload: &Offload) {
         assert_eq!(after, before);
     }
     assert_eq!(headers(&after), headers(&before));
+    let before = after.clone();
     rewrite::macs(&mut after, ROUTER, ROUTER);
     assert_eq!(after.get(12..), before.get(12..));
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | request for the router | answered by the switch, at every host the same |
 //! | request to all, of an address that has a record | answered by the switch; nothing leaves the host |
-//! | request to one station (a reachability probe) | goes to the guest that has the address, which answers itself |
+//! | request to one station (a reachability probe) | goes to the guest that has the address, which answers itself; the switch does if IP rewrite is between them |
 //! | request to all, of an address without a record | if the virtual subnet has guests whose address is not known, to all local guests and to the hosts of those; else nowhere |
 //! | probe whether an address is in use, which is another guest's | answered: it is |
 //! | announcement, unsolicited advertisement | believed if the record says the same or was learned itself; goes where a request without a record goes, or to local guests |
@@ -15,7 +15,7 @@
 
 use std::net::IpAddr;
 
-use super::model::Kind;
+use super::model::{Encap, Kind};
 use super::policy::{Policy, ROUTER_MAC, VirtualSubnet, is_link_local};
 use super::records::Of;
 use super::replies::{Answer, At};
@@ -127,7 +127,9 @@ fn judge(
             let found = records.find(vsid, Of::Address(target));
             match (found, message.claimed) {
                 (Some((_, view)), claimed) if view.mac != frame.src => {
-                    if claimed.is_none() || frame.dst.is_group() {
+                    // IP rewrite carries packets only, and routers in between count hops of those.
+                    let carried = view.local || view.encap != Encap::Rewrite;
+                    if claimed.is_none() || frame.dst.is_group() || !carried {
                         frame.note(|| format!("{target} is at {}, by its record", view.mac));
                         let router = view.kind == Kind::Gateway;
                         let at = At { address: target, mac: view.mac, router };

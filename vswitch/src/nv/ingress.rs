@@ -4,6 +4,7 @@
 //! frame: other people's tunnels are none of its business. In IP rewrite a packet to the provider address that stands for a guest of this
 //! host is that guest's.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::model::Encap;
@@ -31,6 +32,28 @@ pub struct Opened {
     pub ecn: Option<u8>,
     /// What changes of it after that (IP rewrite).
     pub rewrite: Option<Readdress>,
+}
+
+impl Opened {
+    /// The beginning of the customer's frame, of which the physical one begins with `head`, as it is judged.
+    pub(crate) fn inner(&self, head: &[u8]) -> Result<Vec<u8>, DropReason> {
+        let mut inner = head.get(usize::from(self.strip)..).ok_or(DropReason::NvMalformed)?.to_vec();
+        inner.truncate(self.len as usize);
+        if let Some(outer) = self.ecn {
+            wire::ecn::arrive(&mut inner, outer).map_err(|_| DropReason::NvCongestion)?;
+        }
+        if let Some(rewrite) = &self.rewrite {
+            rewrite.apply(&mut inner, &Offload::None)?;
+        }
+        Ok(inner)
+    }
+}
+
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ingress { encap, vsid, src, dst } = self.ingress;
+        write!(f, "{} from {src} to {dst}, virtual subnet {vsid}", encap.name())
+    }
 }
 
 /// IP rewrite: what the packet was before its addresses were replaced.

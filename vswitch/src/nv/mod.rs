@@ -21,12 +21,14 @@ pub mod ingress;
 pub mod learning;
 mod members;
 pub mod model;
+pub mod nat;
 pub mod neighbours;
 pub mod overlay;
 pub mod peers;
 pub mod policy;
 pub mod records;
 mod replies;
+pub mod resolve;
 mod table;
 pub(crate) mod tunnel;
 pub mod underlay;
@@ -35,6 +37,7 @@ pub mod wire;
 
 pub use ingress::{Opened, Readdress, open};
 pub use replies::{Answer, answer, replicas, too_big};
+pub use resolve::{Resolution, resolve};
 pub use underlay::{due, encapsulate, overhead, readdress, template};
 
 use crate::{Nanos, PortId, hash};

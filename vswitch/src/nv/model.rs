@@ -71,6 +71,17 @@ pub enum Encap {
     Rewrite,
 }
 
+impl Encap {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nvgre => "nvgre",
+            Self::Vxlan => "vxlan",
+            Self::Rewrite => "rewrite",
+        }
+    }
+}
+
 /// What a lookup record is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -84,6 +95,18 @@ pub enum Kind {
     L2Only,
     /// A guest that forwards for addresses that are not its own.
     Gateway,
+}
+
+impl Kind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Dynamic => "dynamic",
+            Self::L2Only => "l2-only",
+            Self::Gateway => "gateway",
+        }
+    }
 }
 
 /// Where one customer address is. Of one virtual subnet and address there is one record; of one virtual subnet and MAC address one

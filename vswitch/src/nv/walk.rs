@@ -327,7 +327,8 @@ pub(super) fn carry(
         frame.segment = Segment(to);
         return Ok(Verdict::Unicast(port));
     }
-    if from.view.encap != view.encap {
+    let packet = frame.headers()?.ip.is_some();
+    if from.view.encap != view.encap || (view.encap == Encap::Rewrite && !packet) {
         frame.note(|| "source and destination are carried in different ways".into());
         return Err(DropReason::NvMethodMismatch);
     }

@@ -42,7 +42,7 @@ pub use track::{CLOSING, State};
 use crate::{Direction, Nanos, PortId, Segment, Tally, hash};
 use slot::{Slot, Slots};
 use table::{Gone, Table};
-use track::Track;
+pub(crate) use track::Track;
 
 /// Smallest share of a port, in sessions (unless the whole table is smaller).
 pub const MIN_SHARE: u32 = 64;

@@ -48,8 +48,8 @@ impl std::fmt::Display for State {
 
 /// Everything that is remembered of a connection; fits one byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Track {
-    pub(super) state: State,
+pub(crate) struct Track {
+    pub(crate) state: State,
     /// The direction of the packet that opened it.
     pub(super) opened: Direction,
     /// Whether the other side was heard in a way that the state counts as an answer.
@@ -65,7 +65,7 @@ pub(super) const fn asks(flags: Option<u8>) -> bool {
 
 impl Track {
     /// A connection that begins with this packet; `None` if there is nothing to follow: RST ends connections only.
-    pub(super) fn first(opened: Direction, flags: Option<u8>) -> Option<Self> {
+    pub(crate) fn first(opened: Direction, flags: Option<u8>) -> Option<Self> {
         let state = match flags {
             Some(f) if f & RST != 0 => return None,
             Some(_) if asks(flags) => State::SynSent,
@@ -78,13 +78,13 @@ impl Track {
 
     /// Whether a packet is part of the connection. The opener's always are. The other side's are unless they ask for a
     /// connection of its own (the rules must say whether it may), or answer a SYN without saying so.
-    pub(super) fn admits(self, direction: Direction, flags: Option<u8>) -> bool {
+    pub(crate) fn admits(self, direction: Direction, flags: Option<u8>) -> bool {
         let Some(f) = flags else { return true };
         direction == self.opened || !asks(flags) && (self.state != State::SynSent || f & (ACK | RST) != 0)
     }
 
     /// What is remembered after an admitted packet.
-    pub(super) fn next(self, direction: Direction, flags: Option<u8>) -> Self {
+    pub(crate) fn next(self, direction: Direction, flags: Option<u8>) -> Self {
         let from_peer = direction != self.opened;
         let (Some(f), true) = (flags, self.state != State::Open) else {
             return if from_peer { self.answered() } else { self };
@@ -119,7 +119,7 @@ impl Track {
     }
 
     /// Whether it may go first when room is needed: never answered, or over.
-    pub(super) fn is_weak(self) -> bool {
+    pub(crate) fn is_weak(self) -> bool {
         !self.answered || self.state == State::Closing
     }
 

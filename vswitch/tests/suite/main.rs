@@ -12,6 +12,7 @@ mod hostile_bytes;
 mod joining;
 mod limits;
 mod nv;
+mod nv_nat;
 mod nv_wire;
 mod offload_header;
 mod packets;

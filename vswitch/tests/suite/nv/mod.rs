@@ -2,6 +2,7 @@
 
 mod frames;
 mod hostile;
+mod isolation;
 mod moves;
 mod records;
 mod walk;

@@ -1,12 +1,14 @@
 //! The packet walk, rule by rule: two or three hosts, tenants Blue and Yellow.
 
-use vswitch::Mac;
+use vswitch::explain::explain;
 use vswitch::nv::model::{Encap, Kind, Record};
 use vswitch::nv::policy::ROUTER_MAC;
+use vswitch::pipeline::Verdict;
 use vswitch::trace::DropReason;
+use vswitch::{Mac, PortId, nv};
 
 use super::frames::{arp, discovery, echo, ip, router, udp, who_has};
-use super::world::{Happened, World, pa, pa6, receivers, record};
+use super::world::{Happened, UPLINK, World, pa, pa6, receivers, record};
 use crate::support::mac_of;
 
 const BLUE: u32 = 5001;
@@ -286,4 +288,47 @@ fn s14_8_dhcp_of_a_tenants_own_server_works_with_l2_only_records() {
     world.record_at(1, &learned);
     let back = udp((mac_of(7), ip("10.1.1.70")), (mac_of(2), ip("10.1.1.12")), (2, 1), b"x");
     assert_eq!(world.send(1, 2, &back), [Happened::Got(0, 7, back.clone())]);
+}
+
+#[test]
+fn s14_4_resolve_tells_every_step_of_the_way() {
+    let world = world(Encap::Nvgre);
+    let told = |vsid, ca: &str| {
+        let host = &world.hosts[0];
+        let answer = nv::resolve(&host.snap, &host.state, vsid, ip(ca));
+        let steps: Vec<String> = answer.steps.iter().map(ToString::to_string).collect();
+        (steps.join("; "), answer.dropped)
+    };
+    let network = "in customer network blue (00000000-0000-0000-0000-000000000001)";
+    let remote = format!(
+        "{network}; in virtual subnet 5002; static record of 10.1.2.13: {} at 192.168.1.10, nvgre; \
+         from 192.168.0.10 to 192.168.1.10 by uplink 1000, next hop 192.168.0.1 (02:dd:00:00:00:01)",
+        mac_of(3)
+    );
+    assert_eq!(told(BLUE, "10.1.2.13"), (remote, None));
+    let (local, dropped) = told(BLUE_TOO, "10.1.1.11");
+    assert!(local.ends_with("at this host, behind port 1") && dropped.is_none(), "{local}");
+    assert_eq!(told(BLUE, "10.1.1.1").0, format!("{network}; the customer network's router, at every host"));
+    assert_eq!(told(BLUE, "10.1.1.77").1, Some(DropReason::NvDestinationUnknown));
+    assert_eq!(told(YELLOW, "10.1.2.13").1, Some(DropReason::NvNoRoute));
+    assert_eq!(told(7000, "10.1.1.11"), (String::new(), Some(DropReason::NvNoRoute)));
+}
+
+#[test]
+fn s14_5_a_tunnels_packet_is_explained_from_its_outer_header_on() {
+    let mut world = world(Encap::Vxlan);
+    let frame = udp((mac_of(2), ip("10.1.1.12")), (mac_of(1), ip("10.1.1.11")), (1, 2), b"hello");
+    let explain = |world: &World, n: usize, from, frame: &[u8]| {
+        let host = &world.hosts[n];
+        explain(&host.snap, &host.state, world.now, from, frame, frame.len() as u32)
+    };
+    let sent = explain(&world, 0, PortId(1), &frame);
+    let notes = sent.steps.last().expect("a step").notes.join("; ");
+    assert!(notes.ends_with("carried from 192.168.0.10 to 192.168.1.10 in virtual subnet 5001"), "{notes}");
+    world.send(0, 1, &frame);
+    let mut outer = world.wire[0].clone();
+    outer[..6].copy_from_slice(&[0x02, 0xee, 0, 0, 0, 1]);
+    let arrived = explain(&world, 1, UPLINK, &outer);
+    assert_eq!(arrived.verdict, Verdict::Unicast(PortId(2)));
+    assert_eq!(arrived.steps[0].notes, ["vxlan from 192.168.0.10 to 192.168.1.10, virtual subnet 5001"]);
 }

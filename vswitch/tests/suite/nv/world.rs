@@ -1,7 +1,6 @@
 //! Hosts that are joined by a physical network, and do with frames what workers do. Every frame is judged with the flow cache and by the
 //! pipeline alone, and both must say the same.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -255,8 +254,14 @@ impl World {
         };
         let host = &self.hosts[n];
         let sent = if tunnel.encap == Encap::Rewrite {
-            let tagging = nv::readdress(&host.snap, &host.state, &tunnel, &mut frame, &Offload::None)
-                .expect("rewritten");
+            let changed = nv::readdress(&host.snap, &host.state, &tunnel, &mut frame, &Offload::None);
+            let tagging = match changed {
+                Ok(tagging) => tagging,
+                Err(reason) => {
+                    happened.push(Happened::Dropped(n, reason));
+                    return;
+                }
+            };
             let mut out = vec![0; frame.len() + 8];
             let change = tagging.change(&frame);
             let len = change.apply(&frame, &mut out).expect("room");
@@ -318,8 +323,10 @@ impl World {
                     happened.push(Happened::Dropped(n, DropReason::NvCongestion));
                     return;
                 }
-                if let Some(rewrite) = opened.rewrite {
-                    rewrite.apply(&mut inner, &Offload::None).expect("readable");
+                let refused = opened.rewrite.map(|rewrite| rewrite.apply(&mut inner, &Offload::None));
+                if let Some(Err(reason)) = refused {
+                    happened.push(Happened::Dropped(n, reason));
+                    return;
                 }
                 self.judge(n, UPLINK, inner, Some(opened.ingress), happened);
             }
@@ -345,6 +352,3 @@ pub(crate) fn receivers(happened: &[Happened]) -> Vec<(usize, u16)> {
     got.sort_unstable();
     got
 }
-
-/// Keys that tests use to tell frames apart.
-pub(crate) type Sent = HashMap<u64, (usize, u16)>;

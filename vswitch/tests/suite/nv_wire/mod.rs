@@ -5,6 +5,6 @@ mod answers;
 mod decoded;
 mod hostile;
 mod marks;
-mod reference;
+pub(crate) mod reference;
 mod rewriting;
 mod tunnels;
