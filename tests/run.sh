@@ -84,6 +84,7 @@ if cargo build --workspace --quiet; then
     suite "moves with a bad network" python3 tests/migration_network.py
     suite "network virtualization" python3 tests/nv.py
     suite "take-over" python3 tests/take_over.py
+    suite "policy store" python3 tests/nv_store.py
 else
     fail "build"
 fi

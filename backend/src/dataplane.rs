@@ -6,10 +6,12 @@
 pub mod takeover;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vswitch::event::Event;
 use vswitch::explain::{Explanation, explain};
+use vswitch::nv::resolve::{Resolution, resolve};
 use vswitch::port::PortKind;
 use vswitch::snapshot::Snapshot;
 use vswitch::state::{PortMemory, State};
@@ -76,6 +78,11 @@ impl Dataplane {
     /// What is remembered from frame to frame.
     pub fn state(&self) -> Arc<State> {
         Arc::clone(&self.shared.state)
+    }
+
+    /// Why packets of a virtual subnet for a customer address go where they go.
+    pub fn resolve(&self, vsid: u32, ca: IpAddr) -> Resolution {
+        resolve(&self.shared.view().snapshot, &self.shared.state, vsid, ca)
     }
 
     /// Sends questions for next hops of the provider network that are not known, out of the uplinks they are at.

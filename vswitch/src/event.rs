@@ -361,4 +361,15 @@ pub enum Event {
         /// Each of them with `+` added, `-` removed or `~` changed before it; of many only how many.
         changes: Vec<String>,
     },
+    /// A guest in a virtual subnet arrived, and its lookup records say so.
+    NvGuestMoved {
+        /// Its port.
+        port: PortId,
+        /// Its virtual subnet.
+        vsid: u32,
+        /// How many records it has.
+        records: u64,
+        /// The provider address of this host, where it is now.
+        pa: IpAddr,
+    },
 }

@@ -44,14 +44,21 @@ pub struct ErrorDetail {
     pub message: String,
     /// What would be valid.
     pub hint: String,
+    /// A document: everything that is wrong with it, up to a hundred problems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub problems: Vec<ErrorDetail>,
 }
 
 impl From<&Refused> for ErrorBody {
     fn from(refused: &Refused) -> Self {
-        let Refused { object, why } = refused;
-        let (object, message) = (object.to_string(), why.to_string());
-        let (code, reason) = (why.code().to_owned(), why.reason());
-        Self { error: ErrorDetail { code, object, reason, message, hint: why.hint() } }
+        fn detail(Refused { object, why }: &Refused) -> ErrorDetail {
+            let (object, message) = (object.to_string(), why.to_string());
+            let (code, reason) = (why.code().to_owned(), why.reason());
+            let problems = why.problems().iter().map(detail).collect();
+            ErrorDetail { code, object, reason, message, hint: why.hint(), problems }
+        }
+        Self { error: detail(refused) }
     }
 }
 

@@ -2,13 +2,18 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::control::types::{PortView, WorkerView};
+use crate::control::types::{PolicyStoreView, PortView, WorkerView};
 
 /// One number of a worker.
 type Pick = fn(&WorkerView) -> u64;
 
 /// All metrics; `addresses` is the number of known MAC addresses.
-pub(super) fn text(ports: &[PortView], workers: &[WorkerView], addresses: usize) -> String {
+pub(super) fn text(
+    ports: &[PortView],
+    workers: &[WorkerView],
+    addresses: usize,
+    store: &PolicyStoreView,
+) -> String {
     let mut out = String::new();
     let port = |p: &PortView| format!("port=\"{}\"", p.name);
     family(&mut out, "ports", "gauge", "Ports of the switch", [(String::new(), ports.len())]);
@@ -57,7 +62,34 @@ pub(super) fn text(ports: &[PortView], workers: &[WorkerView], addresses: usize)
             workers.iter().map(|w| (format!("worker=\"{}\"", w.id), pick(w))),
         );
     }
+    if store.kind != "embedded" {
+        policy_store(&mut out, store);
+    }
     out
+}
+
+/// The store of policy that hosts share.
+fn policy_store(out: &mut String, store: &PolicyStoreView) {
+    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+        family(out, &format!("policy_store_{name}"), kind, help, [(String::new(), value)]);
+    };
+    let number = |revision: i64| u64::try_from(revision).unwrap_or(0);
+    one("up", "gauge", "1 while the policy store answers", store.up.into());
+    one(
+        "revision",
+        "gauge",
+        "Up to which revision of the store everything is in force",
+        number(store.revision),
+    );
+    let behind = number(store.newest.saturating_sub(store.revision));
+    one("behind_revisions", "gauge", "Revisions heard of that are not in force yet", behind);
+    one("lag_milliseconds", "gauge", "Time since the store was heard last", store.silent_ms);
+    one("skipped_keys", "gauge", "Keys with wrong values, whose last good ones stay in force", store.skipped);
+    one("changes_total", "counter", "Changes of keys that were followed", store.changes);
+    one("losses_total", "counter", "Times the store was lost", store.losses);
+    let help = "Times everything was read again because the store had forgotten what was between";
+    one("reloads_total", "counter", help, store.reloads);
+    one("hosts", "gauge", "Hosts that are there", store.hosts.len() as u64);
 }
 
 fn family<V: Display>(

@@ -26,7 +26,6 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use crate::control::Switch;
 use crate::events::EventLog;
 use crate::migrate::Migrations;
-use crate::store::policy::SharedStore;
 use crate::takeover::Giver;
 
 pub use self::auth::Callers;
@@ -43,8 +42,6 @@ pub struct Shared {
     pub switch: Arc<Mutex<Switch>>,
     /// Ports that move from switch to switch.
     pub migrations: Migrations,
-    /// The policy store of network virtualization that hosts share, if they do.
-    pub policy: Option<Arc<dyn SharedStore>>,
     /// What happened.
     pub events: Arc<EventLog>,
     /// What a successor asks.

@@ -22,7 +22,7 @@ use crate::control::nv::document;
 use crate::control::nv::object::{Change, Hop, Key};
 use crate::control::types::{
     Applied, GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec,
-    RouteSpec, SubnetSpec,
+    ResolutionView, RouteSpec, SubnetSpec,
 };
 use crate::control::{Switch, check as value};
 
@@ -45,14 +45,14 @@ async fn make(
         if !shared {
             switch.nv_commit(&changes)?;
         }
-        Ok::<_, Refused>((changes, shared))
+        Ok::<_, Refused>((changes, switch.policy_store().filter(|_| shared), shared))
     };
-    let (changes, shared) = s.with(planned).await??;
+    let (changes, store, shared) = s.with(planned).await??;
     if shared {
         let about =
             |why| ApiError(Refusal::Nv(why).of(About::Nv { noun: "policy store", key: String::new() }));
-        let lost = || NvRefusal::StoreLost { reason: "there is none".into() };
-        let store = s.policy.as_ref().ok_or_else(lost).map_err(about)?;
+        let lost = || NvRefusal::StoreLost { reason: "the switch is starting".into() };
+        let store = store.ok_or_else(lost).map_err(about)?;
         let (own, common): (Vec<_>, Vec<_>) = changes.iter().cloned().partition(|it| it.key.is_local());
         let revision = store.commit(common).await.map_err(about)?;
         if !store.status().applied_up_to(revision, ECHO).await {
@@ -391,33 +391,33 @@ pub(super) async fn import(
     Ok(Json(Applied { dry_run, changes: document::lines(&changes) }))
 }
 
+/// Which address is asked for.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResolveQuery {
+    /// The virtual subnet of the guest that sends.
+    vsid: u64,
+    /// The customer address that it sends to.
+    ca: String,
+}
+
+/// Say where packets for a customer address go, and why; nothing is sent.
+#[utoipa::path(get, path = "/v1/nv/resolve", tag = "nv", params(ResolveQuery), responses(
+    (status = 200, description = "What was found, step by step", body = ResolutionView),
+    (status = 400, description = "A value is not valid", body = ErrorBody),
+))]
+pub(super) async fn resolve(
+    State(s): State<Shared>,
+    Query(query): Query<ResolveQuery>,
+) -> Answer<ResolutionView> {
+    Ok(Json(s.with(move |switch| switch.nv_resolve(query.vsid, &query.ca)).await??))
+}
+
 /// Show the policy store and how it fares.
 #[utoipa::path(get, path = "/v1/nv/store", tag = "nv", responses(
     (status = 200, description = "The store", body = PolicyStoreView),
 ))]
 pub(super) async fn store(State(s): State<Shared>) -> Answer<PolicyStoreView> {
-    Ok(Json(view(&s)))
-}
-
-/// The policy store as it is shown.
-pub(super) fn view(s: &Shared) -> PolicyStoreView {
-    let Some(store) = &s.policy else {
-        return PolicyStoreView { kind: "embedded".into(), up: true, ..PolicyStoreView::default() };
-    };
-    let status = store.status();
-    PolicyStoreView {
-        kind: "etcd".into(),
-        up: status.is_up(),
-        member: status.endpoint(),
-        reason: status.reason(),
-        revision: status.revision(),
-        newest: status.newest(),
-        silent_ms: u64::try_from(status.silence().as_millis()).unwrap_or(u64::MAX),
-        losses: status.losses(),
-        reloads: status.reloads(),
-        changes: status.applied(),
-        skipped: status.skipped_count() as u64,
-        skipped_keys: status.skipped(),
-        hosts: status.hosts(),
-    }
+    Ok(Json(s.with(|switch| switch.policy_store_view()).await?))
 }

@@ -74,6 +74,7 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(nv::remove_gateway))
         .routes(routes!(nv::export))
         .routes(routes!(nv::import))
+        .routes(routes!(nv::resolve))
         .routes(routes!(nv::store))
         .routes(routes!(handover::export))
         .routes(routes!(handover::import))
@@ -369,9 +370,13 @@ impl axum::body::HttpBody for Lines {
     (status = 200, description = "Prometheus text", content_type = "text/plain", body = String),
 ))]
 async fn show_metrics(State(s): State<Shared>) -> Result<Response, ApiError> {
-    let (ports, workers, fdb) =
-        s.with(|switch| (switch.list(), switch.workers(), switch.fdb(None).map_or(0, |f| f.len()))).await?;
-    let text = metrics::text(&ports, &workers, fdb);
+    let (ports, workers, fdb, store) = s
+        .with(|switch| {
+            let addresses = switch.fdb(None).map_or(0, |f| f.len());
+            (switch.list(), switch.workers(), addresses, switch.policy_store_view())
+        })
+        .await?;
+    let text = metrics::text(&ports, &workers, fdb, &store);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

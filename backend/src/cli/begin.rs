@@ -24,6 +24,8 @@ use crate::tally::Tallies;
 
 /// What the switch is made of.
 pub(super) struct Beginning<'a> {
+    /// Whether the policy of network virtualization is in a store that hosts share.
+    pub(super) shares_policy: bool,
     /// Where the API is.
     pub(super) api: &'a Path,
     /// The state directory, if there is one.
@@ -56,7 +58,11 @@ impl Beginning<'_> {
     /// Starts the switch that the state directory describes.
     pub(super) async fn start(self, callers: &Callers) -> Result<Begun, Refused> {
         let none = || Ok((Store::none(), Saved::default()));
-        let (store, saved) = self.directory.map_or_else(none, Store::open)?;
+        let (store, mut saved) = self.directory.map_or_else(none, Store::open)?;
+        if self.shares_policy {
+            // What is left from when they were kept here is not what the hosts agree on.
+            saved.nv.retain(|object| object.key().is_local());
+        }
         let tallies = Tallies::open(self.directory, self.workers)?;
         let listener = api::bind(self.api, callers)?;
         let socket = Socket::of(self.api);
@@ -65,9 +71,12 @@ impl Beginning<'_> {
             None => None,
         };
         let (options, sink, keeper) = (self.options, self.lifecycle.clone(), self.lifecycle.clone());
-        let switch = Switch::start(self.host, store, saved, self.events, move |snapshot| {
+        let mut switch = Switch::start(self.host, store, saved, self.events, move |snapshot| {
             Dataplane::start(&options, tallies, snapshot, sink, keeper)
         })?;
+        if self.shares_policy {
+            switch.share_policy();
+        }
         Ok(Begun { switch, listener, metrics, socket, taking: None })
     }
 
@@ -83,7 +92,7 @@ impl Beginning<'_> {
         let Offered { saved, present, last_id, counters, program: _ } = offered;
         let none = || Ok((Store::none(), Saved::default()));
         let (store, stored) = self.directory.map_or_else(none, Store::open)?;
-        store_as(&store, &stored, &saved)?;
+        store_as(&store, &stored, &saved, self.shares_policy)?;
         let (tallies, mut pending) = Tallies::succeed(self.directory, self.workers, counters)
             .map_err(|e| failed("the counters", e))?;
         let bound = match self.metrics {
@@ -101,6 +110,9 @@ impl Beginning<'_> {
         let mut switch = Switch::prepare(self.host, store, saved, self.events, move |snapshot| {
             Dataplane::start(&options, counted, snapshot, sink, keeper)
         })?;
+        if self.shares_policy {
+            switch.share_policy();
+        }
         switch.expect_ports(&present, last_id);
 
         let Devices { arrived, listeners, taking } = claim.devices()?;

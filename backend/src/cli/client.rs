@@ -216,8 +216,13 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
         return Ok(bytes);
     }
     Err(match serde_json::from_slice(&bytes) {
-        Ok(ErrorBody { error: ErrorDetail { object, message, reason, hint, .. } }) => {
-            Failure(refusal::line(&object, &message, reason, &hint))
+        Ok(ErrorBody { error: ErrorDetail { object, message, reason, hint, problems, .. } }) => {
+            let mut text = refusal::line(&object, &message, reason, &hint);
+            for ErrorDetail { object, message, reason, hint, .. } in problems {
+                text.push_str("\n  ");
+                text.push_str(&refusal::line(&object, &message, reason, &hint));
+            }
+            Failure(text)
         }
         Err(_) => Failure(format!("the switch answered {status}")),
     })

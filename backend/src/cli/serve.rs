@@ -18,11 +18,15 @@ use super::{Failure, NoJson, apply, file};
 use crate::api::{self, Callers, Shared};
 use crate::control::handover::{self, lifecycle::Lifecycle};
 use crate::control::model::MacPool;
+#[cfg(feature = "etcd")]
+use crate::control::nv::follow::Following;
 use crate::control::{Host, Switch, check, host};
 use crate::events::EventLog;
 use crate::migrate::Migrations;
 use crate::priority;
 use crate::spec::{PollMode, WorkerOptions};
+#[cfg(feature = "etcd")]
+use crate::store::etcd;
 use crate::takeover::{Giver, Outcome};
 
 /// Most workers a switch has.
@@ -71,6 +75,22 @@ pub(super) struct Serve {
     #[arg(long, value_name = "NAME")]
     host_id: Option<String>,
 
+    /// Where the policy of network virtualization is kept: in this switch's own state, or in an etcd that hosts share.
+    #[arg(long, value_name = "embedded|etcd://HOST:PORT[,...]", default_value = "embedded")]
+    policy_store: PolicyStore,
+
+    /// The policy store is encrypted, and certified by these (PEM).
+    #[arg(long, value_name = "FILE")]
+    policy_store_ca: Option<PathBuf>,
+
+    /// This host's own certificate for the policy store (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["policy_store_key", "policy_store_ca"])]
+    policy_store_cert: Option<PathBuf>,
+
+    /// The key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "policy_store_cert")]
+    policy_store_key: Option<PathBuf>,
+
     /// File of 32 random bytes, readable by its owner only and the same on every host of the fleet: states of ports are sealed
     /// with it, and a state without its seal brings no policy (see 'turnpike migrate new-key').
     #[arg(long, value_name = "FILE")]
@@ -96,6 +116,45 @@ pub(super) struct Serve {
 enum LogFormat {
     Text,
     Json,
+}
+
+/// Where the policy of network virtualization is kept.
+#[derive(Clone, Debug)]
+enum PolicyStore {
+    Embedded,
+    /// Members of an etcd, `HOST:PORT` each.
+    Etcd(Vec<String>),
+}
+
+impl FromStr for PolicyStore {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "embedded" {
+            return Ok(Self::Embedded);
+        }
+        let bad = || "write embedded, or etcd://HOST:PORT[,HOST:PORT...]".to_owned();
+        if !cfg!(feature = "etcd") {
+            return Err("this program was built without etcd; write embedded".into());
+        }
+        let members = text.strip_prefix("etcd://").ok_or_else(bad)?.trim_end_matches('/').split(',');
+        let is_member = |member: &&str| {
+            let (host, port) = member.rsplit_once(':').unwrap_or_default();
+            let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let is_host = match in_brackets {
+                Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+                None => {
+                    !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+                }
+            };
+            is_host && port.parse::<u16>().is_ok_and(|port| port != 0)
+        };
+        let members: Vec<&str> = members.collect();
+        if !members.iter().all(is_member) {
+            return Err(bad());
+        }
+        Ok(Self::Etcd(members.into_iter().map(str::to_owned).collect()))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -166,7 +225,14 @@ impl Serve {
         };
         let lifecycle = Lifecycle::new(events.clone());
         let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
+        let policy_store = policy_store(
+            &self.policy_store,
+            self.policy_store_ca,
+            self.policy_store_cert.zip(self.policy_store_key),
+            &host.id,
+        )?;
         let beginning = Beginning {
+            shares_policy: policy_store.is_some(),
             api,
             directory,
             metrics: self.metrics,
@@ -206,7 +272,6 @@ impl Serve {
             giver,
             migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone(), paused.clone()),
             switch,
-            policy: None,
             events: events.clone(),
             stopping: stopping.clone(),
         };
@@ -216,6 +281,9 @@ impl Serve {
                 log::error!("ports of other switches are no longer taken: {why}");
             }
         }
+        // Ends before the switch does.
+        #[cfg(feature = "etcd")]
+        let follows = policy_store.map(|options| follow_policy(&options, &shared)).transpose()?;
         let follower = lifecycle.start(&shared.switch).map_err(|e| {
             Refusal::System { what: "thread".into(), reason: e.to_string() }.of(Object::Switch)
         })?;
@@ -251,6 +319,8 @@ impl Serve {
         stop.send_replace(true);
         while servers.join_next().await.is_some() {}
         drop(follower);
+        #[cfg(feature = "etcd")]
+        drop(follows);
         let _ = tokio::task::spawn_blocking(move || {
             shared.switch.lock().unwrap_or_else(PoisonError::into_inner).stop();
         })
@@ -300,6 +370,50 @@ impl Serve {
         };
         Ok(Callers { own_uid: nix::unistd::geteuid().as_raw(), group })
     }
+}
+
+/// How to reach the store that hosts share, if they do.
+#[cfg(feature = "etcd")]
+fn policy_store(
+    store: &PolicyStore,
+    ca: Option<PathBuf>,
+    own: Option<(PathBuf, PathBuf)>,
+    host: &str,
+) -> Result<Option<etcd::Options>, Refused> {
+    let PolicyStore::Etcd(members) = store else {
+        let (what, valid) =
+            ("policy-store".to_owned(), "etcd://HOST:PORT as --policy-store as well".to_owned());
+        return match ca {
+            Some(_) => Err(Refusal::Missing { what, valid }.of(Object::Option("--policy-store-ca"))),
+            None => Ok(None),
+        };
+    };
+    // It is a part of the key that says that this host is there.
+    check::name(host).map_err(|why| why.of(Object::Option("--host-id")))?;
+    let tls = ca.map(|ca| etcd::Tls { ca, own });
+    Ok(Some(etcd::Options { members: members.clone(), tls, host: host.to_owned() }))
+}
+
+#[cfg(not(feature = "etcd"))]
+#[allow(clippy::unnecessary_wraps, reason = "the same signature with and without etcd")]
+fn policy_store(
+    _: &PolicyStore,
+    _: Option<PathBuf>,
+    _: Option<(PathBuf, PathBuf)>,
+    _: &str,
+) -> Result<Option<()>, Refused> {
+    Ok(None)
+}
+
+/// Begins to follow the store that hosts share.
+#[cfg(feature = "etcd")]
+fn follow_policy(options: &etcd::Options, shared: &Shared) -> Result<etcd::Store, Refused> {
+    let lock = || shared.switch.lock().unwrap_or_else(PoisonError::into_inner);
+    let records = lock().record_table().ok_or_else(|| Refusal::Stopping.of(Object::Switch))?;
+    let following = Following::new(Arc::downgrade(&shared.switch), records);
+    let store = etcd::Store::start(options, Arc::new(following), shared.events.clone())?;
+    lock().set_policy_store(Arc::new(store.handle().clone()));
+    Ok(store)
 }
 
 /// Calls `work` again and again, on a thread that may block, until the switch stops.

@@ -41,7 +41,8 @@ impl Switch {
 
     /// The document that describes the switch: applying it changes nothing.
     pub fn save(&self) -> Config {
-        let mut config = Config { switch: settings(&self.settings), ..Config::default() };
+        let nv = self.nv_saved();
+        let mut config = Config { switch: settings(&self.settings), nv, ..Config::default() };
         for port in self.configs() {
             let policy = policy(&port.policy);
             let mac = (port.mac_kind == MacKind::Static).then(|| port.mac.to_string());
@@ -123,6 +124,7 @@ impl Switch {
                 .check_private_vlans(&config.name, &config.policy.vlan)
                 .map_err(|why| why.of(change::object(config)))?;
         }
+        draft.nv_plan(&wanted.nv)?;
         Ok(draft)
     }
 

@@ -14,6 +14,8 @@ use vswitch::refusal::{Object, Refusal, Refused};
 
 use super::list::{self, Item, List};
 use super::model::{Device, MacKind, PortConfig, Settings};
+use super::nv::document;
+use super::nv::object::Change;
 use super::types::Difference;
 use super::{Switch, acl, admit, rule, serve, system, view};
 use crate::spec::EventSink;
@@ -33,6 +35,7 @@ impl Switch {
             store: Store::none(),
             events: self.events.clone(),
             nv: self.nv.clone(),
+            policy: None,
             records: self.records.clone(),
             fleet_key: None,
             kept: super::handover::Kept::default(),
@@ -65,9 +68,11 @@ impl Switch {
         for config in &fresh {
             self.events.name_port(config.id, &config.name);
         }
+        let mut draft = draft;
+        let planned = mem::take(&mut draft.nv.planned);
         let old = self.exchange(draft);
         self.publish();
-        if let Err(refused) = self.serve_and_store(&fresh, &old) {
+        if let Err(refused) = self.serve_and_store(&fresh, &old, &planned) {
             self.exchange(old);
             self.publish();
             self.serve_again(&gone);
@@ -78,6 +83,9 @@ impl Switch {
                 self.events.name_port(config.id, &config.name);
             }
             return Err(refused);
+        }
+        if !planned.is_empty() {
+            self.nv_apply(&planned);
         }
         self.tell(&old, &gone, &fresh);
         let used: HashSet<_> = self.configs().flat_map(PortConfig::tallies).collect();
@@ -98,16 +106,20 @@ impl Switch {
         mem::swap(&mut self.ports, &mut other.ports);
         mem::swap(&mut self.tallies, &mut other.tallies);
         mem::swap(&mut self.last_id, &mut other.last_id);
+        mem::swap(&mut self.nv.objects, &mut other.nv.objects);
+        self.nv.touch();
         other
     }
 
     /// Serves new ports and stores everything; whatever fails, none of them is served afterwards.
-    fn serve_and_store(&self, fresh: &[PortConfig], old: &Self) -> Result<(), Refused> {
+    fn serve_and_store(&self, fresh: &[PortConfig], old: &Self, nv: &[Change]) -> Result<(), Refused> {
         let Some(data) = &self.data else { return Ok(()) };
         for config in fresh {
             data.clear_counters(config.id);
         }
-        let ports: Vec<_> = fresh.iter().map(|c| (c, c.device.feature_bits().unwrap_or(0))).collect();
+        let offer = self.nv_offered();
+        let offered: Vec<_> = fresh.iter().map(|config| offer.of(config)).collect();
+        let ports: Vec<_> = offered.iter().map(|c| (&**c, c.device.feature_bits().unwrap_or(0))).collect();
         data.add_all(&ports)
             .map_err(|(place, e)| system(&e).of(fresh.get(place).map_or(Object::Switch, object)))?;
         let store = || {
@@ -117,19 +129,20 @@ impl Switch {
             let gone = old.configs().filter(|config| !self.ports.contains_key(&config.name));
             pairs.extend(gone.map(|config| (Some(config), None)));
             let settings = (self.settings != old.settings).then_some(&self.settings);
-            if settings.is_none() && pairs.is_empty() {
+            if settings.is_none() && pairs.is_empty() && nv.is_empty() {
                 return Ok(());
             }
-            self.store.put(settings, &pairs).map_err(|why| why.of(Object::Switch))
+            self.store.put_all(settings, &pairs, nv).map_err(|why| why.of(Object::Switch))
         };
         store().inspect_err(|_| data.remove_all(&fresh.iter().map(|config| config.id).collect::<Vec<_>>()))
     }
 
     /// Serves ports that were let go of in vain. One that cannot be served now is tried again later.
     fn serve_again(&mut self, ports: &[PortConfig]) {
+        let offer = self.nv_offered();
         let Some(data) = &self.data else { return };
         for config in ports {
-            let fault = serve(&**data, config).err().map(|e| e.to_string());
+            let fault = serve(&**data, &offer.of(config)).err().map(|e| e.to_string());
             if let Some(reason) = &fault {
                 self.events.emit(Event::PortFailed { port: config.id, reason: reason.clone() });
             }
@@ -191,6 +204,7 @@ impl Switch {
                 _ => lines.push(line("+", &object(new).to_string(), described(new))),
             }
         }
+        lines.extend(document::lines(&draft.nv.planned));
         lines
     }
 }

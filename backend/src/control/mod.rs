@@ -51,6 +51,7 @@ use self::tallies::Tallies;
 use self::types::{NewPort, NewUplink, PortChange, SwitchChange};
 use crate::events::EventLog;
 use crate::spec::{DataplaneError, EventSink, PortState};
+use crate::store::policy::SharedStore;
 use crate::store::{Saved, Store};
 
 /// MTU of a port that is given none, in bytes.
@@ -112,6 +113,8 @@ pub struct Switch {
     events: Arc<EventLog>,
     /// Network virtualization but for its records.
     nv: nv::Nv,
+    /// The store of it that hosts share, if they do.
+    policy: Option<Arc<dyn SharedStore>>,
     /// The records; there are some once there is a data path.
     records: Option<RecordTable>,
     /// With what states of ports are sealed and verified.
@@ -131,9 +134,10 @@ impl Switch {
         start: impl FnOnce(Snapshot) -> Result<D, DataplaneError>,
     ) -> Result<Self, Refused> {
         let mut switch = Self::prepare(host, store, saved, events, start)?;
+        let offer = switch.nv_offered();
         if let Some(data) = &switch.data {
             for entry in switch.ports.values_mut() {
-                entry.fault = serve(&**data, &entry.config).err().map(|e| e.to_string());
+                entry.fault = serve(&**data, &offer.of(&entry.config)).err().map(|e| e.to_string());
                 if let Some(reason) = &entry.fault {
                     switch.events.emit(Event::PortFailed { port: entry.config.id, reason: reason.clone() });
                 }
@@ -164,6 +168,7 @@ impl Switch {
             store,
             events,
             nv: nv::Nv::default(),
+            policy: None,
             records: None,
             fleet_key: None,
             kept: Kept::default(),
@@ -215,6 +220,7 @@ impl Switch {
 
     /// To be called every few seconds: opens again what has stopped, and follows changed MTUs and uplink addresses.
     pub fn tick(&mut self) {
+        let offer = self.nv_offered();
         let Some(data) = &self.data else { return };
         for entry in self.ports.values_mut() {
             let port = entry.config.id;
@@ -227,7 +233,7 @@ impl Switch {
             if gone {
                 data.remove(port);
             }
-            match serve(&**data, &entry.config) {
+            match serve(&**data, &offer.of(&entry.config)) {
                 Ok(()) => {
                     log::info!("port '{}' can be served again", entry.config.name);
                     entry.fault = None;
@@ -325,7 +331,7 @@ impl Switch {
         data.publish(compile(self.epoch, &self.settings, &self.ports, &mut self.nv));
         let config = &self.ports[&name].config;
         data.clear_counters(id);
-        let served = serve(&**data, config).map_err(|e| system(&e));
+        let served = serve(&**data, &self.nv_offered().of(config)).map_err(|e| system(&e));
         let stored = served
             .and_then(|()| self.store.put(None, &[(None, Some(config))]).inspect_err(|_| data.remove(id)));
         if let Err(why) = stored {

@@ -1,9 +1,11 @@
 //! The data path as the switch model uses it, so that the model's tests can put one in its place that refuses.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use vswitch::explain::Explanation;
 use vswitch::fdb::Entry;
+use vswitch::nv::resolve::Resolution;
 use vswitch::session::Shown;
 use vswitch::snapshot::Snapshot;
 use vswitch::state::{PortMemory, State};
@@ -17,6 +19,8 @@ use crate::spec::{DataplaneError, GuestSpec, PortCounters, PortStatus, TapSpec, 
 pub trait DataPath: Send {
     /// What is remembered from frame to frame; the lookup records are in it.
     fn state(&self) -> Arc<State>;
+    /// Why packets for a customer address go where they go.
+    fn resolve(&self, vsid: u32, ca: IpAddr) -> Resolution;
     /// Asks for next hops of the provider network that are not known. To be called every second.
     fn ask_next_hops(&self) {}
     /// Makes every worker follow `snapshot`.
@@ -101,6 +105,10 @@ pub trait DataPath: Send {
 impl DataPath for Dataplane {
     fn state(&self) -> Arc<State> {
         Self::state(self)
+    }
+
+    fn resolve(&self, vsid: u32, ca: IpAddr) -> Resolution {
+        Self::resolve(self, vsid, ca)
     }
 
     fn ask_next_hops(&self) {

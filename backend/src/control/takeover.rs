@@ -3,7 +3,7 @@
 //! The configuration travels with the rest, so that a successor is the same switch whatever its state directory holds. While a take-over
 //! is under way the switch is locked: no change comes between what was offered and what is handed over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use vswitch::state::PortMemory;
 use super::list::List;
 use super::model::{Device, PortConfig, Settings};
 use super::path::guest;
-use super::{Entry, Switch, acl, rule};
+use super::{Entry, Switch, acl, nv, rule};
 use crate::dataplane::takeover::{Adopted, DeviceText, Frozen};
 use crate::guest::connection::Parked;
 use crate::guest::features;
@@ -156,12 +156,13 @@ impl Switch {
     /// Goes on with the devices of another process: first what is remembered, then rings, then everything moves. A port whose device did
     /// not come is opened as at a start.
     pub fn take_devices(&mut self, arrived: Vec<Arrived>) {
+        let offer = self.nv_offered();
         let Some(data) = self.data.as_ref().and_then(|data| data.dataplane()) else { return };
         let mut adopted = Vec::new();
         for Arrived { id, device, fds, memory } in arrived {
             let Some(entry) = self.ports.values_mut().find(|entry| entry.config.id == id) else { continue };
             data.restore_port(id, &memory);
-            match device_of(&entry.config, device, fds) {
+            match device_of(&offer.of(&entry.config), device, fds) {
                 Some(device) => adopted.push(device),
                 None => continue,
             }
@@ -193,8 +194,8 @@ fn device_of(config: &PortConfig, device: DeviceText, fds: Vec<OwnedFd>) -> Opti
     }
 }
 
-/// Makes a store hold what another process's switch is made of.
-pub fn store_as(store: &Store, was: &Saved, now: &Saved) -> Result<(), Refused> {
+/// Makes a store hold what another process's switch is made of; objects that hosts share are in another store.
+pub fn store_as(store: &Store, was: &Saved, now: &Saved, shares_policy: bool) -> Result<(), Refused> {
     let settings = (was.settings != now.settings).then_some(&now.settings);
     let old = |name: &str| was.ports.iter().find(|port| port.name == name);
     let gone = was.ports.iter().filter(|port| !now.ports.iter().any(|there| there.name == port.name));
@@ -203,8 +204,19 @@ pub fn store_as(store: &Store, was: &Saved, now: &Saved) -> Result<(), Refused> 
         .map(|port| (Some(port), None))
         .chain(changed.map(|port| (old(&port.name), Some(port))))
         .collect();
-    if settings.is_none() && pairs.is_empty() {
+    let kept = |object: &&nv::object::Object| !shares_policy || object.key().is_local();
+    let mut there: HashMap<_, _> = was.nv.iter().map(|object| (object.key(), object)).collect();
+    let mut changes = Vec::new();
+    for object in now.nv.iter().filter(kept) {
+        match there.remove(&object.key()) {
+            Some(same) if same == object => {}
+            Some(other) => changes.push(nv::object::Change::replace(other.clone(), object.clone())),
+            None => changes.push(nv::object::Change::create(object.clone())),
+        }
+    }
+    changes.extend(there.into_values().cloned().map(nv::object::Change::remove));
+    if settings.is_none() && pairs.is_empty() && changes.is_empty() {
         return Ok(());
     }
-    store.put(settings, &pairs).map_err(|why| why.of(Object::Switch))
+    store.put_all(settings, &pairs, &changes).map_err(|why| why.of(Object::Switch))
 }

@@ -4,6 +4,7 @@ mod apply;
 mod handover;
 mod lists;
 mod meters;
+mod nv;
 mod policy;
 
 use std::sync::Mutex;
@@ -195,6 +196,10 @@ impl DataPath for Fake {
 
     fn announce(&self, id: PortId, frames: &[Vec<u8>]) {
         self.notes().announced.push((id.0, frames.len()));
+    }
+
+    fn resolve(&self, _: u32, _: std::net::IpAddr) -> vswitch::nv::resolve::Resolution {
+        vswitch::nv::resolve::Resolution { steps: Vec::new(), dropped: None }
     }
 
     fn state(&self) -> Arc<vswitch::state::State> {

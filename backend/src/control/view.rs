@@ -30,7 +30,7 @@ pub(super) fn port_noun(device: &Device) -> &'static str {
 }
 
 /// The name that a unit variant has in JSON.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(s)) => s,
         _ => String::new(),

@@ -93,8 +93,8 @@ mod tests {
             SubnetSpec {
                 network: "blue".into(),
                 vsid: 5001,
-                prefixes: vec!["10.1.0.0/16".into(), "fd00:1::/64".into()],
-                gateways: vec!["10.1.0.254".into()],
+                prefix: vec!["10.1.0.0/16".into(), "fd00:1::/64".into()],
+                gateway: vec!["10.1.0.254".into()],
             }
             .judge(),
             RecordSpec {
@@ -165,9 +165,9 @@ mod tests {
     #[test]
     fn a_value_that_says_another_name_than_its_key_is_wrong() {
         let key = Key::Subnet(5001);
-        let other = br#"{"network":"blue","vsid":5002,"prefixes":["10.1.0.0/16"]}"#;
+        let other = br#"{"network":"blue","vsid":5002,"prefix":["10.1.0.0/16"]}"#;
         assert_eq!(object(&key, other), Err("the value is that of subnet '5002'".into()));
-        for wrong in ["", "{}", "7", r#"{"network":"blue","vsid":5001,"prefixes":["10.1.0.0/16"],"x":1}"#] {
+        for wrong in ["", "{}", "7", r#"{"network":"blue","vsid":5001,"prefix":["10.1.0.0/16"],"x":1}"#] {
             assert!(object(&key, wrong.as_bytes()).is_err(), "{wrong}");
         }
     }

@@ -35,6 +35,8 @@ pub trait SharedStore: Send + Sync {
     /// Writes changes, of which each has its condition: all of them in one transaction as far as one holds them. Says from which revision on
     /// everybody sees them.
     fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>>;
+    /// Writes changes sooner or later, also when the store is away now. Never waits.
+    fn carry(&self, changes: Vec<Change>);
     /// Tells other hosts this of the host from now on. Never waits.
     fn present(&self, value: Vec<u8>);
 }

@@ -14,6 +14,7 @@ use super::wire::{Channel, ChannelError};
 use super::{Step, VERSION};
 use crate::control::Switch;
 use crate::control::takeover::PortOffer;
+use crate::control::types::NvDocument;
 use crate::dataplane::takeover::Frozen;
 use crate::migrate::Migrations;
 
@@ -149,6 +150,9 @@ impl Turn {
         for port in offer.ports {
             channel.send(&Step::Port(Box::new(port)), &[], PREPARE)?;
         }
+        for document in offer.nv {
+            channel.send(&Step::Nv(Box::new(document)), &[], PREPARE)?;
+        }
         expect(channel, Some(PREPARE), |step| matches!(step, Step::Prepared))?;
 
         self.0.paused.send_replace(true);
@@ -194,6 +198,7 @@ struct Offer {
     first: Step,
     counters: OwnedFd,
     ports: Vec<PortOffer>,
+    nv: Vec<NvDocument>,
 }
 
 fn offer(switch: &Switch, migrations: &Migrations) -> Result<Offer, String> {
@@ -204,8 +209,9 @@ fn offer(switch: &Switch, migrations: &Migrations) -> Result<Offer, String> {
     let (settings, ports, last_id) = switch.take_stock().map_err(|why| why.to_string())?;
     let counters = switch.counters_file().ok_or("the switch is stopping")?.map_err(|e| e.to_string())?;
     let program = env!("CARGO_PKG_VERSION").to_owned();
-    let first = Step::Offer { program, settings, last_id, ports: ports.len() };
-    Ok(Offer { first, counters, ports })
+    let nv = switch.nv_offer();
+    let first = Step::Offer { program, settings, last_id, ports: ports.len(), nv: nv.len() };
+    Ok(Offer { first, counters, ports, nv })
 }
 
 fn expect(

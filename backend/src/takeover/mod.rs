@@ -32,6 +32,7 @@ use vswitch::state::PortMemory;
 
 use crate::control::model::Settings;
 use crate::control::takeover::PortOffer;
+use crate::control::types::NvDocument;
 use crate::dataplane::takeover::DeviceText;
 use crate::migrate::view::NewListener;
 
@@ -46,9 +47,19 @@ pub const VERSION: u32 = 1;
 #[serde(rename_all = "kebab-case")]
 enum Step {
     /// What the switch is, and the file of its counters; as many `Port` follow.
-    Offer { program: String, settings: Settings, last_id: u16, ports: usize },
+    Offer {
+        program: String,
+        settings: Settings,
+        last_id: u16,
+        ports: usize,
+        /// As many `Nv` follow the ports.
+        #[serde(default)]
+        nv: usize,
+    },
     /// A port's configuration.
     Port(Box<PortOffer>),
+    /// Objects of network virtualization.
+    Nv(Box<NvDocument>),
     /// The successor is ready for devices.
     Prepared,
     /// What is behind a port, and what is remembered of it.

@@ -14,6 +14,7 @@ use vswitch::refusal::{self, Object, Refusal, Refused};
 use super::wire::{Channel, ChannelError};
 use super::{Step, VERSION};
 use crate::api::{ErrorBody, ErrorDetail, TAKE_OVER_PATH, TAKE_OVER_PROTOCOL};
+use crate::control::nv::document;
 use crate::control::takeover::Arrived;
 use crate::migrate::view::NewListener;
 use crate::store::Saved;
@@ -168,7 +169,7 @@ fn upgrade(mut stream: &UnixStream) -> Result<(), String> {
 
 fn offered(channel: &Channel) -> Result<Offered, ChannelError> {
     let (step, fds) = channel.receive(Some(PATIENCE))?;
-    let Step::Offer { program, settings, last_id, ports: count } = step else {
+    let Step::Offer { program, settings, last_id, ports: count, nv: documents } = step else {
         return Err(ChannelError::unexpected(&step));
     };
     let counters = fds.into_iter().next().map(File::from);
@@ -184,5 +185,15 @@ fn offered(channel: &Channel) -> Result<Offered, ChannelError> {
             (step, _) => return Err(ChannelError::unexpected(&step)),
         }
     }
-    Ok(Offered { saved: Saved { settings, ports, nv: Vec::new() }, present, last_id, counters, program })
+    let mut nv = Vec::new();
+    for _ in 0..documents {
+        match channel.receive(Some(PATIENCE))? {
+            (Step::Nv(document), _) => {
+                let objects = document::objects(&document);
+                nv.append(&mut objects.map_err(|refused| ChannelError::Unknown(refused.to_string()))?);
+            }
+            (step, _) => return Err(ChannelError::unexpected(&step)),
+        }
+    }
+    Ok(Offered { saved: Saved { settings, ports, nv }, present, last_id, counters, program })
 }

@@ -27,7 +27,7 @@ fn s14_9_what_is_there_is_read_and_what_changes_is_followed() {
         first.wait("it is there", |status| status.is_up());
         first.commit((0..5000).map(|n| Change::create(object(n, "192.168.1.1"))).collect()).expect("written");
         etcd.put("networks/blue", &json!({"name": "blue", "rdid": "6f9619ff-8b86-d011-b42d-00c04fc964ff"}));
-        etcd.put("subnets/5001", &json!({"network": "blue", "vsid": 5001, "prefixes": ["10.1.0.0/16"]}));
+        etcd.put("subnets/5001", &json!({"network": "blue", "vsid": 5001, "prefix": ["10.1.0.0/16"]}));
         let lab = Lab::new(&etcd);
         lab.until("all is read", |seen| seen.records.len() == 5000 && seen.objects.len() == 2);
         etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.2"));
@@ -115,7 +115,7 @@ fn s14_9_a_wrong_value_changes_nothing_until_it_is_right() {
 
 #[test]
 fn s14_9_a_store_that_hangs_is_told_and_waited_for_by_nobody() {
-    with_etcd(|mut etcd| {
+    with_etcd(|etcd| {
         etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
         let lab = Lab::new(&etcd);
         lab.until("it is read", |seen| seen.records.len() == 1);

@@ -319,6 +319,15 @@ impl Refusal {
             Self::Nv(why) => why.entry(),
         }
     }
+
+    /// What is wrong with each of several objects, if it is about several.
+    pub fn problems(&self) -> &[Refused] {
+        match self {
+            Self::Nv(why) => why.problems(),
+            _ => &[],
+        }
+    }
+
     /// The number of the same refusal in the Hyper-V switch, where it has one.
     pub fn reason(&self) -> Option<u16> {
         Some(match self {

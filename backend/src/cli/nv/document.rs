@@ -1,4 +1,4 @@
-//! `turnpike nv export`, `import` and `store`.
+//! `turnpike nv export`, `import`, `resolve` and `store`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use vswitch::refusal::{Object, Refusal};
 use crate::cli::client::Client;
 use crate::cli::table::{count, pairs};
 use crate::cli::{Answer, Failure, Outcome, apply};
-use crate::control::types::{Applied, NvDocument, PolicyStoreView};
+use crate::control::types::{Applied, NvDocument, PolicyStoreView, ResolutionView};
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
@@ -83,6 +83,27 @@ pub(super) fn export(client: &Client, answer: &Answer) -> Outcome {
     let text = serde_json::to_string_pretty(&document);
     let text = text.map_err(|e| Failure(format!("the document is not JSON: {e}")))?;
     answer.print(&document, |_| text)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    /// The virtual subnet of the guest that sends.
+    #[arg(long, value_name = "N")]
+    vsid: u64,
+    /// The customer address that it sends to.
+    #[arg(long, value_name = "IP")]
+    ca: std::net::IpAddr,
+}
+
+impl Resolve {
+    pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
+        let path = format!("/v1/nv/resolve?vsid={}&ca={}", self.vsid, self.ca);
+        answer.print(&client.get::<ResolutionView>(&path)?, |found| {
+            let mut lines = found.steps.clone();
+            lines.extend(found.dropped.as_ref().map(|reason| format!("dropped: {reason}")));
+            lines.join("\n")
+        })
+    }
 }
 
 /// Shows the policy store.

@@ -34,6 +34,8 @@ pub(super) enum Nv {
     Export,
     /// Make all of it equal to a document; refused as a whole, with everything that is wrong in it, or done.
     Import(document::Import),
+    /// Say where packets for a customer address go, and why; nothing is sent.
+    Resolve(document::Resolve),
     /// Where the policy is kept, and how that fares.
     Store,
 }
@@ -49,6 +51,7 @@ impl Nv {
             Self::Gateway(gateway) => gateway.run(client, answer),
             Self::Export => document::export(client, answer),
             Self::Import(import) => import.run(client, answer),
+            Self::Resolve(resolve) => resolve.run(client, answer),
             Self::Store => document::store(client, answer),
         }
     }

@@ -107,7 +107,7 @@ impl Subnet {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
             Self::Add { network, vsid, prefix, gateway } => {
-                let spec = SubnetSpec { network, vsid, prefixes: prefix, gateways: gateway };
+                let spec = SubnetSpec { network, vsid, prefix, gateway };
                 add(client, answer, "/v1/nv/subnets", &spec, &format!("subnet {vsid}"))
             }
             Self::Remove { vsid } => {
@@ -116,12 +116,7 @@ impl Subnet {
             }
             Self::List => answer.print(&client.get::<Vec<SubnetSpec>>("/v1/nv/subnets")?, |list| {
                 let row = |it: &SubnetSpec| {
-                    vec![
-                        it.vsid.to_string(),
-                        it.network.clone(),
-                        it.prefixes.join(", "),
-                        it.gateways.join(", "),
-                    ]
+                    vec![it.vsid.to_string(), it.network.clone(), it.prefix.join(", "), it.gateway.join(", ")]
                 };
                 or_none(list, "no subnets; add one with 'turnpike nv subnet add'", || {
                     table(&[">VSID", "NETWORK", "PREFIX", "ROUTER"], list.iter().map(row))

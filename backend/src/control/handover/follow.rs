@@ -89,6 +89,7 @@ impl Switch {
         }
         let kept: std::collections::HashSet<_> = config.tallies().collect();
         self.release(arrival.before.tallies().filter(|tally| !kept.contains(tally)));
+        self.nv_arrived(&config);
         self.events.emit(Event::GuestArrived { port: id, from: arrival.host, epoch: config.epoch });
         let owned = config.policy.addresses.iter().flat_map(|list| list.iter());
         let owned = owned.filter(|net| net.prefix_len() == net.max_prefix_len()).map(ipnet::IpNet::addr);

@@ -241,6 +241,9 @@ impl Switch {
         if others {
             self.nv_follow();
         }
+        if changes.iter().any(|change| change.key.is_local()) {
+            self.nv_present();
+        }
         if let Some(table) = &self.records {
             table.apply(&records);
         }

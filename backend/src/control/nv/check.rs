@@ -50,7 +50,7 @@ impl Spec for SubnetSpec {
     fn judge(&self) -> Result<Object, Refusal> {
         check::name(&self.network)?;
         let vsid = vsid(self.vsid)?;
-        let prefixes = self.prefixes.iter().map(|text| check::prefix(text)).collect::<Result<Vec<_>, _>>()?;
+        let prefixes = self.prefix.iter().map(|text| check::prefix(text)).collect::<Result<Vec<_>, _>>()?;
         for (family, is_ipv4) in [("IPv4", true), ("IPv6", false)] {
             let count = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == is_ipv4).count();
             if count > 1 || prefixes.is_empty() {
@@ -60,7 +60,7 @@ impl Spec for SubnetSpec {
         if let Some(prefix) = prefixes.iter().find(|net| net.prefix_len() + 2 > net.max_prefix_len()) {
             return Err(Refusal::Nv(NvRefusal::TooNarrow { prefix: *prefix }));
         }
-        let gateways = self.gateways.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+        let gateways = self.gateway.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
         for gateway in &gateways {
             if !prefixes.iter().any(|prefix| prefix.contains(gateway)) {
                 let what = "router";
@@ -71,7 +71,7 @@ impl Spec for SubnetSpec {
             }
             let family = |other: &&IpAddr| other.is_ipv4() == gateway.is_ipv4();
             if gateways.iter().filter(family).count() > 1 {
-                let (setting, value) = ("gateways".into(), self.gateways.join(","));
+                let (setting, value) = ("gateway".into(), self.gateway.join(","));
                 let valid = "at most one address of each family".into();
                 return Err(Refusal::BadValue { setting, value, valid });
             }
@@ -249,8 +249,8 @@ pub mod say {
         SubnetSpec {
             network: it.network.clone(),
             vsid: it.vsid.into(),
-            prefixes: it.prefixes.iter().map(ToString::to_string).collect(),
-            gateways: it.gateways.iter().map(ToString::to_string).collect(),
+            prefix: it.prefixes.iter().map(ToString::to_string).collect(),
+            gateway: it.gateways.iter().map(ToString::to_string).collect(),
         }
     }
 

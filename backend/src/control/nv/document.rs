@@ -38,7 +38,11 @@ impl Problems {
 impl Switch {
     /// Judges a document: every object alone and all together.
     pub(in crate::control) fn nv_judge_document(&self, document: &NvDocument) -> Result<Judged, Refused> {
-        let (mut judged, mut problems) = (Judged::default(), Problems(Vec::new()));
+        self.nv_judge_into(Judged::default(), document)
+    }
+
+    fn nv_judge_into(&self, mut judged: Judged, document: &NvDocument) -> Result<Judged, Refused> {
+        let mut problems = Problems(Vec::new());
         self.take(&mut judged, &mut problems, &document.network);
         self.take(&mut judged, &mut problems, &document.subnet);
         self.take(&mut judged, &mut problems, &document.route);
@@ -127,11 +131,80 @@ impl Switch {
         changes
     }
 
+    /// Makes this draft one of a switch that is equal to a document; of what hosts share, such a document has nothing.
+    pub(in crate::control) fn nv_plan(&mut self, wanted: &NvDocument) -> Result<(), Refused> {
+        let NvDocument { network, subnet, route, record, .. } = wanted;
+        let shares = !(network.is_empty() && subnet.is_empty() && route.is_empty() && record.is_empty());
+        if self.nv.shared && shares {
+            let (setting, value) = ("nv".into(), "what hosts share".into());
+            let valid = "providers and gateways here, and all else by 'turnpike nv import'".into();
+            return Err(Refusal::BadValue { setting, value, valid }.of(About::Switch));
+        }
+        let mut changes = if self.nv.shared {
+            let shared: Vec<_> = self.nv.objects.all().filter(|object| !object.key().is_local()).collect();
+            let mut judged = Judged::default();
+            shared.into_iter().for_each(|object| judged.objects.put(object));
+            self.nv_judge_into(judged, wanted).map(|judged| self.nv_differences(&judged))?
+        } else {
+            self.nv_judge_document(wanted).map(|judged| self.nv_differences(&judged))?
+        };
+        if self.nv.shared {
+            changes.retain(|change| change.key.is_local());
+        }
+        for change in &changes {
+            match &change.after {
+                Some(object) => self.nv.objects.put(object.clone()),
+                None => self.nv.objects.remove(&change.key),
+            }
+        }
+        self.nv.planned = changes;
+        Ok(())
+    }
+
+    /// What belongs into the document of this switch.
+    pub(in crate::control) fn nv_saved(&self) -> NvDocument {
+        if self.nv.shared {
+            let (provider, gateway) = (self.nv_providers(), self.nv_gateways());
+            return NvDocument { provider, gateway, ..NvDocument::default() };
+        }
+        self.nv_export()
+    }
+
     /// The changes that make the switch equal to a document.
     pub fn nv_import(&self, document: &NvDocument) -> Result<Vec<Change>, Refused> {
         let judged = self.nv_judge_document(document);
         self.told(judged.map(|judged| self.nv_differences(&judged)))
     }
+}
+
+/// Records of one document that is a part of a larger one.
+const PART: usize = 10_000;
+
+impl Switch {
+    /// Everything, in documents of a size that a message has room for. Objects need only what is before them.
+    pub fn nv_offer(&self) -> Vec<NvDocument> {
+        let mut whole = self.nv_export();
+        let records = std::mem::take(&mut whole.record);
+        let parts =
+            records.chunks(PART).map(|part| NvDocument { record: part.to_vec(), ..NvDocument::default() });
+        let parts: Vec<_> = parts.collect();
+        let mut all = vec![whole];
+        all.extend(parts);
+        all.retain(|document| *document != NvDocument::default());
+        all
+    }
+}
+
+/// The objects of a document, each judged alone.
+pub fn objects(document: &NvDocument) -> Result<Vec<Object>, Refused> {
+    fn judge<S: Spec>(specs: &[S]) -> impl Iterator<Item = Result<Object, Refused>> {
+        let one =
+            |spec: &S| spec.judge().map_err(|why| why.of(About::Nv { noun: S::NOUN, key: spec.name() }));
+        specs.iter().map(one)
+    }
+    let NvDocument { network, subnet, route, provider, gateway, record } = document;
+    let few = judge(network).chain(judge(subnet)).chain(judge(route));
+    few.chain(judge(provider)).chain(judge(gateway)).chain(judge(record)).collect()
 }
 
 /// Changes as differences are shown; of many records only how many.

@@ -1,14 +1,19 @@
 //! Following a policy store that hosts share: what others wrote is put in force here.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use serde::Serialize;
 use vswitch::event::Event;
+use vswitch::nv::model::Record;
 
-use super::object::{Key, Object, RecordKey};
+use super::object::{Change, Key, Object, RecordKey};
 use super::records::RecordTable;
 use crate::control::Switch;
+use crate::control::model::PortConfig;
+use crate::control::types::{GatewaySpec, ProviderSpec};
 use crate::spec::EventSink;
-use crate::store::policy::{Follower, RecordChange};
+use crate::store::policy::{Follower, RecordChange, SharedStore};
 
 /// Puts in force what a store says. Records go straight into the data path's table; for other objects it waits for the switch.
 pub struct Following {
@@ -66,7 +71,88 @@ impl Follower for Following {
     }
 }
 
+/// What other hosts are told of this one.
+#[derive(Serialize)]
+struct Presence<'a> {
+    host: &'a str,
+    version: &'a str,
+    providers: Vec<ProviderSpec>,
+    gateways: Vec<GatewaySpec>,
+}
+
 impl Switch {
+    /// All objects but a host's own are in a store that hosts share, from now on.
+    pub fn share_policy(&mut self) {
+        self.nv.shared = true;
+    }
+
+    /// This is that store.
+    pub fn set_policy_store(&mut self, store: Arc<dyn SharedStore>) {
+        self.policy = Some(store);
+        self.nv_present();
+    }
+
+    /// The store that hosts share, if they do.
+    pub fn policy_store(&self) -> Option<Arc<dyn SharedStore>> {
+        self.policy.clone()
+    }
+
+    /// The records, for who follows a store.
+    pub fn record_table(&self) -> Option<RecordTable> {
+        self.records.clone()
+    }
+
+    /// Tells other hosts of this one.
+    pub(super) fn nv_present(&self) {
+        let Some(store) = &self.policy else { return };
+        let presence = Presence {
+            host: &self.host.id,
+            version: env!("CARGO_PKG_VERSION"),
+            providers: self.nv_providers(),
+            gateways: self.nv_gateways(),
+        };
+        // Text and numbers under names cannot fail to be written.
+        store.present(serde_json::to_vec(&presence).unwrap_or_default());
+    }
+
+    /// The guest of a port has arrived: its records say from now on that it is here. One transaction, whatever store they are in; a store that
+    /// is away is told when it is back, and until then this host at least knows.
+    pub(in crate::control) fn nv_arrived(&mut self, port: &PortConfig) {
+        let (Some(vsid), true) = (port.policy.vsid, self.settings.nv) else { return };
+        let Some(table) = self.records.clone() else { return };
+        let own: Vec<IpAddr> = self.nv.objects.providers().map(|it| it.address.addr()).collect();
+        let moved = |record: &Record| {
+            let like = own.iter().find(|address| address.is_ipv4() == record.pa.is_ipv4());
+            let pa = *like.or(own.first())?;
+            (!own.contains(&record.pa)).then_some(Record { pa, ..*record })
+        };
+        let records = table.configured(Some(vsid)).into_iter().filter(|record| record.mac == port.mac);
+        let changes: Vec<Change> = records
+            .filter_map(|before| {
+                let after = moved(&before)?;
+                Some(Change::replace(Object::Record(before), Object::Record(after)))
+            })
+            .collect();
+        let Some(Object::Record(record)) = changes.first().and_then(|change| change.after.as_ref()) else {
+            return;
+        };
+        let (pa, count) = (record.pa, changes.len());
+        match self.policy.as_ref().filter(|_| self.nv.shared) {
+            Some(store) => {
+                store.carry(changes.clone());
+                self.nv_apply(&changes);
+            }
+            None => {
+                if let Err(refused) = self.nv_commit(&changes) {
+                    // The guest is here whatever the disk says.
+                    log::error!("records of port '{}': {refused}", port.name);
+                    self.nv_apply(&changes);
+                }
+            }
+        }
+        self.events.emit(Event::NvGuestMoved { port: port.id, vsid, records: count as u64, pa });
+    }
+
     /// Puts in force what the shared store said, and tells what of it fits to nothing.
     fn nv_followed(&mut self) {
         let problems = self.nv.objects.usable().1;

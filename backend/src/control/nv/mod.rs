@@ -9,6 +9,7 @@ pub mod change;
 pub mod check;
 pub mod document;
 pub mod follow;
+pub(super) mod mtu;
 pub mod object;
 pub mod objects;
 pub mod records;
@@ -23,7 +24,7 @@ use vswitch::nv::policy::Policy;
 use vswitch::port::PortKind;
 use vswitch::{Mac, PortId};
 
-use self::object::Object;
+use self::object::{Change, Object};
 use self::objects::Objects;
 use super::Entry;
 
@@ -39,6 +40,8 @@ pub(super) struct Nv {
     pub(super) shared: bool,
     /// What does not fit, as last told.
     misfits: BTreeSet<String>,
+    /// In a draft: the changes that it is to make.
+    pub(super) planned: Vec<Change>,
     compiled: Option<Compiled>,
 }
 

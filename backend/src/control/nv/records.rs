@@ -38,6 +38,10 @@ impl RecordTable {
         Self { state, own: Arc::default() }
     }
 
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Puts records in and takes them out. How many found no room.
     pub fn apply(&self, changes: &[RecordChange]) -> usize {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);

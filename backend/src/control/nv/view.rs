@@ -1,11 +1,16 @@
 //! Network virtualization as it is shown.
 
-use super::check::say;
+use vswitch::PortId;
+use vswitch::nv::resolve::Step;
+use vswitch::refusal::{Object as About, Refusal, Refused};
+
+use super::check::{self, say};
 use super::object::{Object, RecordKey};
 use super::objects::routers;
 use crate::control::Switch;
+use crate::control::view::word;
 use crate::control::types::{
-    GatewaySpec, NetworkSpec, NvDocument, ProviderSpec, RecordSpec, RouteSpec, SubnetSpec,
+    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, ResolutionView, RecordSpec, RouteSpec, SubnetSpec,
 };
 
 impl Switch {
@@ -17,8 +22,8 @@ impl Switch {
     /// The virtual subnets, each with the addresses of its router.
     pub fn nv_subnets(&self) -> Vec<SubnetSpec> {
         let shown = |subnet| {
-            let gateways = routers(subnet).map(|it| it.to_string()).collect();
-            SubnetSpec { gateways, ..say::subnet(subnet) }
+            let gateway = routers(subnet).map(|it| it.to_string()).collect();
+            SubnetSpec { gateway, ..say::subnet(subnet) }
         };
         self.nv.objects.subnets().map(shown).collect()
     }
@@ -42,6 +47,77 @@ impl Switch {
     pub fn nv_records(&self, vsid: Option<u32>) -> Vec<RecordSpec> {
         let records = self.records().map(|table| table.list(vsid)).unwrap_or_default();
         records.iter().map(say::record).collect()
+    }
+
+    /// Why packets that a guest of a virtual subnet sends to a customer address go where they go.
+    pub fn nv_resolve(&self, vsid: u64, ca: &str) -> Result<ResolutionView, Refused> {
+        let about = |why: Refusal| why.of(About::Nv { noun: "address", key: format!("{vsid}/{ca}") });
+        let (number, address) = (check::vsid(vsid).map_err(about)?, check::address(ca).map_err(about)?);
+        if !self.settings.nv {
+            let valid = "'turnpike switch set --nv on' first".to_owned();
+            return Err(about(Refusal::Missing { what: "network virtualization".into(), valid }));
+        }
+        let data = self.data.as_ref().ok_or(Refusal::Stopping).map_err(about)?;
+        let found = data.resolve(number, address);
+        let name = |id: PortId| {
+            let port = self.ports.values().find(|entry| entry.config.id == id);
+            port.map_or_else(|| id.to_string(), |entry| entry.config.name.clone())
+        };
+        let mut view = ResolutionView { vsid: number, ca: address.to_string(), ..ResolutionView::default() };
+        for step in &found.steps {
+            let mut words = step.to_string();
+            match step {
+                Step::Record { pa, mac, .. } => {
+                    view.pa = Some(pa.to_string());
+                    view.mac = Some(mac.to_string());
+                }
+                Step::Port { port } => {
+                    view.port = Some(name(*port));
+                    words = format!("at this host, behind port '{}'", name(*port));
+                }
+                Step::Provider { from, to, uplink, next_hop, mac } => {
+                    (view.uplink, view.next_hop) = (Some(name(*uplink)), Some(next_hop.to_string()));
+                    let known = mac.map_or_else(|| "has not answered yet".to_owned(), |mac| mac.to_string());
+                    let uplink = name(*uplink);
+                    words = format!("from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known})");
+                }
+                _ => {}
+            }
+            view.steps.push(words);
+        }
+        view.dropped = found.dropped.map(|reason| word(&reason));
+        Ok(view)
+    }
+
+    /// The policy store and how it fares.
+    pub fn policy_store_view(&self) -> PolicyStoreView {
+        let Some(store) = &self.policy else {
+            let (kind, reason) =
+                if self.nv.shared { ("etcd", "the switch is starting") } else { ("embedded", "") };
+            let up = !self.nv.shared;
+            return PolicyStoreView {
+                kind: kind.into(),
+                up,
+                reason: reason.into(),
+                ..PolicyStoreView::default()
+            };
+        };
+        let status = store.status();
+        PolicyStoreView {
+            kind: "etcd".into(),
+            up: status.is_up(),
+            member: status.endpoint(),
+            reason: status.reason(),
+            revision: status.revision(),
+            newest: status.newest(),
+            silent_ms: u64::try_from(status.silence().as_millis()).unwrap_or(u64::MAX),
+            losses: status.losses(),
+            reloads: status.reloads(),
+            changes: status.applied(),
+            skipped: status.skipped_count() as u64,
+            skipped_keys: status.skipped(),
+            hosts: status.hosts(),
+        }
     }
 
     /// Everything that somebody configured, as one document.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AclSpec, NewPort, NewUplink, PolicyChange, RuleSpec, SwitchChange};
+use super::{AclSpec, NewPort, NewUplink, NvDocument, PolicyChange, RuleSpec, SwitchChange};
 
 /// A whole switch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -21,6 +21,9 @@ pub struct Config {
     /// Guest ports and host ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<ConfigPort>,
+    /// Network virtualization; with a policy store that hosts share, only what is this host's own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nv: NvDocument,
 }
 
 /// An uplink with its policy.

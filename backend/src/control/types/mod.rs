@@ -26,7 +26,8 @@ pub use self::handover::Imported;
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};
 pub use self::nv::{
-    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec, RouteSpec,
+    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec,
+    ResolutionView, RouteSpec,
     SubnetSpec,
 };
 pub use self::policy::{LinkState, Policy, PolicyChange};

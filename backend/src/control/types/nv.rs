@@ -1,11 +1,39 @@
 //! Objects of network virtualization as they are said: in the API, in files, and as values in a policy store.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// One text, or a list of them.
+fn one_or_more<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    struct Texts;
+    impl<'de> Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+    }
+    d.deserialize_any(Texts)
 }
 
 /// A customer network.
@@ -27,10 +55,11 @@ pub struct SubnetSpec {
     /// Its identifier on the wire, 4096 to 16777214.
     pub vsid: u64,
     /// Its prefixes, at most one of IPv4 and one of IPv6.
-    pub prefixes: Vec<String>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub prefix: Vec<String>,
     /// Addresses of the router, at most one of each family (default: the lowest host address of the prefix).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gateways: Vec<String>,
+    #[serde(default, deserialize_with = "one_or_more", skip_serializing_if = "Vec::is_empty")]
+    pub gateway: Vec<String>,
 }
 
 /// Where one customer address is.
@@ -151,6 +180,29 @@ pub struct NvDocument {
     /// Lookup records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub record: Vec<RecordSpec>,
+}
+
+/// Why packets for a customer address go where they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ResolutionView {
+    /// The virtual subnet that they are sent in.
+    pub vsid: u32,
+    /// The customer address.
+    pub ca: String,
+    /// What was found, step by step, in words.
+    pub steps: Vec<String>,
+    /// The record's provider address: the host where it is.
+    pub pa: Option<String>,
+    /// The MAC address that they are given.
+    pub mac: Option<String>,
+    /// The port, if it is at this host.
+    pub port: Option<String>,
+    /// The uplink, if it is at another host.
+    pub uplink: Option<String>,
+    /// Whom they are given to on the provider network.
+    pub next_hop: Option<String>,
+    /// Why they are dropped, if they are.
+    pub dropped: Option<String>,
 }
 
 /// Where the policy of network virtualization is kept, and how that fares.

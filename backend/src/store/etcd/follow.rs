@@ -10,14 +10,15 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status as Failure;
 use vswitch::event::Event;
+use vswitch::refusal::NvRefusal;
 
 use super::keys::{self, Meaning};
 use super::rpc::{
     Client, Header, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchAsk,
     WatchCreate, WatchRequest, WatchResponse, end_of,
 };
-use super::{Command, End, FAREWELL, words, write};
-use crate::control::nv::object::{Key, Object, RecordKey};
+use super::{Command, Commands, End, FAREWELL, words, write};
+use crate::control::nv::object::{Change, Key, Object, RecordKey};
 use crate::spec::EventSink;
 use crate::store::objects;
 use crate::store::policy::{Follower, RecordChange, Status};
@@ -39,6 +40,8 @@ pub(super) struct Session {
     status: Arc<Status>,
     /// What this host says of itself.
     presence: Vec<u8>,
+    /// Changes that are to be written as soon as possible.
+    carried: Vec<Vec<Change>>,
     /// Which store it was.
     cluster: u64,
     /// Up to here everything is applied; 0 = nothing is.
@@ -62,12 +65,26 @@ impl Session {
         events: Arc<dyn EventSink>,
         status: Arc<Status>,
     ) -> Self {
-        Self { host, follower, events, status, presence: Vec::new(), cluster: 0, revision: 0 }
+        Self {
+            host,
+            follower,
+            events,
+            status,
+            presence: Vec::new(),
+            carried: Vec::new(),
+            cluster: 0,
+            revision: 0,
+        }
     }
 
     /// What this host says of itself from now on.
     pub(super) fn present(&mut self, value: Vec<u8>) {
         self.presence = value;
+    }
+
+    /// Changes to be written as soon as possible.
+    pub(super) fn carry(&mut self, changes: Vec<Change>) {
+        self.carried.push(changes);
     }
 
     /// The store does not answer; whether it did before.
@@ -86,7 +103,7 @@ impl Session {
         &mut self,
         member: &str,
         client: Client,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut Commands,
         stopping: &mut watch::Receiver<bool>,
     ) -> End {
         let mut lease = 0;
@@ -108,7 +125,7 @@ impl Session {
         &mut self,
         member: &str,
         client: &Client,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut Commands,
         lease: &mut i64,
     ) -> Result<std::convert::Infallible, Failure> {
         *lease = self.appear(client).await?;
@@ -119,7 +136,7 @@ impl Session {
         let mut sign = tokio::time::interval_at(tokio::time::Instant::now() + SIGN, SIGN);
         sign.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut signs: JoinSet<Result<_, Failure>> = JoinSet::new();
-        let mut writers = JoinSet::new();
+        let mut writers: JoinSet<Option<Vec<Change>>> = JoinSet::new();
         let mut up = false;
         loop {
             tokio::select! {
@@ -139,6 +156,9 @@ impl Session {
                         up = true;
                         self.status.found(member);
                         self.events.emit(Event::PolicyStoreUp { member: member.to_owned(), revision: self.revision });
+                        for changes in self.carried.drain(..) {
+                            writers.spawn(carry(client.clone(), changes));
+                        }
                     }
                     self.changed(response);
                 }
@@ -157,15 +177,23 @@ impl Session {
                 command = commands.recv() => match command {
                     Some(Command::Commit(changes, reply)) => {
                         let writing = write::commit(client.clone(), changes);
-                        writers.spawn(async move { reply.send(writing.await) });
+                        writers.spawn(async move {
+                            // Whoever asked may have gone.
+                            let _ = reply.send(writing.await);
+                            None
+                        });
                     }
+                    Some(Command::Carry(changes)) => drop(writers.spawn(carry(client.clone(), changes))),
                     Some(Command::Present(value)) => {
                         self.presence = value;
                         self.say_presence(client, *lease).await?;
                     }
                     None => return Err(Failure::cancelled("the switch is stopping")),
                 },
-                Some(_) = writers.join_next() => {}
+                Some(written) = writers.join_next() => {
+                    // Not written yet, because the store is about to be lost: again when it is back.
+                    self.carried.extend(written.ok().flatten());
+                }
             }
             // The channel of questions must stay open for as long as the watch is wanted.
             let _ = &questions;
@@ -339,6 +367,18 @@ impl Session {
             if batch.wrong <= TOLD {
                 self.events.emit(Event::PolicySkipped { key: key.to_owned(), reason });
             }
+        }
+    }
+}
+
+/// Writes changes; gives them back if the store was lost meanwhile. What somebody else made of their objects stays.
+async fn carry(client: Client, changes: Vec<Change>) -> Option<Vec<Change>> {
+    match write::commit(client, changes.clone()).await {
+        Ok(_) => None,
+        Err(NvRefusal::StoreLost { .. } | NvRefusal::Partly { .. }) => Some(changes),
+        Err(why) => {
+            log::warn!("policy store: {} changes of this host were not written: {why}", changes.len());
+            None
         }
     }
 }

@@ -3,7 +3,7 @@
 //! | key below `/turnpike/v1/` | value |
 //! |---|---|
 //! | `networks/NAME` | `{"name":"blue","rdid":"…"}` |
-//! | `subnets/VSID` | `{"network":"blue","vsid":5001,"prefixes":["10.1.0.0/16"]}` |
+//! | `subnets/VSID` | `{"network":"blue","vsid":5001,"prefix":["10.1.0.0/16"]}` |
 //! | `records/VSID/CA` | `{"vsid":5001,"ca":"10.1.1.1","mac":"…","pa":"192.168.1.10"}` |
 //! | `records/VSID/l2-only/MAC` | `{"vsid":5001,"mac":"…","pa":"192.168.1.10","kind":"l2-only"}` |
 //! | `routes/NETWORK/PREFIX/NEXT-HOP` | `{"network":"blue","prefix":"0.0.0.0/0","next_hop":"gateway"}` |

@@ -64,14 +64,35 @@ pub struct Tls {
 enum Command {
     /// Write these changes.
     Commit(Vec<Change>, oneshot::Sender<Result<i64, NvRefusal>>),
+    /// Write these changes when that is possible.
+    Carry(Vec<Change>),
     /// Say this of this host.
     Present(Vec<u8>),
+}
+
+/// What is asked, in the order in which it is answered.
+struct Commands {
+    urgent: mpsc::UnboundedReceiver<Command>,
+    waiting: mpsc::Receiver<Command>,
+}
+
+impl Commands {
+    /// The next one; `None` when nobody is left who could ask.
+    async fn recv(&mut self) -> Option<Command> {
+        tokio::select! {
+            biased;
+            command = self.urgent.recv() => command,
+            command = self.waiting.recv() => command,
+        }
+    }
 }
 
 /// The store as others use it.
 #[derive(Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    /// What this host itself has to say, of which there is little.
+    urgent: mpsc::UnboundedSender<Command>,
     status: Arc<Status>,
 }
 
@@ -81,7 +102,7 @@ impl SharedStore for Handle {
     }
 
     fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>> {
-        let Self { commands, status } = self.clone();
+        let Self { commands, status, .. } = self.clone();
         Box::pin(async move {
             if !status.is_up() {
                 return Err(NvRefusal::StoreLost { reason: status.reason() });
@@ -93,9 +114,16 @@ impl SharedStore for Handle {
         })
     }
 
+    fn carry(&self, changes: Vec<Change>) {
+        if self.urgent.send(Command::Carry(changes)).is_err() {
+            log::debug!("policy store: the switch is stopping");
+        }
+    }
+
     fn present(&self, value: Vec<u8>) {
-        // When the channel is full the thread is busy with changes; the next one says it again.
-        let _ = self.commands.try_send(Command::Present(value));
+        if self.urgent.send(Command::Present(value)).is_err() {
+            log::debug!("policy store: the switch is stopping");
+        }
     }
 }
 
@@ -115,7 +143,9 @@ impl Store {
     ) -> Result<Self, Refused> {
         let members = endpoints(options)?;
         let status = Arc::new(Status::default());
-        let (commands, receiver) = mpsc::channel(WAITING);
+        let (commands, waiting) = mpsc::channel(WAITING);
+        let (urgent, receiver) = mpsc::unbounded_channel();
+        let commands_of = Commands { urgent: receiver, waiting };
         let (stop, stopping) = watch::channel(false);
         let session = Session::new(options.host.clone(), follower, events, status.clone());
         let failed = |reason: String| {
@@ -124,10 +154,10 @@ impl Store {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| failed(e.to_string()))?;
         let thread = std::thread::Builder::new().name("policy-store".into()).spawn(move || {
-            runtime.block_on(run(members, session, receiver, stopping));
+            runtime.block_on(run(members, session, commands_of, stopping));
         });
         let thread = thread.map_err(|e| failed(e.to_string()))?;
-        Ok(Self { handle: Handle { commands, status }, stop, thread: Some(thread) })
+        Ok(Self { handle: Handle { commands, urgent, status }, stop, thread: Some(thread) })
     }
 
     /// The store as others use it.
@@ -216,7 +246,7 @@ enum End {
 async fn run(
     members: Vec<(String, Endpoint)>,
     mut session: Session,
-    mut commands: mpsc::Receiver<Command>,
+    mut commands: Commands,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut pause = SHORTEST_PAUSE;
@@ -245,6 +275,7 @@ async fn run(
                     Some(Command::Commit(_, reply)) => {
                         let _ = reply.send(Err(NvRefusal::StoreLost { reason: reason.clone() }));
                     }
+                    Some(Command::Carry(changes)) => session.carry(changes),
                     Some(Command::Present(value)) => session.present(value),
                     None => return,
                 },

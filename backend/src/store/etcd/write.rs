@@ -10,7 +10,7 @@ use crate::control::nv::object::Change;
 use crate::store::objects;
 
 /// Changes of one transaction at most; etcd takes 128 operations unless it is told otherwise.
-pub const TOGETHER: usize = 120;
+pub(super) const TOGETHER: usize = 120;
 
 /// How often a transaction is tried whose keys somebody else touches, too.
 const ATTEMPTS: usize = 5;
