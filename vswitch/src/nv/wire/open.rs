@@ -46,7 +46,7 @@ pub struct Tunnelled {
 impl Tunnelled {
     /// The part of it that decides about the frame.
     pub fn ingress(&self) -> Ingress {
-        Ingress { encap: self.encap, vsid: self.vsid, src: self.src, dst: self.dst }
+        Ingress { encap: self.encap, vsid: self.vsid, src: self.src, dst: self.dst, gateway: false }
     }
 }
 
