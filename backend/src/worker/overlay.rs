@@ -148,9 +148,12 @@ impl Delivery {
                     wire::rewrite::hop(frame.head_mut()).map_err(|_| DropReason::NvTtlExpired)?;
                 }
             }
+            let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
+            if let Some(exit) = &overlay.exit {
+                return nv::exit(snapshot, state, context.now, exit, frame.head_mut(), &offload);
+            }
             match overlay.tunnel {
                 Some(tunnel) if tunnel.encap == Encap::Rewrite => {
-                    let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
                     nv::readdress(snapshot, state, &tunnel, frame.head_mut(), &offload)
                 }
                 // The outer frame has the provider's tag.
