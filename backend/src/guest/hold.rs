@@ -119,6 +119,7 @@ pub(super) struct Hold {
     errand: AtomicBool,
 }
 
+#[allow(clippy::struct_excessive_bools)] // facts about the rings, each for itself
 #[derive(Default)]
 struct State {
     frames: VecDeque<Held>,
