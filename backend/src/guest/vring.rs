@@ -229,7 +229,7 @@ impl VringT<Ram> for PortVring {
     }
 
     fn set_enabled(&self, enabled: bool) {
-        if !enabled && self.queue.index % 2 == 0 && self.queue.is_live() {
+        if !enabled && self.queue.index.is_multiple_of(2) && self.queue.is_live() {
             self.port.pause();
         }
         self.inner.set_enabled(enabled);
