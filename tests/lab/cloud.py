@@ -10,6 +10,7 @@ from . import guest, host, image, nested, prober, switch
 from .host import LabError
 
 MAC, IP, COMMANDS = "52:54:00:aa:01:01", "10.0.0.1", "10.0.1.1"
+PEER_MAC = "52:54:00:aa:02:0{}"
 MEMORY = "256M"
 _serial = itertools.count(1)
 
@@ -76,10 +77,12 @@ class Host:
         self.place.run(f"echo 1 >/proc/sys/net/ipv6/conf/{wire}/disable_ipv6; /bin/ip link set {wire} up")
         self.switch = Switch(self.place, "--host-id", self.name, *options)
         self.switch.cli("uplink", "add", "wire", "--device", wire)
-        self.switch.cli("port", "add", "peer", "--tap", tap, "--mac", f"52:54:00:aa:02:{number:02x}")
+        self.switch.cli("port", "add", "peer", "--tap", tap, "--mac", PEER_MAC.format(number))
         self.place.run(f"/bin/ip link set {tap} netns {self.peer.name}")
         self.peer.run(f"echo 1 >/proc/sys/net/ipv6/conf/{tap}/disable_ipv6; /bin/ip addr add {self.address}/24 dev {tap}; "
-                      f"/bin/ip addr add 10.0.1.{50 + number}/24 dev {tap}; /bin/ip link set {tap} up")
+                      f"/bin/ip addr add 10.0.1.{50 + number}/24 dev {tap}; /bin/ip link set {tap} up; "
+                      # A guest that does not run for ten seconds would be forgotten, and datagrams for it dropped right here.
+                      f"for a in {IP} {COMMANDS}; do /bin/ip neigh replace $a lladdr {MAC} dev {tap} nud permanent; done")
         self.socket = self.switch.port("guest", "--mac", MAC)
 
 
@@ -151,7 +154,8 @@ class Mover:
     def __init__(self, yard, at):
         self.yard, self.ip, self.name, self.at = yard, IP, "guest", at
         self.moved = False
-        words = base64.b64encode(f"ip addr add {COMMANDS}/24 dev eth0; nc -ll -p 2323 -e sh".encode()).decode()
+        known = "; ".join(f"arp -s 10.0.{net}.{50 + n} {PEER_MAC.format(n)}" for n in (1, 2) for net in (0, 1))
+        words = base64.b64encode(f"ip addr add {COMMANDS}/24 dev eth0; {known}; nc -ll -p 2323 -e sh".encode()).decode()
         self.vmm = Vmm(self.at, ["--kernel", "/lab/vmlinuz", "--initramfs", "/lab/initramfs", "--cpus", "boot=1", "--memory", f"size={MEMORY},shared=on",
                                  "--net", f"vhost_user=true,socket=card,num_queues=2,queue_size=1024,mac={MAC}", "--console", "off", "--serial", "file=console",
                                  "--cmdline", f"console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0 turnpike.ip={IP}/24 turnpike.run={words}"])

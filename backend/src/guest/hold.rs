@@ -111,6 +111,16 @@ pub(super) enum Wish {
     Frozen,
 }
 
+/// What became of the receive rings that this front end brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Rings {
+    #[default]
+    NotYet,
+    Ran,
+    /// They did, and it has switched them off.
+    Paused,
+}
+
 /// A port's held frames.
 pub(super) struct Hold {
     state: Mutex<State>,
@@ -134,10 +144,7 @@ struct State {
     forward: bool,
     /// Rings are being restarted.
     restarting: bool,
-    /// Receive rings ran for this front end.
-    ran: bool,
-    /// It has switched off the last one that did.
-    paused: bool,
+    rings: Rings,
     /// Bit per queue pair whose receive ring ran when that was last told.
     running: u64,
     /// Packets given up that the worker has yet to count.
@@ -222,15 +229,17 @@ impl GuestPort {
 
     /// Whether what comes for the port while no receive ring runs is to be held.
     fn holds(&self, state: &State) -> bool {
-        let logging = self.features() & super::features::LOG_ALL != 0;
-        state.wish != Wish::None
-            || state.restarting
-            || (state.ran && (logging || state.paused) && *lock(&self.connected))
+        let on_its_way = match state.rings {
+            Rings::NotYet => false,
+            Rings::Ran => self.features() & super::features::LOG_ALL != 0,
+            Rings::Paused => true,
+        };
+        state.wish != Wish::None || state.restarting || (on_its_way && *lock(&self.connected))
     }
 
     /// The front end is about to switch off a receive ring that runs.
     pub(super) fn pause(&self) {
-        self.hold.lock().paused = true;
+        self.hold.lock().rings = Rings::Paused;
     }
 
     /// Rings are taken down: to save the port's state if all were switched off before, otherwise because the guest resets its card.
@@ -244,8 +253,11 @@ impl GuestPort {
     /// The guest does not go on with the rings that were paused.
     pub(super) fn reset_rings(&self) {
         let mut state = self.hold.lock();
-        if std::mem::take(&mut state.paused) && self.live() == 0 && !self.holds(&state) {
-            self.hold.give_up(&mut state);
+        if state.rings == Rings::Paused {
+            state.rings = Rings::Ran;
+            if self.live() == 0 && !self.holds(&state) {
+                self.hold.give_up(&mut state);
+            }
             drop(state);
             self.call_owner();
         }
@@ -307,7 +319,7 @@ impl GuestPort {
             if was == 0 {
                 state.wish = Wish::None;
             }
-            (state.ran, state.paused) = (true, false);
+            state.rings = Rings::Ran;
             state.forward = false;
             self.open(&mut state, live);
         }
@@ -355,7 +367,7 @@ impl GuestPort {
     /// The front end is gone, and its rings with it.
     pub(super) fn front_end_gone(&self) {
         let mut state = self.hold.lock();
-        (state.ran, state.paused) = (false, false);
+        state.rings = Rings::NotYet;
         if state.wish == Wish::None {
             self.hold.give_up(&mut state);
         }
@@ -490,7 +502,7 @@ impl GuestPort {
         let begun = state.holding?;
         if live == 0 && state.wish == Wish::None && now.saturating_sub(begun) >= LONGEST {
             // No migration takes that long between its two ends; whatever this is, it begins anew with the next start of the rings.
-            state.ran = false;
+            state.rings = Rings::NotYet;
             self.hold.give_up(&mut state);
         }
         let mut packets = std::mem::take(&mut state.lost);
