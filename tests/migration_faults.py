@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import fleet, host, image, moves, relay, suite  # noqa: E402
-from lab.accounts import counted_as_seen, meters, nothing_lost, policy, set_policy, settled, streams, tell  # noqa: E402
+from lab.accounts import counted_as_seen, meters, no_room, nothing_lost, patient, policy, set_policy, settled, streams, tell  # noqa: E402
 from lab.host import LabError  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
@@ -25,6 +25,7 @@ def world():
         f = fleet.Fleet()
         _world.update(fleet=f, guest=f.boot(qemu=qemu))
         set_policy(f.hosts[0].switch)
+        patient(f)
     return _world["fleet"], _world["guest"]
 
 
@@ -107,11 +108,11 @@ class Attempt:
 
     def moves_again(self):
         """And the next move is as any other."""
-        probes = streams(self.f, self.g)
+        full, probes = no_room(self.g.at.switch), streams(self.f, self.g)
         time.sleep(0.5)
         self.g.move()
         time.sleep(1)
-        nothing_lost(probes)
+        nothing_lost(probes, no_room(self.g.at.switch) - full)
         settled(self.f, self.g)
         must(policy(self.g.at.switch) == self.policy, f"the policy was {self.policy}, is {policy(self.g.at.switch)}")
 

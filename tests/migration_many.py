@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import carrier, fleet, image, prober, suite  # noqa: E402
-from lab.accounts import counted_as_seen, counted_exactly, meters, new_port, nothing_lost, policy, set_policy, settled, streams, tell  # noqa: E402
+from lab.accounts import counted_as_seen, counted_exactly, meters, new_port, no_room, nothing_lost, patient, policy, set_policy, settled, streams, tell  # noqa: E402
 from lab.host import LabError  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
@@ -30,11 +30,6 @@ def holdings(h):
 def resident(h):
     """KiB of memory that the switch has."""
     return next(int(line.split()[1]) for line in Path(f"/proc/{h.switch.pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-
-
-def no_room(s):
-    """Frames that the guest had no room for since it was made: a counter that moves with it."""
-    return s.drops("guest")["guest"].get("receiver-full", 0)
 
 
 def percentiles(values):
@@ -82,9 +77,7 @@ def begin(key, major):
     f = fleet.Fleet(key=key)
     g = f.boot(qemu=qemu)
     set_policy(g.at.switch)
-    for h in f.hosts:
-        # A frame that a guest has no room for, because the machine is busy with others, is no loss of a move.
-        h.switch.cli("switch", "set", "--rx-wait-us", 1000000)
+    patient(f)
     f.hosts[0].peer.run(f"ip addr add 10.0.0.151/24 dev {f.hosts[0].tap}")
     return f, g
 

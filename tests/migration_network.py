@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import carrier, fleet, host, image, suite  # noqa: E402
-from lab.accounts import counted_exactly, meters, nothing_lost, policy, set_policy, settled, streams, tell  # noqa: E402
+from lab.accounts import counted_exactly, meters, nothing_lost, patient, policy, set_policy, settled, streams, tell  # noqa: E402
 from lab.host import LabError, sh  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
@@ -28,6 +28,7 @@ def world():
         _world["fleet"] = f
         g = f.boot(qemu=qemu)
         set_policy(g.at.switch)
+        patient(f)
         for h in f.hosts:
             # A peer that hears nothing for so long asks where the guest is, and gives up: that would be its loss, not the network's.
             h.peer.run(f"ip neigh replace {fleet.IP} lladdr {fleet.MAC} nud permanent dev {h.tap}")
