@@ -188,32 +188,29 @@ pub(super) fn arrive(
     let strip = ether.header_len() - HEADER_LEN;
     let ip = Headers::parse(head, len).ok()?.ip?;
     let mut translated = None;
-    let (network, dst) = match policy.nat_gateway(ip.dst).filter(|g| here(g)) {
-        Some(_) => {
-            let mut bytes = [0; HEAD_LEN];
-            let seen = head.get(strip..)?;
-            let seen = seen.get(..HEAD_LEN.min((len as usize).saturating_sub(strip))).unwrap_or(seen);
-            let copy = bytes.get_mut(..seen.len())?;
-            copy.copy_from_slice(seen);
-            let kind = ether.ethertype().to_be_bytes();
-            copy.get_mut(12..HEADER_LEN)?.copy_from_slice(&kind);
-            let found =
-                state.nv.nats.with(ip.dst, |shared| shared.nat.translate_in(now, copy, &Offload::None))?;
-            let (_, rdid) = match found {
-                Ok(found) => found,
-                // Nobody's session: it is the physical network's packet, to an address that has no other use.
-                Err(refused) => return Some(Err(reason(refused))),
-            };
-            let inside = Headers::parse(copy, len - strip as u32).ok()?.ip?.dst;
-            translated = Some(bytes);
-            (policy.network_of(rdid)?, inside)
-        }
-        None => {
-            let leads = |g: &LocalGateway| g.mode == GatewayMode::Forward && here(g);
-            let on_link = |network| matches!(policy.route(network, ip.dst), Some(Target::OnLink(_)));
-            let (network, _) = policy.all_gateways().find(|&(network, g)| leads(g) && on_link(network))?;
-            (network, ip.dst)
-        }
+    let (network, dst) = if policy.nat_gateway(ip.dst).is_some_and(here) {
+        let mut bytes = [0; HEAD_LEN];
+        let seen = head.get(strip..)?;
+        let seen = seen.get(..HEAD_LEN.min((len as usize).saturating_sub(strip))).unwrap_or(seen);
+        let copy = bytes.get_mut(..seen.len())?;
+        copy.copy_from_slice(seen);
+        let kind = ether.ethertype().to_be_bytes();
+        copy.get_mut(12..HEADER_LEN)?.copy_from_slice(&kind);
+        let found =
+            state.nv.nats.with(ip.dst, |shared| shared.nat.translate_in(now, copy, &Offload::None))?;
+        let (_, rdid) = match found {
+            Ok(found) => found,
+            // Nobody's session: it is the physical network's packet, to an address that has no other use.
+            Err(refused) => return Some(Err(reason(refused))),
+        };
+        let inside = Headers::parse(copy, len - strip as u32).ok()?.ip?.dst;
+        translated = Some(bytes);
+        (policy.network_of(rdid)?, inside)
+    } else {
+        let leads = |g: &LocalGateway| g.mode == GatewayMode::Forward && here(g);
+        let on_link = |network| matches!(policy.route(network, ip.dst), Some(Target::OnLink(_)));
+        let (network, _) = policy.all_gateways().find(|&(network, g)| leads(g) && on_link(network))?;
+        (network, ip.dst)
     };
     let Some(Target::OnLink(vsid)) = policy.route(network, dst) else {
         return Some(Err(DropReason::NvNoRoute));
