@@ -8,10 +8,11 @@ use super::check::{self, say};
 use super::object::{Object, RecordKey};
 use super::objects::routers;
 use crate::control::Switch;
-use crate::control::view::word;
 use crate::control::types::{
-    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, ResolutionView, RecordSpec, RouteSpec, SubnetSpec,
+    GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordSpec, ResolutionView,
+    RouteSpec, SubnetSpec,
 };
+use crate::control::view::word;
 
 impl Switch {
     /// The customer networks.
@@ -79,7 +80,8 @@ impl Switch {
                     (view.uplink, view.next_hop) = (Some(name(*uplink)), Some(next_hop.to_string()));
                     let known = mac.map_or_else(|| "has not answered yet".to_owned(), |mac| mac.to_string());
                     let uplink = name(*uplink);
-                    words = format!("from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known})");
+                    words =
+                        format!("from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known})");
                 }
                 _ => {}
             }

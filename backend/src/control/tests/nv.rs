@@ -4,8 +4,8 @@ use super::super::nv::check::Spec;
 use super::super::nv::object::Key;
 use super::*;
 use crate::control::types::{
-    Config, ConfigUplink, GatewaySpec, NetworkSpec, NvDocument, ProviderSpec, RecordChange, RecordSpec, RouteSpec,
-    SubnetSpec,
+    Config, ConfigUplink, GatewaySpec, NetworkSpec, NvDocument, ProviderSpec, RecordChange, RecordSpec,
+    RouteSpec, SubnetSpec,
 };
 
 const BLUE: &str = "11111111-1111-1111-1111-111111111111";
@@ -75,11 +75,7 @@ fn no<S: Spec>(switch: &mut Switch, spec: S, words: &str) {
 fn s14_2_what_is_wrong_with_an_object_is_said_with_what_would_be_valid() {
     let (mut switch, _) = blue();
     let it = &mut switch;
-    no(
-        it,
-        network("red", "7"),
-        "network 'red': '7' is not a UUID; valid: 8-4-4-4-12 hexadecimal digits",
-    );
+    no(it, network("red", "7"), "network 'red': '7' is not a UUID; valid: 8-4-4-4-12 hexadecimal digits");
     no(
         it,
         network("red", BLUE),
@@ -92,9 +88,8 @@ fn s14_2_what_is_wrong_with_an_object_is_said_with_what_would_be_valid() {
         "network 'blue': there is one already; valid: 'turnpike nv network remove blue' first",
     );
     for vsid in [0, 4095, 16_777_215] {
-        let words = format!(
-            "subnet '{vsid}': vsid {vsid} is out of range (reason 27); valid: 4096 to 16777214"
-        );
+        let words =
+            format!("subnet '{vsid}': vsid {vsid} is out of range (reason 27); valid: 4096 to 16777214");
         no(it, subnet("blue", vsid, "10.2.0.0/16"), &words);
     }
     no(it, subnet("red", 5002, "10.2.0.0/16"), "subnet '5002': there is no network 'red'; valid: blue");
@@ -334,7 +329,7 @@ fn document() -> NvDocument {
 
 #[test]
 fn s14_2_a_half_right_document_is_refused_whole_with_everything_that_is_wrong_in_it() {
-    let (mut switch, _) = blue();
+    let (switch, _) = blue();
     let before = switch.nv_export();
     let mut bad = document();
     bad.subnet[1].prefix = vec!["10.2.3.0/24".into()];
@@ -410,7 +405,8 @@ fn s14_a_change_that_cannot_be_stored_changes_nothing() {
     let (mut switch, _) = blue();
     switch.store = Store::failing();
     let before = switch.nv_export();
-    let line = make(&mut switch, record(5001, "10.1.1.2", 1, "192.168.1.21")).expect_err("not stored").to_string();
+    let line =
+        make(&mut switch, record(5001, "10.1.1.2", 1, "192.168.1.21")).expect_err("not stored").to_string();
     assert!(line.contains("the change could not be stored: no space left on device"), "{line}");
     assert_eq!(switch.nv_export(), before);
 }
@@ -430,10 +426,14 @@ fn s14_a_switch_is_made_equal_to_a_file_with_its_customer_networks() {
     };
     let lines = switch.apply(&config, false).unwrap().changes;
     let lines: Vec<_> = lines.iter().map(|d| format!("{} {}: {}", d.op, d.object, d.text)).collect();
-    assert!(lines.contains(&"+ network 'red': rdid 21111111-1111-1111-1111-111111111111".to_owned()), "{lines:?}");
+    assert!(
+        lines.contains(&"+ network 'red': rdid 21111111-1111-1111-1111-111111111111".to_owned()),
+        "{lines:?}"
+    );
     assert_eq!((fake.1.nv.records.len(), switch.nv_export().record.len()), (198, 198));
     // An uplink that something is at cannot go with it.
-    let refused = switch.apply(&Config { uplink: vec![], ..config }, false).expect_err("no uplink").to_string();
+    let refused =
+        switch.apply(&Config { uplink: vec![], ..config }, false).expect_err("no uplink").to_string();
     assert!(refused.contains("there is no such uplink"), "{refused}");
     // What a file does not say is at its default.
     switch.apply(&Config { uplink: vec![uplink], ..Config::default() }, false).unwrap();
@@ -458,8 +458,11 @@ fn s14_13_a_guest_of_a_virtual_subnet_is_offered_what_the_provider_network_leave
     switch.ports.get_mut("up").unwrap().mtu = 9000;
     assert_eq!(offered(&switch, 1500), 1500, "jumbo frames on the provider network leave room enough");
     switch.ports.get_mut("up").unwrap().mtu = 1500;
-    make(&mut switch, RecordSpec { encap: Some("vxlan".into()), ..record(5001, "10.1.1.2", 1, "192.168.1.21") })
-        .unwrap();
+    make(
+        &mut switch,
+        RecordSpec { encap: Some("vxlan".into()), ..record(5001, "10.1.1.2", 1, "192.168.1.21") },
+    )
+    .unwrap();
     assert_eq!(offered(&switch, 1500), 1450);
     switch.set_switch(&SwitchChange { nv: Some(Some(false)), ..SwitchChange::default() }).unwrap();
     assert_eq!(offered(&switch, 1500), 1500);

@@ -27,8 +27,7 @@ pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};
 pub use self::nv::{
     GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec,
-    ResolutionView, RouteSpec,
-    SubnetSpec,
+    ResolutionView, RouteSpec, SubnetSpec,
 };
 pub use self::policy::{LinkState, Policy, PolicyChange};
 pub use self::session::{Flushed, SessionView};
