@@ -175,6 +175,7 @@ pub(super) fn arrive(
     head: &[u8],
     len: u32,
 ) -> Option<Result<Opened, DropReason>> {
+    policy.all_gateways().next()?;
     let ether = Ethernet::parse(head)?;
     let vlan = Some(ether.vlan_id()).filter(|&vlan| vlan != 0);
     let ours = snap.port(from).is_some_and(|port| port.mac == ether.dst()) && ether.tags() < 2;

@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::members::{Member, Members};
@@ -91,6 +92,8 @@ pub struct Records {
     /// Provider addresses that records name.
     pub peers: Peers,
     members: RwLock<Members>,
+    /// Records of IP rewrite: without any, no packet need be looked up by its provider addresses.
+    rewrites: AtomicU32,
     writer: Mutex<Writer>,
 }
 
@@ -115,6 +118,7 @@ impl Records {
             table: Table::new(hash::expand(seed, 20), capacity),
             peers: Peers::new(hash::expand(seed, 21)),
             members: RwLock::new(Members::new(hash::expand(seed, 22))),
+            rewrites: AtomicU32::new(0),
             writer: Mutex::new(Writer {
                 names: Vec::new(),
                 moved: VecDeque::new(),
@@ -143,6 +147,9 @@ impl Records {
 
     /// The record whose customer address alone a provider address stands for (IP rewrite): its virtual subnet and customer address.
     pub fn rewritten(&self, wire: IpAddr) -> Option<(u32, IpAddr, View)> {
+        if self.rewrites.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let (_, key, value) = self.table.read(self.peers.stands_for(wire)?)?;
         let view = view(&value);
         let (vsid, Of::Address(ca)) = unkey(&key)? else { return None };
@@ -337,6 +344,7 @@ impl Records {
         self.members_mut().add(member(vsid, view));
         if view.encap == Encap::Rewrite {
             self.peers.set_record(view.wire, Some(index), index);
+            self.rewrites.fetch_add(1, Ordering::Relaxed);
         }
         if view.kind == Kind::Gateway && matches!(of, Of::Address(_)) {
             let alias = key(vsid, Of::Gateway(view.mac));
@@ -356,6 +364,7 @@ impl Records {
         self.members_mut().remove(member(vsid, view));
         if view.encap == Encap::Rewrite {
             self.peers.set_record(view.wire, None, index);
+            self.rewrites.fetch_sub(1, Ordering::Relaxed);
         }
         if view.kind == Kind::Gateway && matches!(of, Of::Address(_)) {
             let which = (vsid, view.mac.to_u64());

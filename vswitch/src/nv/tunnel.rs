@@ -113,7 +113,8 @@ fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
         return Ok(());
     }
     // Its receiver's former host may have sent it on: whether that is so, the receiver's record knows.
-    let (_, to) = receiver(frame, &arrived(frame)?)?;
+    let known = arrived(frame)?;
+    let (_, to) = receiver(frame, &known)?;
     if to.local && to.is_fresh(frame.now) && to.previous == Some(peer) {
         frame.revisit = true;
         frame.note(|| format!("sent on by {}, where its receiver was until just now", ingress.src));
@@ -148,6 +149,7 @@ fn sender(
     let forwarded = by != address;
     let Some((handle, view)) = records.find(home, Of::Address(by)) else {
         // Its host may have learned the address just now.
+        frame.single = true;
         return if home == vsid && !forwarded { station().ok_or(unknown) } else { Err(unknown) };
     };
     if forwarded && view.kind != Kind::Gateway {
@@ -161,7 +163,7 @@ fn sender(
 }
 
 /// The record of the guest that a unicast frame is for.
-fn receiver(frame: &Frame<'_>, arrived: &Arrived<'_>) -> Result<(Handle, View), DropReason> {
+fn receiver(frame: &mut Frame<'_>, arrived: &Arrived<'_>) -> Result<(Handle, View), DropReason> {
     let records = &frame.state.nv.records;
     let vsid = arrived.ingress.vsid;
     let address = match &arrived.ip {
@@ -175,10 +177,17 @@ fn receiver(frame: &Frame<'_>, arrived: &Arrived<'_>) -> Result<(Handle, View), 
             Says::Who(target) | Says::Mine(target) => target,
         },
     };
-    let by_address = || records.find(vsid, Of::Address(address)).filter(|(_, view)| view.mac == frame.dst);
-    let forwards = || records.find(vsid, Of::Gateway(frame.dst)).filter(|_| !arrived.subnet.has(address));
-    let station = || records.find(vsid, Of::Station(frame.dst));
-    by_address().or_else(forwards).or_else(station).ok_or(DropReason::NvDestinationUnknown)
+    if !arrived.subnet.has(address) {
+        return records.find(vsid, Of::Gateway(frame.dst)).ok_or(DropReason::NvDestinationUnknown);
+    }
+    let by_address = records.find(vsid, Of::Address(address)).filter(|(_, view)| view.mac == frame.dst);
+    by_address.map_or_else(
+        || {
+            frame.single = true;
+            records.find(vsid, Of::Station(frame.dst)).ok_or(DropReason::NvDestinationUnknown)
+        },
+        Ok,
+    )
 }
 
 fn judge_destination(frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {

@@ -87,6 +87,8 @@ pub(super) struct Sender {
 
 /// Who sends with a customer address from the frame's port: the guest whose record has address and MAC address; one whose address is not
 /// known, which is learned; one that forwards, with an address that is in none of the network's subnets.
+///
+/// Which of these it is follows from the address alone, so that no decision that is remembered rests on a record that is not there.
 pub(super) fn sender(
     frame: &mut Frame<'_>,
     policy: &Policy,
@@ -96,60 +98,44 @@ pub(super) fn sender(
     let (vsid, mac) = (frame.segment.0, frame.src);
     let records = &frame.state.nv.records;
     let station = || records.find(vsid, Of::Station(mac)).filter(|(_, view)| view.local);
+    if address.is_unspecified() {
+        // It has no address yet.
+        let Some((record, view)) = station() else { return unknown_sender(frame, address) };
+        frame.records[0] = record;
+        return Ok(Sender { view });
+    }
+    if !subnet.has(address) {
+        let inside = matches!(policy.route(subnet.network, address), Some(Target::OnLink(_)));
+        let Some((record, view)) = records.find(vsid, Of::Gateway(mac)).filter(|_| !inside) else {
+            return unknown_sender(frame, address);
+        };
+        frame.records[0] = record;
+        frame.note(|| "forwarded by the sender, which may, by its record".into());
+        return Ok(Sender { view });
+    }
     let found = records.find(vsid, Of::Address(address));
-    let learn = |view: &View| {
-        // At this host nobody else learns it; elsewhere it is another's.
-        view.local && view.kind == Kind::Dynamic
-    };
+    // A learned address is learned again, so that it is not forgotten, or by another guest.
+    let learned = found.is_none_or(|(_, view)| view.kind == Kind::Dynamic && (view.local || view.mac != mac));
+    if learned
+        && !subnet.is_router(address)
+        && let Some((_, station)) = station()
+    {
+        return learn(frame, subnet, address, &station);
+    }
     match found {
         Some((record, view)) if view.mac == mac => {
-            if learn(&view)
-                && let Some((_, station)) = station()
-            {
-                self::learn(frame, subnet, address, &station)?;
-            }
-            // Learning may have put it in anew.
-            let (record, view) =
-                frame.state.nv.records.find(vsid, Of::Address(address)).unwrap_or((record, view));
             frame.records[0] = record;
             frame.note(|| format!("{address} is the sender's, by its record"));
             Ok(Sender { view })
         }
         Some((_, view)) => {
-            if view.kind == Kind::Dynamic
-                && let Some((_, station)) = station()
-            {
-                return self::learn(frame, subnet, address, &station);
-            }
             frame.single = true;
             let port = frame.port.id;
             frame.notice(Event::NvConflict { port, vsid, address, mac, owner: view.mac });
             frame.note(|| format!("{address} is the address of {}, by its record", view.mac));
             Err(DropReason::NvSourceUnknown)
         }
-        None => {
-            if let Some((record, view)) = station() {
-                if !subnet.has(address) || address.is_unspecified() || subnet.is_router(address) {
-                    // It has no address yet, or none that could be its own.
-                    frame.records[0] = record;
-                    return if address.is_unspecified() {
-                        Ok(Sender { view })
-                    } else {
-                        unknown_sender(frame, address)
-                    };
-                }
-                return self::learn(frame, subnet, address, &view);
-            }
-            let inside = matches!(policy.route(subnet.network, address), Some(Target::OnLink(_)));
-            match records.find(vsid, Of::Gateway(mac)) {
-                Some((record, view)) if !inside && !address.is_unspecified() && !is_link_local(address) => {
-                    frame.records[0] = record;
-                    frame.note(|| "forwarded by the sender, which may, by its record".into());
-                    Ok(Sender { view })
-                }
-                _ => unknown_sender(frame, address),
-            }
-        }
+        None => unknown_sender(frame, address),
     }
 }
 
@@ -243,10 +229,12 @@ fn unicast(
         _ => format!("{} is in virtual subnet {to}", ip.dst),
     });
     let records = &frame.state.nv.records;
-    let found = records.find(to, Of::Address(hop)).or_else(|| {
+    let mut found = records.find(to, Of::Address(hop));
+    if found.is_none() && to == vsid && hop == ip.dst {
         // What a DHCP server sends to an address that its client does not have yet.
-        records.find(to, Of::Station(frame.dst)).filter(|_| to == vsid && hop == ip.dst)
-    });
+        found = records.find(to, Of::Station(frame.dst));
+        frame.single = true;
+    }
     let Some(found) = found else { return unknown(frame, to, hop) };
     let via = hop != ip.dst;
     let routed = to != vsid || frame.dst == ROUTER_MAC || (via && frame.dst != found.1.mac);

@@ -1,9 +1,14 @@
 //! The flow cache changes nothing but speed: random policies, random frames and random changes of policy, each frame judged
 //! with the cache and by the pipeline alone, each with a state of its own.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use vswitch::flow::{Forwarder, Plan};
+use vswitch::nv::model::{Encap, Kind, Network, Provider, Rdid, Record, Subnet};
+use vswitch::nv::overlay::Ingress;
+use vswitch::nv::policy::Policy;
+use vswitch::nv::records;
 use vswitch::pipeline::{self, Actions, Verdict};
 use vswitch::port::acl::{self, Address, Applies, Entry};
 use vswitch::port::rule::{self, Rule};
@@ -255,23 +260,109 @@ fn reply(from: PortId, frame: &[u8]) -> Option<(PortId, Vec<u8>)> {
     Some((PortId(to), back))
 }
 
+/// Network virtualization of two virtual subnets of one tenant and one of another, whose guests are these ports or at two other hosts.
+fn virtualized(snap: Snapshot) -> Snapshot {
+    let network = |name: &str, rdid| Network { name: name.into(), rdid: Rdid(rdid) };
+    let subnet = |network: &str, vsid, prefixes: &[&str]| {
+        let prefixes = prefixes.iter().map(|p| p.parse().expect("a prefix")).collect();
+        Subnet { network: network.into(), vsid, prefixes, gateways: Vec::new() }
+    };
+    let subnets = [
+        subnet("a", 5000, &["10.0.0.0/29", "2001:db8::/64"]),
+        subnet("a", 5001, &["10.1.0.0/24"]),
+        subnet("b", 5002, &["10.0.0.0/24"]),
+    ];
+    let address = format!("{}/24", pa(0)).parse().expect("a prefix");
+    let provider = Provider { address, uplink: "up".into(), vlan: None, gateway: None };
+    let networks = [network("a", 1), network("b", 2)];
+    let policy = Policy::new(&networks, &subnets, &[], vec![(provider, PortId(6), mac_of(6))], &[]);
+    snap.with_nv(Arc::new(policy))
+}
+
+/// Addresses that records mostly give to the guests of the ports and to the one behind the uplink.
+const OWN: [&str; 6] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.1", "10.0.0.2", "10.0.0.3"];
+
+/// A frame whose source is mostly one that a record may give to its port.
+fn customers_frame(random: &mut Random) -> (PortId, Vec<u8>) {
+    let (from, mut frame) = random_frame(random);
+    if frame.get(12..14) == Some(&[8, 0])
+        && !random.once_in(4)
+        && let Some(last) = frame.get_mut(26..30)
+    {
+        last.copy_from_slice(&[10, 0, 0, (from.0 as u8 - 1) % 3 + 1]);
+    }
+    (from, frame)
+}
+
+/// This host is number 0.
+fn pa(n: u8) -> IpAddr {
+    [192, 168, 0, 10 + n].into()
+}
+
+/// Both states hear of a record that comes, changes or goes.
+fn change_record(random: &mut Random, now: u64, states: [&State; 2]) {
+    let kind = pick(random, &[Kind::Static, Kind::Static, Kind::Static, Kind::L2Only, Kind::Gateway]);
+    let n = 1 + random.below(6) as u16;
+    let host = if n == 6 { 1 + random.below(2) as u8 } else { 0 };
+    let mac = mac_of(n);
+    let vsid = 5000 + random.below(3) as u32;
+    let ca = match random.below(3) {
+        _ if kind == Kind::L2Only => "0.0.0.0",
+        0 => address(random),
+        _ => OWN[usize::from(n) - 1],
+    };
+    let encap = pick(random, &[Encap::Nvgre, Encap::Nvgre, Encap::Nvgre, Encap::Nvgre, Encap::Vxlan]);
+    let ca = ca.parse().expect("an address");
+    let record = Record { vsid, ca, mac, pa: pa(host), kind, encap, rewrite_pa: None };
+    let goes = random.once_in(5);
+    for state in states {
+        if goes {
+            state.nv.records.remove(vsid, records::of(&record));
+        } else {
+            state.nv.records.upsert(now, &record, host == 0);
+        }
+    }
+}
+
+/// Out of which tunnel a frame of the uplink came: always the same one.
+fn tunnel(frame: &[u8]) -> Option<Ingress> {
+    let sum = frame.iter().fold(0_u32, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let encap = if sum % 7 == 0 { Encap::Vxlan } else { Encap::Nvgre };
+    let (src, dst) = (pa(1 + (sum % 2) as u8), pa(0));
+    (sum % 3 != 0).then_some(Ingress { encap, vsid: 5000 + sum / 3 % 2, src, dst, gateway: false })
+}
+
 /// Each frame of a flow that comes again is judged from the cache, and by the pipeline alone; all that is said must be equal: the verdict,
 /// the counters, the tag, the mirror, whether there is a session.
 #[test]
 fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
     let mut random = Random(2026);
-    let (mut cases, mut hits, mut sessions) = (0_u64, 0, 0);
+    let (mut cases, mut hits, mut sessions, mut carried) = (0_u64, 0, 0, 0);
     for round in 0..160_u64 {
         let (cached, plain) = (State::new(1024, round), State::new(1024, round + 1000));
         let mut forwarder = Forwarder::new(round, 64); // small, so that flows displace one another
-        let mut flows: Vec<_> = (0..30).map(|_| random_frame(&mut random)).collect();
         let mut tally = 0;
         let mut epoch = 1;
         let mut now = (round + 1) * 1000 * SECOND;
+        let nv = round % 2 == 1;
+        let frame_of = if nv { customers_frame } else { random_frame };
+        let mut flows: Vec<_> = (0..30).map(|_| frame_of(&mut random)).collect();
+        let compiled = |snap| if nv { virtualized(snap) } else { snap };
+        let random_port = |random: &mut Random, n, tally: &mut u32| {
+            let mut port = random_port(random, n, tally);
+            if nv && n != 6 && !random.once_in(3) {
+                port.policy.vlan = vswitch::port::vlan::Vlan::None;
+                port.policy.vsid = Some(5000 + random.below(3) as u32);
+            }
+            port
+        };
         let mut ports: Vec<Port> = (1..=6).map(|n| random_port(&mut random, n, &mut tally)).collect();
         let kind = pick(&mut random, &[SwitchKind::External, SwitchKind::Internal]);
         let config = SwitchConfig { kind, ..SwitchConfig::default() };
-        let mut snap = Snapshot::new(epoch, config.clone(), ports.clone());
+        let mut snap = compiled(Snapshot::new(epoch, config.clone(), ports.clone()));
+        for _ in 0..if nv { 60 } else { 0 } {
+            change_record(&mut random, now, [&cached, &plain]);
+        }
         let (mut burst_of, mut last, mut before) = (PortId(0), 0, Plan::default());
         for step in 0..6300 {
             if random.once_in(100) {
@@ -284,16 +375,20 @@ fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
                         let n = random.below(ports.len());
                         ports[n] = random_port(&mut random, ports[n].id.0, &mut tally);
                         epoch += 1;
-                        let new = Snapshot::new(epoch, config.clone(), ports.clone());
+                        let new = compiled(Snapshot::new(epoch, config.clone(), ports.clone()));
                         cached.reconcile(now, &snap, &new);
                         plain.reconcile(now, &snap, &new);
                         snap = new;
                     }
                 }
             }
+            if nv && random.once_in(30) {
+                burst_of = PortId(0); // a flow of the burst is not asked again
+                change_record(&mut random, now, [&cached, &plain]);
+            }
             if random.once_in(20) {
                 let (place, other) = (random.below(flows.len()), random.below(flows.len()));
-                flows[place] = random_frame(&mut random);
+                flows[place] = frame_of(&mut random);
                 if let Some(back) = reply(flows[place].0, &flows[place].1) {
                     flows[other] = back;
                 }
@@ -310,24 +405,37 @@ fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
             }
             last = flows.iter().position(|(_, f)| f == frame).unwrap_or(place);
             let mut plan = Plan::default();
-            let verdict = forwarder.judge(&snap, &cached, now, from, frame, len, &mut plan);
+            let ingress = if nv && from == PortId(6) { tunnel(frame) } else { None };
+            let verdict = match &ingress {
+                None => forwarder.judge(&snap, &cached, now, from, frame, len, &mut plan),
+                Some(i) => forwarder.judge_inner(&snap, &cached, now, from, i, frame, len, &mut plan),
+            };
             if plan.repeats {
-                plan.actions = before.actions;
+                (plan.actions, plan.overlay) = (before.actions, before.overlay);
             } else if plan.flow != 0 {
                 before = plan;
             }
             let mut actions = if plan.flow == 0 { Actions::default() } else { plan.actions };
-            let mut expected = pipeline::decide(&snap, &plain, now, from, frame, len);
+            let overlay = if plan.flow == 0 { None } else { plan.overlay };
+            let mut expected = match &ingress {
+                None => pipeline::decide(&snap, &plain, now, from, frame, len),
+                Some(i) => pipeline::decide_inner(&snap, &plain, now, from, i, frame, len),
+            };
+            carried +=
+                u64::from(overlay.is_some() || ingress.is_some() && !matches!(verdict, Verdict::Drop(_)));
             if matches!(verdict, Verdict::Drop(_)) {
                 // It was counted when it was judged; nobody looks any more.
                 (actions.storm, expected.actions.storm) = (false, false);
             }
             let context = || format!("round {round} step {step}, port {from}, {frame:02x?}, {snap:#?}");
-            assert_eq!(verdict, expected.verdict, "{}", context());
+            assert_eq!((verdict, overlay), (expected.verdict, expected.overlay), "{}", context());
             assert_eq!(comparable(actions), comparable(expected.actions), "{}", context());
             if let Verdict::Flood(set) = verdict {
                 for to in snap.flood(set, from) {
-                    let copy = |state| pipeline::copy(&snap, state, now, (from, to), frame, len);
+                    let copy = |state| match &ingress {
+                        None => pipeline::copy(&snap, state, now, (from, to), frame, len),
+                        Some(i) => pipeline::copy_inner(&snap, state, now, (from, to), i, frame, len),
+                    };
                     let said = |d: Option<pipeline::Decision>| d.map(|d| (d.verdict, comparable(d.actions)));
                     assert_eq!(said(copy(&cached)), said(copy(&plain)), "to {to}, {}", context());
                 }
@@ -340,5 +448,6 @@ fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
     }
     assert!(cases > 1_000_000, "{cases}");
     assert!(hits > cases / 3, "the cache took part: {hits} of {cases}");
+    assert!(carried > 1_000, "virtual subnets took part: {carried} of {cases}");
     assert!(sessions > 2000, "sessions took part: {sessions} of {cases}");
 }
