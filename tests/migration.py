@@ -2,18 +2,16 @@
 
 Each test is named after the rule it shows; words on the command line select.
 """
-import json, sys, time
+import sys, time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from lab import authority, fleet, host, image, prober, suite  # noqa: E402
+from lab import carrier, fleet, host, image, prober, suite  # noqa: E402
+from lab.accounts import counted_exactly, meters, new_port, nothing_lost, policy, set_policy, settled, streams, tell, told  # noqa: E402
 from lab.host import LabError  # noqa: E402
 from lab.suite import Skip, must, test  # noqa: E402
 
-# Ethernet, IPv4 and UDP headers and the prober's datagram.
-FRAME = 14 + 20 + 8 + 48
 _world = {}
-_ports = iter(range(7000, 9000))
 
 
 def world():
@@ -43,75 +41,6 @@ def forget():
     forget_quietly()
 
 
-def tell(f):
-    """What both switches say."""
-    for h in f.hosts:
-        print(f"    {h.name} dropped {h.switch.drops()}")
-        print(f"    {h.name}: " + "\n    | ".join(h.switch.log().splitlines()[-10:]), flush=True)
-
-
-def set_policy(s):
-    """Policy of every kind that travels, on the source only."""
-    s.cli("port", "set", "guest", "--dhcp-guard", "on", "--router-guard", "on", "--storm-limit", 20000, "--address-limit", 16, "--vm", "moving")
-    for peer in ("10.0.0.51", "10.0.0.52"):
-        s.cli("acl", "add", "guest", "--action", "meter", "--direction", "both", "--remote", peer)
-    s.cli("acl", "add", "guest", "--action", "deny", "--direction", "out", "--remote", "10.99.0.0/16")
-    s.cli("rule", "add", "guest", "--action", "allow", "--direction", "out", "--weight", 10, "--protocol", "udp", "--stateful", "--idle-timeout", "600s")
-    s.cli("rule", "add", "guest", "--action", "deny", "--direction", "in", "--weight", 20, "--protocol", "tcp", "--local-port", "23")
-    s.cli("meter", "enable", "guest")
-
-
-def policy(s):
-    """A guest port's policy and lists, without what they counted."""
-    bare = lambda rows: sorted(str({k: v for k, v in r.items() if k not in ("packets", "bytes", "id")}) for r in rows)
-    return {"policy": s.show("guest")["policy"], "acl": bare(s.cli("acl", "list", "guest")), "rules": bare(s.cli("rule", "list", "guest"))}
-
-
-def meters(s):
-    """{(direction, address): (packets, bytes)} of what the guest exchanged with each host's peer."""
-    return {(way, address.split("/")[0]): count for (way, side, address), count in s.meters("guest").items() if side == "remote" and "10.0.0.5" in address}
-
-
-def streams(f, g, rate=1000):
-    """The 1 kHz probe from behind either switch."""
-    return [prober.Stream(h.peer, h.address, g, next(_ports), rate) for h in f.hosts]
-
-
-def nothing_lost(probes):
-    """Ends the probes and holds them to: none lost, none twice."""
-    for h, probe in zip(("host1", "host2"), probes):
-        probe.close()
-        must(probe.outward["peer_sent"] and probe.inward["peer_sent"], f"{h}: nobody answered the probe: {probe}")
-        must(probe.lost == 0 and probe.duplicated == 0,
-             f"from {h}: {probe}; missing in {probe.inward['missing'][:5]}, out {probe.outward['missing'][:5]}")
-
-
-def counted_exactly(f, s, before, probes, peers=("host1", "host2")):
-    """Holds the meters to: what they said before, and every frame since, once. Returns the packets that they counted in all."""
-    after = meters(s)
-    for h, probe in zip(f.hosts, probes):
-        if h.name not in peers:
-            continue
-        for way, frames in (("out", probe.inward["all_out"]), ("in", probe.outward["all_out"])):
-            was, now = before[way, h.address], after[way, h.address]
-            must(now == (was[0] + frames, was[1] + frames * FRAME), f"{way} {h.address}: {was} before, {frames} frames since, {now} after")
-    return sum(packets for packets, _ in after.values())
-
-
-def told(move, probes):
-    """What is said of a move."""
-    into, out = move.shares([p.outward for p in probes])
-    ms = lambda t: "none" if t is None else f"{t:.1f} ms"
-    return f"stood still {move.away_ms:.0f} ms, after that first frame in {ms(into)}, out {ms(out)}"
-
-
-def settled(f, g):
-    """Both switches as they should be when the guest is where it is."""
-    host.until("the guest's port to run", lambda: g.at.switch.show("guest")["state"] == "running", 5)
-    away = next(h for h in f.hosts if h is not g.at)
-    host.until("the other port to wait", lambda: away.switch.show("guest")["state"] == "waiting", 15)
-
-
 @test
 def s20_3_no_frame_is_lost_or_doubled_by_a_move():
     f, g = world()
@@ -127,8 +56,8 @@ def s20_3_no_frame_is_lost_or_doubled_by_a_move():
 @test
 def s20_1_hundred_connections_live_on_and_every_byte_is_right():
     f, g = world()
-    conversations = [prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(_ports), 99, 2000),
-                     prober.Tcp(f.hosts[1].peer, f.hosts[1].address, g, next(_ports), 1, 200_000)]
+    conversations = [prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, new_port(), 99, 2000),
+                     prober.Tcp(f.hosts[1].peer, f.hosts[1].address, g, new_port(), 1, 200_000)]
     time.sleep(1)
     g.move()
     time.sleep(2)
@@ -176,25 +105,6 @@ def s20_2_sessions_and_counters_go_along():
         # Announcements and address resolution have been added, a thousand datagrams have not.
         must(counted[key] <= counts[key] < counted[key] + (100 if "packets" in key else 20_000), f"{key}: {counted[key]} before, {counts[key]} after")
     return f"{len(was)} sessions"
-
-
-@test
-def s20_moves_there_and_back_leave_no_drift():
-    f, g = world()
-    before = policy(g.at.switch)
-    descriptors = lambda: [len(list(Path(f"/proc/{h.switch.pid}/fd").iterdir())) for h in f.hosts]
-    g.move(), g.move()
-    first = descriptors()
-    probes = streams(f, g)
-    for _ in range(2):
-        g.move()
-        time.sleep(0.5)
-        g.move()
-        time.sleep(0.5)
-    nothing_lost(probes)
-    must(policy(g.at.switch) == before, f"policy was {before}, is {policy(g.at.switch)}")
-    settled(f, g)
-    must(descriptors() == first, f"open descriptors were {first}, are {descriptors()}")
 
 
 @test
@@ -287,23 +197,14 @@ def qemu_that_carries_no_state_moves_with_the_switches_own_channel():
     forget_quietly()
     f = fleet.Fleet(key=False)
     try:
-        f.manage()
         g = f.boot(qemu=old)
         set_policy(g.at.switch)
-        shown = authority.Authority()
-        words = {h.name: shown.sign(h.name, h.management) for h in f.hosts}
-        for h in f.hosts:
-            h.switch.cli("migrate", "listen", "--address", f"{h.management}:7777", *words[h.name])
+        ways = carrier.Carrier(f)
         before, counted = policy(g.at.switch), meters(g.at.switch)
         probes = streams(f, g)
         moves = []
         for _ in range(2):
-            source, target = g.at, g.other()
-            sending = source.switch.begin("migrate", "send", "guest", "--to", f"{target.management}:7777", *words[source.name])
-            host.until("the switches to be ready", lambda: migration_step(source.switch, sending) == "reserved", 20, 0.02)
-            moves.append(g.move())
-            sending.wait(30)
-            must(sending.returncode == 0, f"`migrate send` ended with {sending.returncode}: {sending.stdout.read()}")
+            moves.append(ways.move(g))
             time.sleep(1)
         nothing_lost(probes)
         must(policy(g.at.switch) == before, f"policy was {before}, is {policy(g.at.switch)}")
@@ -316,20 +217,12 @@ def qemu_that_carries_no_state_moves_with_the_switches_own_channel():
         f.close()
 
 
-def migration_step(s, sending):
-    """How far the guest's migration is; None before it has begun."""
-    if sending.poll() is not None:
-        raise LabError(f"`migrate send` ended with {sending.returncode}: {sending.stdout.read()}")
-    code, said = s.cli("migrate", "status", "guest", check=False)
-    return None if code else json.loads(said)["step"]
-
-
 @test
 def successor_takes_over_and_no_guest_notices():
     f, g = world()
     s = g.at.switch
     before, counted = policy(s), meters(s)
-    conversation = prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, next(_ports), 10, 20_000)
+    conversation = prober.Tcp(f.hosts[0].peer, f.hosts[0].address, g, new_port(), 10, 20_000)
     probes = streams(f, g)
     time.sleep(1)
     took = []

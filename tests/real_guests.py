@@ -374,12 +374,7 @@ def sleeping_switch_costs_nothing_and_answers():
 
 @test
 def cloud_hypervisor_guests_talk():
-    binary = os.environ.get("CLOUD_HYPERVISOR")
-    if not binary:
-        raise Skip("$CLOUD_HYPERVISOR names no cloud-hypervisor binary")
-    if not Path(binary).is_file():
-        raise Skip(f"$CLOUD_HYPERVISOR={binary} is not a file")
-    return nested.cloud_hypervisor(Path(binary), switch.binary())
+    return nested.two_guests(nested.binary(), switch.binary())
 
 
 import guest_policy  # noqa: E402, F401  # its tests come before the last one

@@ -58,7 +58,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 missing=()
-for package in g++ gcc libc6-dev python3 iproute2 iputils-ping iperf3 procps; do
+for package in g++ gcc libc6-dev python3 iproute2 iputils-ping iperf3 procps tshark; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -78,6 +78,11 @@ if cargo build --workspace --quiet; then
     suite "networks" python3 tests/networks.py
     suite "real guests" python3 tests/real_guests.py
     suite "live migration" python3 tests/migration.py
+    suite "live migration of cloud-hypervisor" python3 tests/cloud_migration.py
+    suite "many moves" python3 tests/migration_many.py
+    suite "moves with deaths" python3 tests/migration_faults.py
+    suite "moves with a bad network" python3 tests/migration_network.py
+    suite "network virtualization" python3 tests/nv.py
     suite "take-over" python3 tests/take_over.py
     suite "policy store" python3 tests/nv_store.py
 else

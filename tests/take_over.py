@@ -44,9 +44,9 @@ def s20_7_streams_and_pings_go_on_through_take_overs():
         stream = a.start(f"iperf3 -c {IP['b']} -t {rounds * 2 + 4} -f m")
         pings = {to: a.start(f"ping -c {rounds * 2 * 50} -i 0.02 -W 3 {to}") for to in (IP["b"], "10.0.0.50", "10.0.0.60")}
         waited = []
-        for _ in range(rounds):
+        for number in range(rounds):
             time.sleep(1)
-            waited.append(s.take_over())
+            waited.append(s.take_over("--workers", (2, 1, 4, 3)[number % 4]))
         # Asked while the stream runs: iperf3 itself ends one with a reset, with and without a take-over.
         time.sleep(1)
         after = resets(a), resets(b)

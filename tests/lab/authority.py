@@ -1,6 +1,9 @@
 """A certification authority of one run, which signs for the switches of the lab."""
+import itertools
 from . import host
 from .host import sh
+
+_serial = itertools.count(1)
 
 
 class Authority:
@@ -8,7 +11,7 @@ class Authority:
 
     def __init__(self, name="fleet"):
         host.need("openssl")
-        self._directory = host.work() / f"ca-{name}"
+        self._directory = host.work() / f"ca{next(_serial)}-{name}"
         self._directory.mkdir()
         self.ca, self._key = self._directory / "ca.pem", self._directory / "ca.key"
         sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", 2, "-subj", f"/CN={name}",

@@ -66,7 +66,7 @@ class NvHost:
         """A tenant's machine: a namespace with the addresses (comma separated, with prefix length) in virtual subnet `vsid`."""
         inside, tap = net.Namespace(), _link("t")
         self.cli("port", "add", name, "--tap", tap, "--mac", mac, "--vsid", vsid, *policy)
-        sh("ip", "link", "set", tap, "netns", inside.name)
+        self.namespace.run(f"ip link set {tap} netns {inside.name}")
         inside.tap, inside.mac, inside.host, inside.port = tap, mac, self, name
         inside.run(f"sysctl -q net.ipv6.conf.{tap}.accept_ra=0 net.ipv6.conf.{tap}.router_solicitations=0 net.ipv6.conf.{tap}.addr_gen_mode=1")
         inside.run(f"ip link set {tap} mtu 1458 up")

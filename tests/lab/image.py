@@ -42,8 +42,8 @@ def _kernel_paths(vmlinuz):
     raise LabError(f"no modules of kernel {version} under {base}")
 
 
-def _module_files(modules):
-    """Paths below `modules` in insmod order, and which of them are for later."""
+def _module_files(modules, names=MODULES):
+    """Paths below `modules` of those drivers and what they need, in insmod order."""
     deps = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     by_name = {Path(p).name.split(".ko")[0].replace("-", "_"): p for p in deps}
     order = []
@@ -54,13 +54,28 @@ def _module_files(modules):
         if path not in order:
             order.append(path)
 
-    for name in MODULES:
+    for name in names:
         if path := by_name.get(name.replace("-", "_")):  # absent: built into the kernel
             add(path)
     return order
 
 
-def _add_libraries(binary, root):
+def add_modules(names, target):
+    """Copy drivers and what they need into the directory `target`; their file names in insmod order."""
+    _, modules = kernel()
+    order = []
+    for path in _module_files(modules, names):
+        name = Path(path).name
+        shutil.copy(modules / path, target / name)
+        if name.endswith(".xz"):
+            sh("xz", "-d", target / name)
+            name = name[:-3]
+        order.append(name)
+    return order
+
+
+def add_libraries(binary, root):
+    """Copy the libraries that a program needs to their places below `root`."""
     for path in re.findall(r"(?:=> )?(/\S+) \(0x", sh("ldd", binary, check=False)):
         target = root / path.lstrip("/")
         if not target.exists():
@@ -98,17 +113,8 @@ def initramfs():
         binary = shutil.which(tool)
         (root / "bin" / tool).unlink(missing_ok=True)
         shutil.copy(binary, root / "bin" / tool)
-        _add_libraries(binary, root)
-    order = []
-    for path in _module_files(modules):
-        name = Path(path).name
-        target = root / "modules" / name
-        shutil.copy(modules / path, target)
-        if name.endswith(".xz"):
-            sh("xz", "-d", target)
-            name = name[:-3]
-        if name.split(".ko")[0] not in _LATE:
-            order.append(name)
+        add_libraries(binary, root)
+    order = [name for name in add_modules(MODULES, root / "modules") if name.split(".ko")[0] not in _LATE]
     (root / "modules/order").write_text("\n".join(order) + "\n")
     shutil.copy(_INIT, root / "init")
     (root / "init").chmod(0o755)
@@ -125,7 +131,7 @@ def with_tools(*binaries):
         (root / "bin").mkdir(parents=True)
         for binary in binaries:
             shutil.copy(binary, root / "bin")
-            _add_libraries(binary, root)
+            add_libraries(binary, root)
         more = host.work() / "tools.gz"
         pack(root, more)
         # The kernel unpacks archives that follow each other one after the other.

@@ -34,7 +34,7 @@ class Prober:
         """That it is to end."""
         self._where.run(f"touch {self._until}")
 
-    def report(self, timeout=60):
+    def report(self, timeout=180):
         """Its report, after its end."""
         self.tell()
         if self._process:
@@ -94,6 +94,10 @@ class Tcp:
     @staticmethod
     def _established(namespace, port):
         return len(namespace.run(f"ss -Htn state established '( sport = :{port} )'").out.splitlines())
+
+    def running(self):
+        """Whether neither end has given up."""
+        return self._server.running() and self._client.running()
 
     def close(self):
         """End all connections in an orderly way and read the reports; returns itself."""

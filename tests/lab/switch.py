@@ -45,10 +45,10 @@ class Turnpike:
         host.until("turnpike to be ready", ready, 20, 0.005)
         return time.monotonic() - began
 
-    def take_over(self):
-        """A successor takes over, and the process before ends. Returns the milliseconds that frames waited, as the switch says."""
+    def take_over(self, *more):
+        """A successor takes over, with `more` options, and the process before ends. Returns the milliseconds that frames waited, as the switch says."""
         before, seen = self.process, self.log_path.stat().st_size
-        self.start("--take-over")
+        self.start("--take-over", *more)
         code = before.wait(10)
         if code:
             raise LabError(f"the process before ended with {code}: {self.log()}")

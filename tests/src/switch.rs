@@ -233,8 +233,14 @@ impl Switch {
 
     /// Starts a successor that takes over from the running process, which must then end with exit code 0.
     pub fn take_over(&self) {
+        self.take_over_by(self.options.workers);
+    }
+
+    /// As [`Self::take_over`], by a successor with so many workers.
+    pub fn take_over_by(&self, workers: usize) {
         let mut child = self.child.lock().expect("lock");
         let mut options = self.options.clone();
+        options.workers = workers;
         options.args.push("--take-over".to_owned());
         let successor = spawn(self.dir.path(), &options, &self.log);
         let mut before = std::mem::replace(&mut *child, successor);

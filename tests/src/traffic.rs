@@ -102,6 +102,12 @@ impl Guest {
         true
     }
 
+    /// Writes a number over bytes 50 to 57 of the frame that lies in the send ring as chain `head`.
+    pub fn stamp(&self, pair: usize, head: u16, number: u64) {
+        let slot = self.sending[pair].get(&head).expect("a chain of ours");
+        self.memory.write(slot + net_hdr::LEN as u64 + 50, &number.to_le_bytes());
+    }
+
     /// Sends many frames, kicking once for as many as fit into the ring.
     #[track_caller]
     pub fn send_all<'f>(&mut self, frames: impl IntoIterator<Item = &'f Vec<u8>>) {

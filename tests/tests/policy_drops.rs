@@ -19,6 +19,8 @@ enum Producer {
     Deed(fn(&mut Lan) -> u64, At),
     /// Not from outside, and why.
     Inside(&'static str),
+    /// Only the physical network brings it; the test of the switch that shows it.
+    Wire(&'static str),
 }
 
 /// Where a drop is counted.
@@ -31,7 +33,7 @@ enum At {
 }
 
 use At::{Receiver, Sender};
-use Producer::{Deed, Frames, Inside};
+use Producer::{Deed, Frames, Inside, Wire};
 
 fn to_b() -> Frame {
     Frame::new(mac(2), mac(1)).payload(&[1; 60])
@@ -41,8 +43,70 @@ fn four() -> Frame {
     to_b().ipv4()
 }
 
+/// Puts `a` into a virtual subnet with these lookup records (customer address, port number of the MAC address, encapsulation) and lets it send
+/// a packet there; nobody gets it.
+fn customer(lan: &mut Lan, records: &[(&str, u8, &str)], to: [u8; 4]) -> u64 {
+    for line in [
+        "switch set --nv on",
+        "port set a --vsid 5001",
+        "nv network add blue --rdid 11111111-1111-1111-1111-111111111111",
+        "nv subnet add --network blue --vsid 5001 --prefix 10.7.0.0/16",
+    ] {
+        lan.run(line);
+    }
+    for (ca, number, encap) in records {
+        let mac = vswitch::Mac(mac(*number));
+        lan.run(&format!("nv record add --vsid 5001 --ca {ca} --mac {mac} --pa 192.0.2.9 --encap {encap}"));
+    }
+    let frame = Frame::new(mac(2), mac(1)).ipv4().from_ip([10, 7, 0, 10]).to_ip(to).udp(1000, 2000).build();
+    for _ in 0..3 {
+        assert!(lan.send("a", &frame).0.is_empty());
+    }
+    3
+}
+
 fn producer(reason: DropReason) -> Producer {
     match reason {
+        DropReason::NvSourceUnknown => Deed(|lan| customer(lan, &[], [10, 7, 0, 11]), Sender),
+        DropReason::NvDestinationUnknown => {
+            Deed(|lan| customer(lan, &[("10.7.0.10", 1, "nvgre")], [10, 7, 0, 11]), Sender)
+        }
+        DropReason::NvNoRoute => {
+            Deed(|lan| customer(lan, &[("10.7.0.10", 1, "nvgre")], [10, 99, 0, 1]), Sender)
+        }
+        DropReason::NvForRouter => {
+            Deed(|lan| customer(lan, &[("10.7.0.10", 1, "nvgre")], [10, 7, 0, 1]), Sender)
+        }
+        DropReason::NvMethodMismatch => Deed(
+            |lan| customer(lan, &[("10.7.0.10", 1, "nvgre"), ("10.7.0.11", 9, "vxlan")], [10, 7, 0, 11]),
+            Sender,
+        ),
+        DropReason::ProviderUnreachable => Deed(
+            |lan| customer(lan, &[("10.7.0.10", 1, "nvgre"), ("10.7.0.11", 9, "nvgre")], [10, 7, 0, 11]),
+            Sender,
+        ),
+        DropReason::NvEthertype => Frames(
+            "",
+            &[
+                "switch set --nv on",
+                "port set a --vsid 5001",
+                "nv network add blue --rdid 11111111-1111-1111-1111-111111111111",
+                "nv subnet add --network blue --vsid 5001 --prefix 10.7.0.0/16",
+            ],
+            |_| vec![to_b().build(); 2],
+            Sender,
+        ),
+        DropReason::NvSourceSpoofed => {
+            Wire("h30_a_tunnels_packet_is_believed_only_as_far_as_records_confirm_it")
+        }
+        DropReason::NvMalformed => {
+            Wire("h30_malformed_tunnels_to_this_host_are_dropped_and_others_are_ordinary_frames")
+        }
+        DropReason::NvCongestion => Wire("h30_congestion_marks_arrive_or_the_packet_does_not"),
+        DropReason::ProviderSpoofed => Wire("h30_nobody_on_the_provider_network_uses_its_addresses"),
+        DropReason::NvNotHere | DropReason::NvTtlExpired => {
+            Wire("s20_5_a_former_host_is_forgotten_after_the_grace")
+        }
         DropReason::FrameTooShort => Frames(
             "",
             &[],
@@ -301,7 +365,7 @@ fn every_reason_is_produced_and_counted_exactly() {
         };
         let mut lan = Lan::new(&[("a", ""), ("b", policy), ("c", "")]);
         let (count, at) = match producer(reason) {
-            Inside(why) => {
+            Inside(why) | Wire(why) => {
                 assert!(!why.is_empty());
                 continue;
             }

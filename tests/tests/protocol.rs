@@ -245,11 +245,12 @@ fn a_disabled_ring_moves_nothing_until_it_is_enabled_again() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default(), Options::default());
     b.enable(0..1, false).unwrap();
-    let lost = Frame::of_len(&a, &b, 100, 0);
-    a.send(&lost);
+    let waiting = Frame::of_len(&a, &b, 100, 0);
+    a.send(&waiting);
     std::thread::sleep(SILENCE);
     assert!(b.poll().is_none(), "a frame came through a disabled ring");
     b.enable(0..1, true).unwrap();
     switch.wait_state("b", "running");
+    assert_eq!(b.receive(turnpike_tests::PATIENCE).map(|r| r.frame), Some(waiting), "what came meanwhile");
     exchange(&mut a, &mut b, 1);
 }

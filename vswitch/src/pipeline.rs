@@ -241,7 +241,7 @@ pub(crate) fn walk<'a>(
         _ => None,
     };
     if let Some(to) = to {
-        let tunnel = frame.overlay.is_some_and(|overlay| overlay.tunnel.is_some());
+        let tunnel = frame.overlay.is_some_and(|o| o.tunnel.is_some() || o.exit.is_some());
         // What an uplink's policy says is about the physical network, of which the customer's frame is no part.
         verdict = match if tunnel { link::receiver(frame, to) } else { Ok(()) } {
             Err(reason) => Verdict::Refuse(reason, to.id),

@@ -58,7 +58,7 @@ async fn hand_over(upgrade: OnUpgrade, turn: Turn, shared: Shared) {
         return log::warn!("a take-over ended before it began");
     };
     let thread = std::thread::Builder::new().name("take-over".into());
-    if let Err(e) = thread.spawn(move || turn.give(stream, &shared.switch)) {
+    if let Err(e) = thread.spawn(move || turn.give(stream, &shared.switch, &shared.migrations)) {
         log::error!("a take-over failed: {e}");
     }
 }

@@ -1,6 +1,7 @@
 //! How `turnpike serve` comes to its switch: from its state directory, or from the process that runs it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::control::takeover::store_as;
 use crate::control::{Host, Switch};
 use crate::dataplane::Dataplane;
 use crate::events::EventLog;
+use crate::migrate::view::NewListener;
 use crate::spec::WorkerOptions;
 use crate::store::{Saved, Store};
 use crate::takeover::{Claim, Devices, Offered};
@@ -48,6 +50,8 @@ pub(super) struct Begun {
     pub(super) listener: UnixListener,
     pub(super) metrics: Option<TcpListener>,
     pub(super) socket: Socket,
+    /// Where the process before took ports of other switches.
+    pub(super) taking: Option<(NewListener, OwnedFd)>,
 }
 
 impl Beginning<'_> {
@@ -73,7 +77,7 @@ impl Beginning<'_> {
         if self.shares_policy {
             switch.share_policy();
         }
-        Ok(Begun { switch, listener, metrics, socket })
+        Ok(Begun { switch, listener, metrics, socket, taking: None })
     }
 
     /// Becomes the switch that runs on the API socket. Blocks; nothing else is to be done meanwhile.
@@ -111,7 +115,7 @@ impl Beginning<'_> {
         }
         switch.expect_ports(&present, last_id);
 
-        let Devices { arrived, listeners } = claim.devices()?;
+        let Devices { arrived, listeners, taking } = claim.devices()?;
         pending.absorb(&tallies).map_err(|e| failed("the counters", e))?;
         let mut listeners = listeners.into_iter();
         let Some(listener) = listeners.next() else { return Err(claim.refused("no API socket came")) };
@@ -133,7 +137,7 @@ impl Beginning<'_> {
         if let Err(e) = pending.settle(&tallies) {
             log::error!("the counters are kept in a file of another name until the next start: {e}");
         }
-        Ok(Begun { switch, listener, metrics, socket: Socket::of(self.api) })
+        Ok(Begun { switch, listener, metrics, socket: Socket::of(self.api), taking })
     }
 }
 

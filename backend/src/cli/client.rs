@@ -1,5 +1,6 @@
 //! One request of the API at a time, over its UNIX socket.
 
+use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -198,7 +199,8 @@ pub(super) fn below(collection: &str, name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
             path.push(char::from(byte));
         } else {
-            path.push_str(&format!("%{byte:02X}"));
+            // Writing to a string does not fail.
+            let _ = write!(path, "%{byte:02X}");
         }
     }
     path

@@ -242,10 +242,13 @@ impl Serve {
             events: events.clone(),
             lifecycle: lifecycle.clone(),
         };
-        let Begun { mut switch, listener, metrics, mut socket } =
+        let Begun { mut switch, listener, metrics, mut socket, taking } =
             if self.take_over { beginning.succeed().await? } else { beginning.start(&callers).await? };
         if let Some(key) = fleet_key {
             switch.set_fleet_key(key);
+        }
+        if let Some(directory) = directory {
+            switch.keep_arrivals(directory);
         }
         if let Some(config) = &config {
             for line in apply::lines(&switch.apply(config, false)?) {
@@ -267,11 +270,17 @@ impl Serve {
         let switch = Arc::new(Mutex::new(switch));
         let shared = Shared {
             giver,
-            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone()),
+            migrations: Migrations::new(switch.clone(), events.clone(), stopping.clone(), paused.clone()),
             switch,
             events: events.clone(),
             stopping: stopping.clone(),
         };
+        if let Some((asked, socket)) = taking {
+            // What the one before could read this one may not: everything else goes on.
+            if let Err(why) = shared.migrations.resume(asked, socket).await {
+                log::error!("ports of other switches are no longer taken: {why}");
+            }
+        }
         // Ends before the switch does.
         #[cfg(feature = "etcd")]
         let follows = policy_store.map(|options| follow_policy(&options, &shared)).transpose()?;

@@ -38,6 +38,7 @@ impl Switch {
             policy: None,
             records: self.records.clone(),
             fleet_key: None,
+            kept: super::handover::Kept::default(),
         }
     }
 
@@ -60,6 +61,9 @@ impl Switch {
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
         let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
 
+        for config in &gone {
+            self.kept.forget(config.id);
+        }
         data.remove_all(&gone.iter().map(|config| config.id).collect::<Vec<_>>());
         for config in &fresh {
             self.events.name_port(config.id, &config.name);

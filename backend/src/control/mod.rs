@@ -42,7 +42,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::snapshot::Snapshot;
 
 use self::admit::{changed, differences};
-use self::handover::{Arrival, Departure};
+use self::handover::{Arrival, Departure, Kept};
 use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
 use self::nv::object::RecordKey;
 use self::nv::records::RecordTable;
@@ -119,6 +119,7 @@ pub struct Switch {
     records: Option<RecordTable>,
     /// With what states of ports are sealed and verified.
     fleet_key: Option<FleetKey>,
+    kept: Kept,
 }
 
 impl Switch {
@@ -170,6 +171,7 @@ impl Switch {
             policy: None,
             records: None,
             fleet_key: None,
+            kept: Kept::default(),
         };
         let (records, objects): (Vec<_>, Vec<_>) =
             saved.nv.into_iter().partition(|object| matches!(object, nv::object::Object::Record(_)));
@@ -245,6 +247,7 @@ impl Switch {
             }
         }
         self.follow_devices();
+        self.follow_awaited();
     }
 
     /// To be called every second or sooner: asks for next hops of the provider network.
@@ -349,6 +352,7 @@ impl Switch {
         let config = self.entry(name)?.config.clone();
         let id = config.id;
         self.store.put(None, &[(Some(&config), None)])?;
+        self.kept.forget(id);
         data.remove(id);
         self.ports.remove(name);
         self.publish();

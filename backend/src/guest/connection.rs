@@ -324,6 +324,7 @@ fn serve(
 fn released(port: &Arc<GuestPort>) {
     vring::release(port);
     port.features.store(0, Ordering::Relaxed);
+    port.saves.store(false, Ordering::Relaxed);
     port.mtu.store(port.spec.mtu, Ordering::Relaxed);
     *lock(&port.connected) = false;
 }

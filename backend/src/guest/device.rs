@@ -74,6 +74,7 @@ impl VhostUserBackend for NetDevice {
     }
 
     fn reset_device(&self) {
+        self.port.reset_rings();
         self.port.features.store(0, Ordering::Relaxed);
         dirty_log::apply(&self.port, 0);
     }

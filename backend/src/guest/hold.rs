@@ -1,8 +1,9 @@
 //! Frames that wait for a guest on the move: its rings do not run, but they will again, here or on another host.
 //!
 //! A port *holds* while its guest is on its way: when its receive rings stopped although its front end is logging memory writes
-//! (which it does for a migration only), while rings are restarted on other memory, and as long as the control plane says so. What
-//! comes for it then is copied, as it was sent and with nothing counted at the receiver, and judged by the receiver's policy when it
+//! (which it does for a migration only), when they are paused, while rings are restarted on other memory, and as long as the control
+//! plane says so. Rings are *paused* when the front end switched them off without taking them down; that is how cloud-hypervisor begins to
+//! move a guest within a host, where it logs nothing. What comes for it then is copied, as it was sent and with nothing counted at the receiver, and judged by the receiver's policy when it
 //! is delivered: so the policy in force then applies, and nothing is counted twice or for a guest that never got it.
 //!
 //! Holding ends in one of three ways: the rings run again, and what was held goes first; the guest is elsewhere, and it goes out of the
@@ -110,6 +111,16 @@ pub(super) enum Wish {
     Frozen,
 }
 
+/// What became of the receive rings that this front end brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Rings {
+    #[default]
+    NotYet,
+    Ran,
+    /// They did, and it has switched them off.
+    Paused,
+}
+
 /// A port's held frames.
 pub(super) struct Hold {
     state: Mutex<State>,
@@ -118,6 +129,7 @@ pub(super) struct Hold {
     errand: AtomicBool,
 }
 
+#[allow(clippy::struct_excessive_bools)] // facts about the rings, each for itself
 #[derive(Default)]
 struct State {
     frames: VecDeque<Held>,
@@ -132,8 +144,7 @@ struct State {
     forward: bool,
     /// Rings are being restarted.
     restarting: bool,
-    /// Receive rings ran for this front end.
-    ran: bool,
+    rings: Rings,
     /// Bit per queue pair whose receive ring ran when that was last told.
     running: u64,
     /// Packets given up that the worker has yet to count.
@@ -218,8 +229,38 @@ impl GuestPort {
 
     /// Whether what comes for the port while no receive ring runs is to be held.
     fn holds(&self, state: &State) -> bool {
-        let logging = self.features() & super::features::LOG_ALL != 0;
-        state.wish != Wish::None || state.restarting || (state.ran && logging && *lock(&self.connected))
+        let on_its_way = match state.rings {
+            Rings::NotYet => false,
+            Rings::Ran => self.features() & super::features::LOG_ALL != 0,
+            Rings::Paused => true,
+        };
+        state.wish != Wish::None || state.restarting || (on_its_way && *lock(&self.connected))
+    }
+
+    /// The front end is about to switch off a receive ring that runs.
+    pub(super) fn pause(&self) {
+        self.hold.lock().rings = Rings::Paused;
+    }
+
+    /// Rings are taken down: to save the port's state if all were switched off before, otherwise because the guest resets its card.
+    pub(super) fn taken_down(&self) {
+        if self.saves.load(Ordering::Relaxed) && self.queues.iter().all(|queue| !queue.is_live()) {
+            return;
+        }
+        self.reset_rings();
+    }
+
+    /// The guest does not go on with the rings that were paused.
+    pub(super) fn reset_rings(&self) {
+        let mut state = self.hold.lock();
+        if state.rings == Rings::Paused {
+            state.rings = Rings::Ran;
+            if self.live() == 0 && !self.holds(&state) {
+                self.hold.give_up(&mut state);
+            }
+            drop(state);
+            self.call_owner();
+        }
     }
 
     /// Offers a frame of `len` bytes for which there is no receive ring, or that must not overtake what is held. `make` copies it.
@@ -278,7 +319,7 @@ impl GuestPort {
             if was == 0 {
                 state.wish = Wish::None;
             }
-            state.ran = true;
+            state.rings = Rings::Ran;
             state.forward = false;
             self.open(&mut state, live);
         }
@@ -326,7 +367,7 @@ impl GuestPort {
     /// The front end is gone, and its rings with it.
     pub(super) fn front_end_gone(&self) {
         let mut state = self.hold.lock();
-        state.ran = false;
+        state.rings = Rings::NotYet;
         if state.wish == Wish::None {
             self.hold.give_up(&mut state);
         }
@@ -461,7 +502,7 @@ impl GuestPort {
         let begun = state.holding?;
         if live == 0 && state.wish == Wish::None && now.saturating_sub(begun) >= LONGEST {
             // No migration takes that long between its two ends; whatever this is, it begins anew with the next start of the rings.
-            state.ran = false;
+            state.rings = Rings::NotYet;
             self.hold.give_up(&mut state);
         }
         let mut packets = std::mem::take(&mut state.lost);

@@ -68,6 +68,8 @@ pub struct GuestPort {
     changing: Mutex<()>,
     mtu: AtomicU16,
     connected: Mutex<bool>,
+    /// Whether the front end can have the port's state saved.
+    saves: AtomicBool,
     /// Its rings are stopped and started for a take-over that nobody outside is to notice.
     quiet: AtomicBool,
     attachments: AtomicU32,
@@ -106,6 +108,7 @@ impl GuestPort {
             changing: Mutex::new(()),
             mtu,
             connected: Mutex::new(false),
+            saves: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
             attachments: AtomicU32::new(0),
             starts: AtomicU32::new(0),

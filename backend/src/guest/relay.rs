@@ -199,6 +199,7 @@ impl<'a> Relay<'a> {
                 self.offered = true;
                 self.reply_ack = value & PROTOCOL_REPLY_ACK != 0;
                 self.protocol = value;
+                self.port.saves.store(value & PROTOCOL_DEVICE_STATE != 0, Ordering::Relaxed);
                 self.forward(&passed)
             }
             request::GET_MAX_MEM_SLOTS => {

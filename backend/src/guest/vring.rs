@@ -229,6 +229,9 @@ impl VringT<Ram> for PortVring {
     }
 
     fn set_enabled(&self, enabled: bool) {
+        if !enabled && self.queue.index.is_multiple_of(2) && self.queue.is_live() {
+            self.port.pause();
+        }
         self.inner.set_enabled(enabled);
         self.sync();
     }
@@ -274,6 +277,9 @@ impl VringT<Ram> for PortVring {
     fn set_queue_ready(&self, ready: bool) {
         self.inner.set_queue_ready(ready);
         self.sync();
+        if !ready {
+            self.port.taken_down();
+        }
     }
 
     fn set_kick(&self, file: Option<File>) {

@@ -166,9 +166,8 @@ pub trait Link: Send + Sync {
         while let Some(frame) = outbox.get(first + sent) {
             match self.send(frame.header, frame.front, frame.pieces) {
                 Ok(Sent::Done) => sent += 1,
-                Ok(Sent::Full) => break,
                 Err(error) if sent == 0 => return Err(error),
-                Err(_) => break,
+                Ok(Sent::Full) | Err(_) => break,
             }
         }
         Ok(sent)

@@ -41,9 +41,12 @@ pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener, acceptor: T
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let (mut second, mut told) = (Instant::now(), 0);
     let (refused, mut refusals) = mpsc::channel::<(String, String)>(16);
+    let mut paused = inner.paused.clone();
     loop {
+        let open = !*paused.borrow_and_update();
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if open => accepted,
+            Ok(()) = paused.changed() => continue,
             Some((peer, reason)) = refusals.recv() => {
                 if second.elapsed() >= Duration::from_secs(1) {
                     (second, told) = (Instant::now(), 0);
@@ -144,6 +147,10 @@ impl Incoming {
         let port = first.port.clone();
         let asked = port.clone();
         let standing = inner.with(move |switch| switch.standing(&asked)).await.ok()?;
+        // The switch was not free because a successor took over: the source tries again, and finds that one.
+        if *inner.paused.borrow() {
+            return None;
+        }
         let committed = standing.map(|s| s.epoch).filter(|epoch| *epoch != 0);
         let (machine, actions) = Destination::begin(&first.message, committed, inner.limits, inner.now())?;
         let mut this = Self {

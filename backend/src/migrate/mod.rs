@@ -17,12 +17,15 @@ pub mod wire;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use migration::handoff::{Limits, MigrationId, Millis};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use vswitch::event::Event;
 use vswitch::refusal::{Object, Refusal, Refused};
 
@@ -54,6 +57,9 @@ struct Known {
 
 struct Listener {
     view: ListenView,
+    /// What was asked for, and the socket: what a successor needs to go on.
+    asked: NewListener,
+    socket: OwnedFd,
     task: JoinHandle<()>,
 }
 
@@ -63,6 +69,8 @@ struct Inner {
     events: Arc<EventLog>,
     limits: Limits,
     stopping: watch::Receiver<bool>,
+    /// Whether nothing new is to begin, because a successor takes over.
+    paused: watch::Receiver<bool>,
     /// The last migration of each port.
     known: Mutex<BTreeMap<String, Known>>,
     /// Tasks of ports that come, by migration.
@@ -149,13 +157,19 @@ impl Inner {
 }
 
 impl Migrations {
-    /// The migrations of `switch`, of which there are none yet.
-    pub fn new(switch: Arc<Mutex<Switch>>, events: Arc<EventLog>, stopping: watch::Receiver<bool>) -> Self {
+    /// The migrations of `switch`, of which there are none yet. While `paused` is true, other switches wait in the kernel's queue.
+    pub fn new(
+        switch: Arc<Mutex<Switch>>,
+        events: Arc<EventLog>,
+        stopping: watch::Receiver<bool>,
+        paused: watch::Receiver<bool>,
+    ) -> Self {
         Self(Arc::new(Inner {
             switch,
             events,
             limits: Limits::default(),
             stopping,
+            paused,
             known: Mutex::default(),
             coming: Mutex::default(),
             listener: Mutex::default(),
@@ -201,16 +215,49 @@ impl Migrations {
         let cannot = |e: std::io::Error| {
             Refusal::CannotListen { address: address.to_string(), reason: e.to_string() }.of(object())
         };
-        let socket = tokio::net::TcpListener::bind(address).await.map_err(cannot)?;
-        let view = ListenView { address: socket.local_addr().map_err(cannot)?.to_string() };
-        let task = tokio::spawn(incoming::accept(Arc::clone(&self.0), socket, acceptor));
+        let socket = TcpListener::bind(address).await.map_err(cannot)?;
+        self.take_ports(new, socket, acceptor, cannot)
+    }
+
+    fn take_ports(
+        &self,
+        asked: NewListener,
+        socket: TcpListener,
+        acceptor: TlsAcceptor,
+        cannot: impl Fn(std::io::Error) -> Refused,
+    ) -> Result<ListenView, Refused> {
+        let view = ListenView { address: socket.local_addr().map_err(&cannot)?.to_string() };
+        let copy = socket.as_fd().try_clone_to_owned().map_err(&cannot)?;
         let mut listener = lock(&self.0.listener);
         if let Some(there) = &*listener {
-            task.abort();
-            return Err(Refusal::ListensAlready { address: there.view.address.clone() }.of(object()));
+            return Err(Refusal::ListensAlready { address: there.view.address.clone() }.of(Object::Switch));
         }
-        *listener = Some(Listener { view: view.clone(), task });
+        let task = tokio::spawn(incoming::accept(Arc::clone(&self.0), socket, acceptor));
+        *listener = Some(Listener { view: view.clone(), asked, socket: copy, task });
         Ok(view)
+    }
+
+    /// What a successor needs to take ports where this switch does; `None` where it takes none.
+    pub fn hand_over(&self) -> std::io::Result<Option<(NewListener, OwnedFd)>> {
+        let listener = lock(&self.0.listener);
+        listener.as_ref().map(|l| Ok((l.asked.clone(), l.socket.try_clone()?))).transpose()
+    }
+
+    /// Goes on to take ports where another process did.
+    pub async fn resume(&self, asked: NewListener, socket: OwnedFd) -> Result<ListenView, Refused> {
+        let address = asked.address.clone();
+        let cannot = |e: std::io::Error| {
+            Refusal::CannotListen { address: address.clone(), reason: e.to_string() }.of(Object::Switch)
+        };
+        let acceptor = read_files(&asked.credentials, Credentials::acceptor).await?;
+        let socket = TcpListener::from_std(socket.into()).map_err(cannot)?;
+        self.take_ports(asked, socket, acceptor, cannot)
+    }
+
+    /// A port that is part of a migration under way.
+    pub fn moving(&self) -> Option<String> {
+        let known = lock(&self.0.known);
+        known.values().find(|k| !k.view.is_over()).map(|k| k.view.port.clone())
     }
 
     /// Takes no more ports from other switches; those under way go on as long as their connections do.

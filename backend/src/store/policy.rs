@@ -168,7 +168,7 @@ impl Status {
 
     pub(super) fn found(&self, endpoint: &str) {
         let mut words = self.words();
-        words.endpoint = endpoint.to_owned();
+        endpoint.clone_into(&mut words.endpoint);
         words.reason.clear();
         words.heard = Instant::now();
         self.up.store(true, Ordering::Relaxed);
@@ -176,7 +176,7 @@ impl Status {
 
     /// It does not answer any more; whether it did before.
     pub(super) fn lost(&self, reason: &str) -> bool {
-        self.words().reason = reason.to_owned();
+        reason.clone_into(&mut self.words().reason);
         let was_up = self.up.swap(false, Ordering::Relaxed);
         if was_up {
             self.losses.fetch_add(1, Ordering::Relaxed);

@@ -16,6 +16,7 @@ use crate::control::Switch;
 use crate::control::takeover::PortOffer;
 use crate::control::types::NvDocument;
 use crate::dataplane::takeover::Frozen;
+use crate::migrate::Migrations;
 
 /// Time for the successor to open its store and compile the policy, while everything runs.
 const PREPARE: Duration = Duration::from_mins(1);
@@ -99,14 +100,14 @@ impl Giver {
 
 impl Turn {
     /// Hands the switch over on `stream`, or leaves everything as it was.
-    pub fn give(self, stream: UnixStream, switch: &Mutex<Switch>) {
+    pub fn give(self, stream: UnixStream, switch: &Mutex<Switch>, migrations: &Migrations) {
         let channel = match Channel::new(stream) {
             Ok(channel) => channel,
             Err(e) => return log::error!("a take-over failed: {e}"),
         };
         let mut switch = switch.lock().unwrap_or_else(PoisonError::into_inner);
         log::info!("a successor takes over");
-        let offer = match offer(&switch) {
+        let offer = match offer(&switch, migrations) {
             Ok(offer) => offer,
             Err(reason) => {
                 log::error!("the take-over failed, everything goes on here: {reason}");
@@ -116,7 +117,7 @@ impl Turn {
             }
         };
         switch.release_store();
-        match self.talk(&channel, &switch, offer) {
+        match self.talk(&channel, &switch, migrations, offer) {
             Ok(stood) => {
                 log::info!("the successor runs; frames waited {:.1} ms", stood.as_secs_f64() * 1e3);
                 switch.stop();
@@ -138,7 +139,13 @@ impl Turn {
     }
 
     /// The whole conversation; says how long nothing moved.
-    fn talk(&self, channel: &Channel, switch: &Switch, offer: Offer) -> Result<Duration, ChannelError> {
+    fn talk(
+        &self,
+        channel: &Channel,
+        switch: &Switch,
+        migrations: &Migrations,
+        offer: Offer,
+    ) -> Result<Duration, ChannelError> {
         channel.send(&offer.first, &[offer.counters.as_fd()], PREPARE)?;
         for port in offer.ports {
             channel.send(&Step::Port(Box::new(port)), &[], PREPARE)?;
@@ -151,7 +158,7 @@ impl Turn {
         self.0.paused.send_replace(true);
         let began = Instant::now();
         let Some(frozen) = switch.freeze() else { return Err(ChannelError::Closed) };
-        match self.hand_over(channel, switch, &frozen) {
+        match self.hand_over(channel, switch, migrations, &frozen) {
             Ok(()) => Ok(began.elapsed()),
             Err(e) => {
                 switch.thaw(frozen);
@@ -162,7 +169,13 @@ impl Turn {
     }
 
     /// What happens while nothing moves.
-    fn hand_over(&self, channel: &Channel, switch: &Switch, frozen: &Frozen) -> Result<(), ChannelError> {
+    fn hand_over(
+        &self,
+        channel: &Channel,
+        switch: &Switch,
+        migrations: &Migrations,
+        frozen: &Frozen,
+    ) -> Result<(), ChannelError> {
         let all = frozen.devices();
         let devices = all.len();
         for (id, device, fds) in all {
@@ -170,8 +183,9 @@ impl Turn {
             channel.send(&Step::Device { id, device, memory }, &fds, HURRY)?;
         }
         let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-        channel.send(&Step::Frozen { devices }, &fds, HURRY)?;
+        let (listening, taking) = migrations.hand_over().map_err(ChannelError::Io)?.unzip();
+        let fds: Vec<_> = listeners.iter().chain(&taking).map(AsFd::as_fd).collect();
+        channel.send(&Step::Frozen { devices, listening }, &fds, HURRY)?;
         expect(channel, Some(HURRY), |step| matches!(step, Step::Ready))?;
         // From here on the successor decides. What ends this wait is its word or its end.
         channel.send(&Step::Go, &[], HURRY)?;
@@ -187,7 +201,11 @@ struct Offer {
     nv: Vec<NvDocument>,
 }
 
-fn offer(switch: &Switch) -> Result<Offer, String> {
+fn offer(switch: &Switch, migrations: &Migrations) -> Result<Offer, String> {
+    // One that begins from here on waits for the switch, and finds it stopped or everything as it was.
+    if let Some(port) = migrations.moving() {
+        return Err(Refusal::TakeOverMoving { port }.to_string());
+    }
     let (settings, ports, last_id) = switch.take_stock().map_err(|why| why.to_string())?;
     let counters = switch.counters_file().ok_or("the switch is stopping")?.map_err(|e| e.to_string())?;
     let program = env!("CARGO_PKG_VERSION").to_owned();

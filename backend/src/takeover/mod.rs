@@ -34,6 +34,7 @@ use crate::control::model::Settings;
 use crate::control::takeover::PortOffer;
 use crate::control::types::NvDocument;
 use crate::dataplane::takeover::DeviceText;
+use crate::migrate::view::NewListener;
 
 pub use give::{Giver, Outcome, Turn};
 pub use take::{Claim, Devices, Offered};
@@ -63,8 +64,13 @@ enum Step {
     Prepared,
     /// What is behind a port, and what is remembered of it.
     Device { id: PortId, device: DeviceText, memory: Box<PortMemory> },
-    /// Everything stands still, and this many devices were sent. With the API's listener and, if there is one, that of the metrics.
-    Frozen { devices: usize },
+    /// Everything stands still, and this many devices were sent. With the API's listener, if there is one that of the metrics, and if the
+    /// switch takes ports of others (`listening`) that for them.
+    Frozen {
+        devices: usize,
+        #[serde(default)]
+        listening: Option<NewListener>,
+    },
     /// The successor has everything it needs.
     Ready,
     /// The successor may start.

@@ -16,6 +16,7 @@ use super::{Step, VERSION};
 use crate::api::{ErrorBody, ErrorDetail, TAKE_OVER_PATH, TAKE_OVER_PROTOCOL};
 use crate::control::nv::document;
 use crate::control::takeover::Arrived;
+use crate::migrate::view::NewListener;
 use crate::store::Saved;
 
 /// Time for the running switch to answer: it may have a change under way.
@@ -54,6 +55,8 @@ pub struct Devices {
     pub arrived: Vec<Arrived>,
     /// The API's listener and, if there is one, that of the metrics.
     pub listeners: Vec<OwnedFd>,
+    /// Where ports of other switches are taken.
+    pub taking: Option<(NewListener, OwnedFd)>,
 }
 
 impl Claim {
@@ -80,8 +83,9 @@ impl Claim {
                     (Step::Device { id, device, memory }, fds) => {
                         arrived.push(Arrived { id, device, fds, memory: *memory });
                     }
-                    (Step::Frozen { devices }, listeners) if devices == arrived.len() => {
-                        return Ok(Devices { arrived, listeners });
+                    (Step::Frozen { devices, listening }, mut listeners) if devices == arrived.len() => {
+                        let taking = listening.and_then(|asked| Some((asked, listeners.pop()?)));
+                        return Ok(Devices { arrived, listeners, taking });
                     }
                     (step, _) => return Err(ChannelError::unexpected(&step)),
                 }

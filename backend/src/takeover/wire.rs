@@ -153,11 +153,11 @@ mod tests {
         let (a, b) = pair();
         let files: Vec<File> = (0..200).map(|_| File::open("/dev/null").unwrap()).collect();
         let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        a.send(&Step::Frozen { devices: 7 }, &fds, SOON).unwrap();
+        a.send(&Step::Frozen { devices: 7, listening: None }, &fds, SOON).unwrap();
         a.send(&Step::Go, &[], SOON).unwrap();
         a.send(&Step::Ready, &fds[..1], SOON).unwrap();
         let (step, got) = b.receive(Some(SOON)).unwrap();
-        assert!(matches!(step, Step::Frozen { devices: 7 }));
+        assert!(matches!(step, Step::Frozen { devices: 7, .. }));
         assert_eq!(got.len(), 200);
         assert!(matches!(b.receive(Some(SOON)).unwrap(), (Step::Go, fds) if fds.is_empty()));
         assert!(matches!(b.receive(Some(SOON)).unwrap(), (Step::Ready, fds) if fds.len() == 1));

@@ -41,12 +41,12 @@ impl Delivery {
         let tunnels = snapshot.nv().is_some() && snapshot.uplink() == Some(from);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
-        for index in 0..burst.count {
+        for (index, verdict) in verdicts.iter_mut().enumerate().take(burst.count) {
             let opened = if tunnels { self.open(view, shared, now, from, burst, index) } else { None };
             let frame = &mut burst.frames[index];
             let plan = self.plans.slot(index);
             plan.flow = 0;
-            verdicts[index] = match (frame.fault, opened) {
+            *verdict = match (frame.fault, opened) {
                 (Some(reason), _) | (None, Some(Err(reason))) => Verdict::Drop(reason),
                 (None, opened) => match frame.header.check(frame.head(), frame.len, sends) {
                     Ok(offload) => {

@@ -175,7 +175,7 @@ impl Delivery {
                 Verdict::Unicast(id) if id == to && way == Way::Rings => here |= 1 << index,
                 // What was flooded has been at the other hosts.
                 Verdict::Unicast(id) if Some(id) == snapshot.uplink() && !frame.flooded => {
-                    elsewhere |= 1 << index
+                    elsewhere |= 1 << index;
                 }
                 Verdict::Drop(reason) | Verdict::Refuse(reason, _) => {
                     drop_one(context, burst, to, index, reason);

@@ -147,7 +147,8 @@ impl Delivery {
                     break;
                 }
                 Ok(0) => {
-                    for &(index, cost) in &run.gathered.clone()[done..self.outbox.len()] {
+                    for place in done..self.outbox.len() {
+                        let (index, cost) = run.gathered[place];
                         run.drop(index.into(), cost.0, DropReason::ReceiverFull);
                     }
                     break;

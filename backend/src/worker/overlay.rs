@@ -21,7 +21,7 @@ use super::join::Joining;
 use super::outward::Run;
 use super::{Shared, View};
 use crate::guest::burst::{BURST, Burst, Untagged};
-use crate::link::Piece;
+use crate::link::{LINK_HEADER, Piece};
 
 /// Answers to the frames of one burst that are kept until its end, at most.
 const MAX_ANSWERS: usize = BURST;
@@ -148,9 +148,12 @@ impl Delivery {
                     wire::rewrite::hop(frame.head_mut()).map_err(|_| DropReason::NvTtlExpired)?;
                 }
             }
+            let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
+            if let Some(exit) = &overlay.exit {
+                return nv::exit(snapshot, state, context.now, exit, frame.head_mut(), &offload);
+            }
             match overlay.tunnel {
                 Some(tunnel) if tunnel.encap == Encap::Rewrite => {
-                    let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
                     nv::readdress(snapshot, state, &tunnel, frame.head_mut(), &offload)
                 }
                 // The outer frame has the provider's tag.
@@ -197,7 +200,7 @@ impl Delivery {
         let mut outer = [0; wire::OUTER_MAX];
         match outer_headers(&template, frame.head(), frame.len, &mut outer) {
             Some(size) => {
-                let header = frame.offload.moved(size as i16).header(0).emit();
+                let header = behind(size, &frame.offload);
                 self.gather(run, burst, index, header, &outer[..size], (packets, bytes + size as u64));
             }
             None => run.drop(index, packets, DropReason::MtuExceeded),
@@ -219,14 +222,12 @@ impl Delivery {
         let mut scratch = std::mem::take(&mut self.segment);
         let mut outer = [0; wire::OUTER_MAX];
         let (mut at, mut gone) = (0, 0);
-        let mut segments = match Segmenter::new(&linear, &frame.offload) {
-            Ok(segments) => segments.leave_checksums_open(),
-            Err(_) => {
-                run.drop(index, packets, DropReason::BadOffload);
-                (self.linear, self.segment) = (linear, scratch);
-                return;
-            }
+        let Ok(segments) = Segmenter::new(&linear, &frame.offload) else {
+            run.drop(index, packets, DropReason::BadOffload);
+            (self.linear, self.segment) = (linear, scratch);
+            return;
         };
+        let mut segments = segments.leave_checksums_open();
         loop {
             if self.outbox.is_full() || scratch.len() - at < segments.max_segment() {
                 gone += self.hand_over_part(run);
@@ -239,7 +240,7 @@ impl Delivery {
             let segment = &scratch[at..at + len];
             match outer_headers(template, segment, len as u32, &mut outer) {
                 Some(size) => {
-                    let header = segments.segment_offload().moved(size as i16).header(0).emit();
+                    let header = behind(size, &segments.segment_offload());
                     let piece = std::iter::once(Piece::of(segment));
                     self.gathered(run, index, header, &outer[..size], piece, (1, (len + size) as u64));
                 }
@@ -336,6 +337,11 @@ fn outer_headers(
 ) -> Option<usize> {
     // DF is set, so the identification says nothing (RFC 6864, section 4.1).
     template.emit(wire::entropy(head, len), len as usize, wire::tos(head), 0, out)
+}
+
+/// The virtio-net header of a frame with `size` bytes in front of it.
+fn behind(size: usize, offload: &Offload) -> [u8; LINK_HEADER] {
+    offload.moved(i16::try_from(size).unwrap_or_default()).header(0).emit()
 }
 
 /// A frame's request once `strip` bytes are gone from its front. What concerned only those is done: their checksum is the kernel's affair.

@@ -7,6 +7,7 @@ mod lab;
 use std::time::{Duration, Instant};
 
 use backend::control::nv::object::Change;
+use backend::store::policy::Status;
 use serde_json::json;
 use vswitch::refusal::NvRefusal;
 
@@ -24,7 +25,7 @@ fn with_etcd(test: impl FnOnce(Etcd)) {
 fn s14_9_what_is_there_is_read_and_what_changes_is_followed() {
     with_etcd(|etcd| {
         let first = Lab::with_name(&etcd, "b");
-        first.wait("it is there", |status| status.is_up());
+        first.wait("it is there", Status::is_up);
         first.commit((0..5000).map(|n| Change::create(object(n, "192.168.1.1"))).collect()).expect("written");
         etcd.put("networks/blue", &json!({"name": "blue", "rdid": "6f9619ff-8b86-d011-b42d-00c04fc964ff"}));
         etcd.put("subnets/5001", &json!({"network": "blue", "vsid": 5001, "prefix": ["10.1.0.0/16"]}));
@@ -123,7 +124,7 @@ fn s14_9_a_store_that_hangs_is_told_and_waited_for_by_nobody() {
         lab.until_down();
         assert!(lab.status().silence() < Duration::from_secs(15));
         etcd.resume();
-        lab.wait("it is back", |status| status.is_up());
+        lab.wait("it is back", Status::is_up);
         etcd.put("records/5001/10.1.0.3", &record(1, "192.168.1.1"));
         lab.until("it is followed again", |seen| seen.records.len() == 2);
     });
@@ -133,7 +134,7 @@ fn s14_9_a_store_that_hangs_is_told_and_waited_for_by_nobody() {
 fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
     with_etcd(|etcd| {
         let lab = Lab::new(&etcd);
-        lab.wait("it is there", |status| status.is_up());
+        lab.wait("it is there", Status::is_up);
         let (a, b) = (object(0, "192.168.1.1"), object(1, "192.168.1.1"));
         let revision =
             lab.commit(vec![Change::create(a.clone()), Change::create(b.clone())]).expect("created");
@@ -192,7 +193,7 @@ fn s14_9_the_store_and_the_host_know_each_other_by_their_certificates() {
         return;
     };
     let lab = Lab::with_tls(&etcd, Some(authority.options(true)));
-    lab.wait("it is known", |status| status.is_up());
+    lab.wait("it is known", Status::is_up);
     let unknown = Lab::with_tls(&etcd, Some(authority.options(false)));
     std::thread::sleep(Duration::from_secs(1));
     assert!(!unknown.status().is_up(), "a host without a certificate is not let in");
@@ -208,11 +209,12 @@ fn s14_9_the_store_and_the_host_know_each_other_by_their_certificates() {
 fn figures_of_record_changes() {
     const CHANGES: usize = 50_000;
     with_etcd(|mut etcd| {
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
         let per_second = |took: Duration| CHANGES as f64 / took.as_secs_f64();
         let writer = Lab::with_name(&etcd, "b");
-        writer.wait("it is there", |status| status.is_up());
+        writer.wait("it is there", Status::is_up);
         let lab = Lab::new(&etcd);
-        lab.wait("it is there", |status| status.is_up());
+        lab.wait("it is there", Status::is_up);
         let start = Instant::now();
         writer
             .commit((0..CHANGES).map(|n| Change::create(object(n, "192.168.1.1"))).collect())
@@ -231,11 +233,11 @@ fn figures_of_record_changes() {
         etcd.kill();
         etcd.restart_elsewhere(|etcd| {
             let writer = Lab::with_name(etcd, "d");
-            writer.wait("it is there", |status| status.is_up());
+            writer.wait("it is there", Status::is_up);
             let moved = |n| Change::replace(object(n, "192.168.1.1"), object(n, "192.168.1.2"));
             writer.commit((0..CHANGES).map(moved).collect()).expect("written");
         });
-        lab.wait("it is back", |status| status.is_up());
+        lab.wait("it is back", Status::is_up);
         let start = Instant::now();
         let all = |seen: &Seen| seen.records.values().all(|record| record.pa.to_string() == "192.168.1.2");
         lab.until("all is caught up with", all);

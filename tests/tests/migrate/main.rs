@@ -3,6 +3,7 @@
 //! Semantics section 20; hostile case H27.
 
 mod pair;
+mod take_over;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

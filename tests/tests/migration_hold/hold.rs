@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use crate::rig::{Rig, flush, log_all, mac};
 use backend::guest::hold::{MAX_BYTES, MAX_FRAMES};
 use backend::spec::PortState;
+use turnpike_tests::features::protocol;
 use turnpike_tests::memory::Region;
 use turnpike_tests::{Frame, Guest, NetHdr, Options, eventually};
+use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vswitch::event::Event;
 use vswitch::port::acl::{Action, Address, Applies, Entry, Table};
@@ -85,6 +87,56 @@ fn s20_6_without_a_migration_what_comes_for_stopped_rings_is_dropped() {
     b.start(&bases).unwrap();
     running(&rig, 2);
     assert!(received(&mut b).is_empty());
+}
+
+/// As cloud-hypervisor does it to a guest that moves within its host, for which nothing is logged: rings off, stopped, state saved, gone.
+#[test]
+fn s20_6_what_comes_for_rings_that_are_switched_off_waits_for_them() {
+    let (rig, mut a, mut b) = pair(Policy::default());
+    b.enable(0..1, false).unwrap();
+    send(&mut a, 0..100);
+    rig.wait_held(2, 100);
+    b.enable(0..1, true).unwrap();
+    assert_eq!(received(&mut b), (0..100).collect::<Vec<_>>());
+    // Between the two messages that stop them there is no moment at which something is lost, nor after them.
+    b.enable(0..1, false).unwrap();
+    send(&mut a, 100..200);
+    let bases = b.stop().unwrap();
+    send(&mut a, 200..300);
+    rig.wait_held(2, 200);
+    b.start(&bases).unwrap();
+    assert_eq!(received(&mut b), (100..300).collect::<Vec<_>>());
+    assert_eq!((rig.in_packets(2), rig.all_dropped(2)), (300, 0));
+}
+
+#[test]
+fn s20_6_rings_that_are_taken_down_one_after_the_other_are_a_reset_and_nothing_waits() {
+    let (rig, mut a, mut b) = pair(Policy::default());
+    b.vhost().set_vring_enable(0, false).unwrap();
+    send(&mut a, 0..10);
+    rig.wait_held(2, 10);
+    b.vhost().get_vring_base(0).unwrap();
+    rig.wait_dropped(2, DropReason::ReceiverNotRunning, 10);
+    b.vhost().set_vring_enable(1, false).unwrap();
+    b.vhost().get_vring_base(1).unwrap();
+    send(&mut a, 10..20);
+    rig.wait_dropped(2, DropReason::ReceiverNotRunning, 20);
+}
+
+/// Whoever cannot save a state does not stop rings in order to.
+#[test]
+fn s20_6_rings_of_a_front_end_without_device_state_are_taken_down_for_good() {
+    let rig = Rig::new(&[(1, Policy::default()), (2, Policy::default())]);
+    let mut a = rig.attach(1, Options::default());
+    let mut b = rig.attach(2, Options::default().without_protocol(protocol::DEVICE_STATE));
+    running(&rig, 2);
+    b.enable(0..1, false).unwrap();
+    send(&mut a, 0..10);
+    rig.wait_held(2, 10);
+    b.stop().unwrap();
+    rig.wait_dropped(2, DropReason::ReceiverNotRunning, 10);
+    send(&mut a, 10..20);
+    rig.wait_dropped(2, DropReason::ReceiverNotRunning, 20);
 }
 
 /// A sender on a thread of its own that never pauses, but for a receiver that is too far behind: what has no room is dropped after a

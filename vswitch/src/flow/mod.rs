@@ -456,6 +456,9 @@ impl Forwarder {
 #[inline]
 fn last_word(state: &State, ingress: Option<&Ingress>) -> Option<u64> {
     let Some(ingress) = ingress else { return Some(0) };
+    if ingress.gateway {
+        return Some(1 << 63 | u64::from(ingress.vsid));
+    }
     let peer = state.nv.records.peers.find(ingress.src)?;
     let encap = match ingress.encap {
         Encap::Nvgre => 1,

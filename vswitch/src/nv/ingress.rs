@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::gateway;
 use super::model::Encap;
 use super::overlay::Ingress;
 use super::policy::{LocalProvider, Policy, ROUTER_MAC};
@@ -17,7 +18,7 @@ use crate::frame::offload::Offload;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
-use crate::{Mac, Nanos, PortId};
+use crate::{HEAD_LEN, Mac, Nanos, PortId};
 
 /// A customer's frame in one of the physical network's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,25 +52,65 @@ impl Opened {
 
 impl fmt::Display for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ingress { encap, vsid, src, dst } = self.ingress;
+        let Ingress { encap, vsid, src, dst, gateway } = self.ingress;
+        if gateway {
+            return write!(f, "through the gateway from {src} to {dst}, virtual subnet {vsid}");
+        }
         write!(f, "{} from {src} to {dst}, virtual subnet {vsid}", encap.name())
     }
 }
 
-/// IP rewrite: what the packet was before its addresses were replaced.
+/// IP rewrite and gateways: what the packet was before its addresses were replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Readdress {
     /// Ethernet addresses, destination first, and ethertype.
     ether: [u8; HEADER_LEN],
     src: IpAddr,
     dst: IpAddr,
+    /// The beginning of the frame with its ports, too, replaced as if nothing were open of it.
+    translated: Option<[u8; HEAD_LEN]>,
 }
 
 impl Readdress {
+    pub(super) fn new(
+        dst_mac: Mac,
+        src_mac: Mac,
+        ethertype: u16,
+        (src, dst): (IpAddr, IpAddr),
+        translated: Option<[u8; HEAD_LEN]>,
+    ) -> Self {
+        let mut ether = [0; HEADER_LEN];
+        ether[..6].copy_from_slice(&dst_mac.0);
+        ether[6..12].copy_from_slice(&src_mac.0);
+        ether[12..].copy_from_slice(&ethertype.to_be_bytes());
+        Self { ether, src, dst, translated }
+    }
+
     /// Changes a frame, without its outer tag, to what it was; `offload` is what is still open of it.
     pub fn apply(&self, head: &mut [u8], offload: &Offload) -> Result<(), DropReason> {
         head.get_mut(..HEADER_LEN).ok_or(DropReason::NvMalformed)?.copy_from_slice(&self.ether);
+        if let Some(translated) = &self.translated {
+            return self.translate(head, offload, translated);
+        }
         rewrite::apply(head, self.src, self.dst, offload).map_err(|_| DropReason::NvMalformed)
+    }
+}
+
+impl Readdress {
+    fn translate(&self, head: &mut [u8], offload: &Offload, to: &[u8; HEAD_LEN]) -> Result<(), DropReason> {
+        let seen = head.len().min(HEAD_LEN);
+        if matches!(offload, Offload::None) {
+            head[HEADER_LEN..seen].copy_from_slice(&to[HEADER_LEN..seen]);
+            return Ok(());
+        }
+        // Its checksum is open and covers addresses only, as yet; so nothing but the port itself changes beside them.
+        rewrite::apply(head, self.src, self.dst, offload).map_err(|_| DropReason::NvMalformed)?;
+        let upper = Headers::parse(head, head.len() as u32)?.ip.map_or(seen, |ip| ip.upper);
+        let ports = upper..upper + 4;
+        if let (Some(from), Some(into)) = (to.get(ports.clone()), head.get_mut(ports)) {
+            into.copy_from_slice(from);
+        }
+        Ok(())
     }
 }
 
@@ -79,7 +120,7 @@ impl Readdress {
 pub fn open(
     snap: &Snapshot,
     state: &State,
-    _: Nanos,
+    now: Nanos,
     from: PortId,
     head: &[u8],
     len: u32,
@@ -99,7 +140,8 @@ pub fn open(
         Some(Err(bad)) if ours(policy, from, bad.mac, bad.vlan, bad.dst).is_some() => {
             Some(Err(DropReason::NvMalformed))
         }
-        _ => rewritten(policy, state, from, head, len),
+        _ => rewritten(policy, state, from, head, len)
+            .or_else(|| gateway::arrive(snap, policy, state, now, from, head, len)),
     }
 }
 
@@ -151,16 +193,13 @@ fn rewritten(
         return Some(Err(DropReason::NvSourceSpoofed));
     };
     let mac = if source_vsid == vsid { source_view.mac } else { ROUTER_MAC };
-    let mut bytes = [0; HEADER_LEN];
-    bytes[..6].copy_from_slice(&view.mac.0);
-    bytes[6..12].copy_from_slice(&mac.0);
-    bytes[12..].copy_from_slice(&ether.ethertype().to_be_bytes());
+    let readdress = Readdress::new(view.mac, mac, ether.ethertype(), (source, ca), None);
     let strip = payload - HEADER_LEN;
     Some(Ok(Opened {
-        ingress: Ingress { encap: Encap::Rewrite, vsid, src, dst },
+        ingress: Ingress { encap: Encap::Rewrite, vsid, src, dst, gateway: false },
         strip: strip as u16,
         len: len.checked_sub(strip as u32)?,
         ecn: None,
-        rewrite: Some(Readdress { ether: bytes, src: source, dst: ca }),
+        rewrite: Some(readdress),
     }))
 }

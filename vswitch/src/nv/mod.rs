@@ -13,10 +13,12 @@
 //! | of a port in a virtual subnet | the ordinary steps, then [`walk`], ARP and neighbour discovery by [`discovery`] |
 //! | of the physical network | [`ingress`]: is it a tunnel's packet to this host |
 //! | out of a tunnel | [`tunnel`] |
+//! | to and from a physical network beyond a gateway | [`gateway`] |
 //! | of the provider network itself | [`underlay`] |
 
 pub mod answer;
 pub(crate) mod discovery;
+pub mod gateway;
 pub mod ingress;
 pub mod learning;
 mod members;
@@ -35,6 +37,7 @@ pub mod underlay;
 pub(crate) mod walk;
 pub mod wire;
 
+pub use gateway::exit;
 pub use ingress::{Opened, Readdress, open};
 pub use replies::{Answer, answer, replicas, too_big};
 pub use resolve::{Resolution, resolve};
@@ -49,6 +52,8 @@ pub struct Tables {
     pub records: records::Records,
     /// Next hops on the provider network.
     pub neighbours: neighbours::Neighbours,
+    /// Shared addresses of gateways.
+    pub nats: gateway::Nats,
     /// Customer addresses that were learned from guests of this host.
     pub learned: learning::Learned,
 }
@@ -59,6 +64,7 @@ impl Tables {
         Self {
             records: records::Records::new(hash::expand(seed, 0), records),
             neighbours: neighbours::Neighbours::new(hash::expand(seed, 1)),
+            nats: gateway::Nats::new(hash::expand(seed, 3)),
             learned: learning::Learned::new(hash::expand(seed, 2)),
         }
     }

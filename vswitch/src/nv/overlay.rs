@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::model::Encap;
+use super::policy::NetworkId;
 use crate::Mac;
 
 /// A provider address's number in this switch's table of them.
@@ -20,6 +21,8 @@ pub struct Ingress {
     pub src: IpAddr,
     /// Outer destination address, one of this host's.
     pub dst: IpAddr,
+    /// It came in no tunnel, but through the customer network's gateway; the addresses are the packet's own.
+    pub gateway: bool,
 }
 
 /// What changes in a customer's packet that is routed, or that goes by its destination's record.
@@ -55,6 +58,15 @@ pub enum Reach {
     Unknown,
 }
 
+/// The gateway by which a packet leaves its customer network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exit {
+    /// The customer network, in the policy of now.
+    pub network: NetworkId,
+    /// Which of its gateways at this host.
+    pub gateway: u16,
+}
+
 /// What is done with a frame on its way beside its verdict. The default is nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Overlay {
@@ -62,11 +74,13 @@ pub struct Overlay {
     pub rewrite: Option<Rewrite>,
     /// It goes to another host; its receiver is the uplink.
     pub tunnel: Option<Tunnel>,
+    /// It leaves its customer network; its receiver is the uplink, and [`super::exit`] makes it a frame of the physical network's.
+    pub exit: Option<Exit>,
     /// A flooded frame goes to the other hosts of its virtual subnet, too.
     pub replicate: bool,
 }
 
 impl Overlay {
     /// Nothing is done.
-    pub const NONE: Self = Self { rewrite: None, tunnel: None, replicate: false };
+    pub const NONE: Self = Self { rewrite: None, tunnel: None, exit: None, replicate: false };
 }

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::model::{Gateway, GatewayMode, MAX_VSID, MIN_VSID, Network, NextHop, Provider, Route, Subnet};
+use super::model::{
+    Gateway, GatewayMode, MAX_VSID, MIN_VSID, Network, NextHop, Provider, Rdid, Route, Subnet,
+};
 use crate::{Mac, PortId, Segment};
 
 /// The distributed router's address: the same at every host, so that a guest that moves finds its router where it was. Locally
@@ -213,6 +215,37 @@ impl Policy {
         self.domains.get(network.0 as usize).map_or(&[], |domain| &domain.gateways)
     }
 
+    /// All of them, with their customer networks.
+    pub fn all_gateways(&self) -> impl Iterator<Item = (NetworkId, &LocalGateway)> {
+        let of = |(network, domain)| {
+            let domain: &Domain = domain;
+            domain.gateways.iter().map(move |gateway| (NetworkId(network), gateway))
+        };
+        (0..).zip(&self.domains).flat_map(of)
+    }
+
+    /// One whose shared address this is.
+    pub(super) fn nat_gateway(&self, address: IpAddr) -> Option<&LocalGateway> {
+        let has = |g: &&LocalGateway| {
+            g.mode == GatewayMode::Nat && g.address.is_some_and(|own| own.addr() == address)
+        };
+        self.all_gateways().map(|(_, gateway)| gateway).find(has)
+    }
+
+    /// A customer network by its identity.
+    pub(super) fn network_of(&self, rdid: Rdid) -> Option<NetworkId> {
+        let at = self.networks.iter().position(|network| network.rdid == rdid)?;
+        u32::try_from(at).ok().map(NetworkId)
+    }
+
+    /// The addresses that this host has for itself in a network of an uplink: those of providers and of gateways.
+    pub(super) fn own_on(&self, segment: Segment) -> impl Iterator<Item = (PortId, IpNet)> {
+        let providers = self.on(segment).map(|p| (p.port, p.address));
+        let here = move |g: &LocalGateway| Segment(g.vlan.unwrap_or(0).into()) == segment;
+        let gateways = self.all_gateways().map(|(_, g)| g).filter(move |g| here(g));
+        providers.chain(gateways.filter_map(|g| Some((g.port, g.address?))))
+    }
+
     /// The provider addresses of this host.
     pub fn providers(&self) -> &[LocalProvider] {
         &self.providers
@@ -279,19 +312,23 @@ fn bits(address: IpAddr, len: u8) -> u128 {
 
 /// The router's address in a prefix: the one that is configured, or the lowest that a host could have.
 fn router(prefix: &IpNet, configured: &[IpAddr]) -> IpAddr {
-    configured.iter().copied().find(|address| prefix.contains(address)).unwrap_or_else(|| match prefix {
+    configured.iter().copied().find(|address| prefix.contains(address)).unwrap_or_else(|| lowest_host(prefix))
+}
+
+/// The lowest address of a prefix that a host could have.
+pub(super) fn lowest_host(prefix: &IpNet) -> IpAddr {
+    match prefix {
         IpNet::V4(v4) => v4.hosts().next().unwrap_or(v4.addr()).into(),
         IpNet::V6(v6) => {
             let first = u128::from(v6.network());
             if v6.prefix_len() < 127 { IpAddr::V6((first + 1).into()) } else { IpAddr::V6(first.into()) }
         }
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nv::model::Rdid;
 
     fn network(name: &str, rdid: u128) -> Network {
         Network { name: name.into(), rdid: Rdid(rdid) }

@@ -85,8 +85,19 @@ fn arrived<'a>(frame: &Frame<'a>) -> Result<Arrived<'a>, DropReason> {
 fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
     let Arrived { policy, subnet, ingress, claimed, .. } = arrived(frame)?;
     let vsid = ingress.vsid;
+    if ingress.gateway {
+        frame.note(|| "by the customer network's gateway at this host".into());
+        return Ok(());
+    }
     let records = &frame.state.nv.records;
     let peer = records.peers.find(ingress.src).ok_or(DropReason::NvSourceSpoofed)?;
+    let outside = claimed.is_some_and(|address| {
+        !is_link_local(address) && policy.route(subnet.network, address) == Some(Target::Gateway)
+    });
+    if outside && frame.src == ROUTER_MAC {
+        frame.note(|| format!("by the customer network's gateway at {}", ingress.src));
+        return Ok(());
+    }
     let (handle, view) = sender(frame, policy, subnet, vsid, claimed)?;
     if view.encap != ingress.encap {
         return Err(DropReason::NvMethodMismatch);
@@ -184,14 +195,38 @@ fn judge_destination(frame: &mut Frame<'_>) -> Result<Verdict, DropReason> {
     }
     let (handle, view) = receiver(frame, &arrived)?;
     frame.records[1] = handle;
-    if view.encap != ingress.encap {
+    if !ingress.gateway && view.encap != ingress.encap {
         return Err(DropReason::NvMethodMismatch);
+    }
+    if ingress.gateway {
+        if walk::ttl_of(frame.head).is_none_or(|ttl| ttl <= 1) {
+            return Err(DropReason::NvTtlExpired);
+        }
+        let rewrite = Some(Rewrite { dst: view.mac, src: ROUTER_MAC, hop: true });
+        frame.overlay = Some(Overlay { rewrite, ..Overlay::NONE });
     }
     if view.local {
         let port = walk::local(frame, ingress.vsid, view.mac).ok_or(DropReason::NvNotHere)?;
         return Ok(Verdict::Unicast(port));
     }
+    if ingress.gateway {
+        return onward(frame, arrived.policy, ingress.vsid, &view);
+    }
     follow(frame, &ingress, &view)
+}
+
+/// Carries what came through a gateway to the host where its receiver is.
+fn onward(frame: &mut Frame<'_>, policy: &Policy, vsid: u32, to: &View) -> Result<Verdict, DropReason> {
+    let (peers, unreachable) = (&frame.state.nv.records.peers, DropReason::ProviderUnreachable);
+    if to.encap == Encap::Rewrite {
+        return Err(DropReason::NvMethodMismatch); // no provider address stands for the other end
+    }
+    let destination = peers.address(to.wire).ok_or(unreachable)?;
+    let provider = policy.towards(destination).ok_or(unreachable)?;
+    let src = peers.find(provider.address.addr()).ok_or(unreachable)?;
+    let tunnel = Some(Tunnel { encap: to.encap, vsid, src, dst: to.wire });
+    frame.overlay = frame.overlay.map(|overlay| Overlay { tunnel, ..overlay });
+    Ok(Verdict::Unicast(provider.port))
 }
 
 /// Sends a frame on to where its receiver is now, if that was here until just now.
@@ -227,7 +262,7 @@ fn follow(frame: &mut Frame<'_>, ingress: &Ingress, to: &View) -> Result<Verdict
     }
     let hop = rewrite.then_some(Rewrite { dst: frame.dst, src: frame.src, hop: true });
     let tunnel = Tunnel { encap: ingress.encap, vsid: ingress.vsid, src, dst: to.wire };
-    frame.overlay = Some(Overlay { rewrite: hop, tunnel: Some(tunnel), replicate: false });
+    frame.overlay = Some(Overlay { rewrite: hop, tunnel: Some(tunnel), ..Overlay::NONE });
     frame.revisit = true;
     frame.note(|| format!("its receiver has moved to {destination}; it is sent on"));
     Ok(Verdict::Unicast(provider.port))

@@ -20,7 +20,7 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Step, Verdict, stop};
-use crate::{Mac, Nanos, PortId};
+use crate::{Mac, Nanos, PortId, Segment};
 
 /// TTL and hop limit of outer packets.
 const TTL: u8 = 64;
@@ -119,22 +119,21 @@ pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)>
             state.nv.neighbours.find(&Hop { port: provider.port, vlan: provider.vlan, address });
         }
     }
+    state.nv.nats.follow(policy, now);
     let asked = state.nv.neighbours.due(now);
-    asked.iter().filter_map(|(hop, _)| Some((hop.port, question(policy, hop)?))).collect()
+    asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?))).collect()
 }
 
-fn question(policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
-    let from = |p: &&LocalProvider| {
-        p.port == hop.port && p.vlan == hop.vlan && p.address.addr().is_ipv4() == hop.address.is_ipv4()
-    };
-    let here = policy.providers().iter().filter(from);
-    let provider = here.max_by_key(|p| p.address.contains(&hop.address))?;
+fn question(snap: &Snapshot, policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
+    let segment = Segment(hop.vlan.unwrap_or(0).into());
+    let own = policy.own_on(segment).filter(|(port, _)| *port == hop.port).map(|(_, own)| own);
+    let own = own.filter(|own| own.addr().is_ipv4() == hop.address.is_ipv4());
+    let from = own.max_by_key(|own| own.contains(&hop.address))?;
+    let mac = snap.port(hop.port)?.mac;
     let mut out = Vec::new();
-    match (provider.address.addr(), hop.address) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => arp_request(provider.mac, from, to, hop.vlan, &mut out),
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            neighbour_solicitation(provider.mac, from, to, hop.vlan, &mut out);
-        }
+    match (from.addr(), hop.address) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => arp_request(mac, from, to, hop.vlan, &mut out),
+        (IpAddr::V6(from), IpAddr::V6(to)) => neighbour_solicitation(mac, from, to, hop.vlan, &mut out),
         _ => return None,
     }
     Some(out)
@@ -144,7 +143,7 @@ fn question(policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
 /// answered; next hops that say where they are are heard.
 pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     let Some(policy) = frame.snap.nv() else { return Step::Continue(()) };
-    if frame.port.policy.vsid.is_some() || policy.on(frame.segment).next().is_none() {
+    if frame.port.policy.vsid.is_some() || policy.own_on(frame.segment).next().is_none() {
         return Step::Continue(());
     }
     frame.looked = true;
@@ -161,7 +160,9 @@ pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     };
     let peers = &frame.state.nv.records.peers;
     let used = headers.ip.map(|ip| ip.src).into_iter().chain(claimed);
-    let mut used = used.filter(|&address| policy.local(address).is_some() || peers.find(address).is_some());
+    let mut used = used.filter(|&address| {
+        policy.own_on(frame.segment).any(|(_, own)| own.addr() == address) || peers.find(address).is_some()
+    });
     if let Some(address) = used.next() {
         frame.notice(Event::AddressSpoofed { port: frame.port.id, address });
         return stop(DropReason::ProviderSpoofed);
@@ -176,9 +177,8 @@ fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
     let vlan = u16::try_from(frame.segment.0).ok().filter(|&vlan| vlan != 0);
     if let Some(address) = claimed {
         let hop = Hop { port: frame.port.id, vlan, address };
-        let own = policy.on(frame.segment).find(|p| p.address.addr() == address);
-        if let Some(own) = own {
-            if own.mac != frame.src {
+        if policy.own_on(frame.segment).any(|(_, own)| own.addr() == address) {
+            if frame.port.mac != frame.src {
                 frame.notice(Event::ProviderDuplicate { port: frame.port.id, address, mac: frame.src });
             }
         } else if !frame.dry {
@@ -198,12 +198,12 @@ fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
 
 /// The Ethernet address of a provider address that is this host's in the frame's network, or stands for a guest of this host.
 fn own(frame: &Frame<'_>, policy: &Policy, address: IpAddr) -> Option<Mac> {
-    let here = || policy.on(frame.segment).filter(|p| p.port == frame.port.id);
-    if let Some(provider) = here().find(|p| p.address.addr() == address) {
-        return Some(provider.mac);
+    let here = || policy.own_on(frame.segment).filter(|(port, _)| *port == frame.port.id);
+    if here().any(|(_, own)| own.addr() == address) {
+        return Some(frame.port.mac);
     }
     frame.state.nv.records.rewritten(address).filter(|(_, _, view)| view.local)?;
-    here().find(|p| p.address.contains(&address)).map(|p| p.mac)
+    here().any(|(_, own)| own.contains(&address)).then_some(frame.port.mac)
 }
 
 /// What an ARP message or one of neighbour discovery says, and whose address it says is at the frame's source.

@@ -22,7 +22,7 @@ use super::model::{Encap, Kind, Record};
 use super::overlay::{Overlay, PaId, Rewrite, Tunnel};
 use super::policy::{Policy, ROUTER_MAC, Target, VirtualSubnet, is_link_local};
 use super::records::{Handle, Of, View};
-use super::{Answer, discovery, learning};
+use super::{Answer, discovery, gateway, learning};
 use crate::event::Event;
 use crate::frame::ethernet::ethertype;
 use crate::frame::headers::Ip;
@@ -234,8 +234,7 @@ fn unicast(
         Some(Target::OnLink(to)) => (ip.dst, to),
         Some(Target::Via { hop, vsid }) => (hop, vsid),
         Some(Target::Gateway) => {
-            frame.note(|| "by way of the customer network's gateway, of which this host has none".into());
-            return no_route(frame, ip.dst);
+            return gateway::leave(frame, policy, (subnet.network, &subnet.routers), ip.dst);
         }
         None => return no_route(frame, ip.dst),
     };
@@ -279,7 +278,7 @@ pub(crate) fn ttl_of(head: &[u8]) -> Option<u8> {
     }
 }
 
-fn no_route(frame: &mut Frame<'_>, address: IpAddr) -> Result<Verdict, DropReason> {
+pub(super) fn no_route(frame: &mut Frame<'_>, address: IpAddr) -> Result<Verdict, DropReason> {
     let (port, vsid, reason) = (frame.port.id, frame.segment.0, DropReason::NvNoRoute);
     frame.notice(Event::NvLookupFailed { port, vsid, address, reason });
     Err(reason)

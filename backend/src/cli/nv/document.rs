@@ -1,5 +1,6 @@
 //! `turnpike nv export`, `import`, `resolve` and `store`.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -127,7 +128,8 @@ fn show(store: &PolicyStoreView) -> String {
         ("wrong keys", store.skipped.to_string()),
     ]);
     for (key, reason) in &store.skipped_keys {
-        text.push_str(&format!("\n  {key}: {reason}"));
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n  {key}: {reason}");
     }
     text
 }

@@ -146,7 +146,7 @@ pub(crate) enum Encap {
     Rewrite,
 }
 
-fn word(value: impl ValueEnum) -> Option<String> {
+fn word(value: &impl ValueEnum) -> Option<String> {
     value.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
@@ -231,13 +231,15 @@ impl Record {
         match self {
             Self::Add { vsid, ca, mac, pa, kind, encap, rewrite_pa } => {
                 let name = RecordKey { vsid, ca: ca.clone(), mac: Some(mac.clone()) }.name();
-                let spec = RecordSpec { vsid, ca, mac, pa, kind: word(kind), encap: word(encap), rewrite_pa };
+                let spec =
+                    RecordSpec { vsid, ca, mac, pa, kind: word(&kind), encap: word(&encap), rewrite_pa };
                 add(client, answer, "/v1/nv/records", &spec, &name)
             }
             Self::Set { key, pa, encap, rewrite_pa } => {
                 let name = key.name();
                 let RecordKey { vsid, ca, mac } = key;
-                let change = RecordChange { vsid, ca, mac, pa, encap: encap.and_then(word), rewrite_pa };
+                let change =
+                    RecordChange { vsid, ca, mac, pa, encap: encap.as_ref().and_then(word), rewrite_pa };
                 let changed: Vec<RecordSpec> = client.patch("/v1/nv/records", &change)?;
                 answer.print(&changed, |_| format!("{name} changed"))
             }
@@ -429,7 +431,7 @@ impl Gateway {
         match self {
             Self::Add { network, uplink, mode, vlan, address } => {
                 let name = format!("gateway of network '{network}'");
-                let mode = word(mode).unwrap_or_default();
+                let mode = word(&mode).unwrap_or_default();
                 let spec = GatewaySpec { network, uplink, mode, vlan, address };
                 add(client, answer, "/v1/nv/gateways", &spec, &name)
             }

@@ -57,8 +57,13 @@ impl Switch {
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
         let still = data.status(before.id).filter(|status| status.state != Life::Running);
         let status = still.ok_or(Refusal::NotStandingStill)?;
-        if entry.arrival.is_some() {
-            return Err(Refusal::StateArrived);
+        if let Some(arrival) = &entry.arrival {
+            if !arrival.restored {
+                return Err(Refusal::StateArrived);
+            }
+            // The front end that brought it is gone, and this one knows better.
+            self.undo(before.id, "another state comes after the switch was started anew");
+            return self.take_in(name, bytes, trust);
         }
         let Device::Guest { .. } = before.device else {
             let (setting, valid) = ("migration", "only guest ports have it");
@@ -85,7 +90,12 @@ impl Switch {
         let tallies = self.tallies.clone();
         let result = self.meant(&before, &opened.state, trusted);
         let new = result.inspect_err(|_| self.tallies = tallies)?;
-        self.put_in_force(before, new, &opened.state, trusted, &status, trust == Trust::Seal)
+        let id = before.id;
+        self.put_in_force(before, new, &opened.state, trusted, &status, trust == Trust::Seal)?;
+        if trust != Trust::Operator {
+            self.kept.put(id, trust, bytes);
+        }
+        Ok(())
     }
 
     /// The configuration that a state means for a port.
@@ -139,6 +149,8 @@ impl Switch {
             attachments: status.attachments,
             bound,
             host: state.host.clone(),
+            awaited: None,
+            restored: false,
             before,
         };
         data.forget_port(id);

@@ -1,6 +1,8 @@
 //! What becomes of ports on the move: settled, undone, or gone elsewhere. Everything is decided from what the data path says now, so
 //! that events may be late, doubled or missing.
 
+use std::time::Instant;
+
 use vswitch::event::Event;
 use vswitch::port::PortKind;
 use vswitch::{PortId, announce};
@@ -40,12 +42,19 @@ impl Switch {
 
     pub(super) fn follow_port(&mut self, id: PortId) -> Option<Announcement> {
         let status = self.data.as_ref()?.status(id)?;
-        let (name, entry) = self.ports.iter().find(|(_, entry)| entry.config.id == id)?;
+        let (name, entry) = self.ports.iter_mut().find(|(_, entry)| entry.config.id == id)?;
         let name = name.clone();
         let mut announcement = None;
-        if let Some(arrival) = &entry.arrival {
+        if let Some(arrival) = &mut entry.arrival {
+            if status.attached && arrival.awaited.take().is_some() {
+                arrival.attachments = status.attachments;
+            }
             if status.starts != arrival.starts {
                 announcement = self.settle(id);
+            } else if let Some(until) = arrival.awaited {
+                if Instant::now() >= until {
+                    self.undo(id, "its front end did not come back after the switch was started anew");
+                }
             } else if arrival.bound && (!status.attached || status.attachments != arrival.attachments) {
                 self.undo(id, "its front end went before its rings ran");
             }
@@ -74,6 +83,7 @@ impl Switch {
             // The guest runs here whatever the disk says; what is in force is right, and is stored with the next change.
             log::error!("port '{}': {why}", config.name);
         }
+        self.kept.forget(id);
         if let Some(data) = &self.data {
             data.settle_counters(id, None);
         }
@@ -90,6 +100,7 @@ impl Switch {
     pub fn undo(&mut self, id: PortId, reason: &str) {
         let Some(entry) = self.ports.values_mut().find(|entry| entry.config.id == id) else { return };
         let Some(arrival) = entry.arrival.take() else { return };
+        self.kept.forget(id);
         let provisional = std::mem::replace(&mut entry.config, arrival.before.clone());
         entry.present = false;
         self.publish();

@@ -4,7 +4,7 @@
 //! for a port whose rings do not run yet ([`arrive`]). Neither is final: a departure ends when the rings run here again, an arrival is
 //! settled when they run here and undone when the front end that brought it goes before. So a move that is given up, at whatever
 //! step, leaves both switches as they were. [`follow`] looks at what became of them; [`lifecycle`] calls it when something happened.
-//! [`state`] translates between a port's configuration and its portable state.
+//! [`kept`] has what arrived again when the process was killed in between. [`state`] translates between a port's configuration and its portable state.
 //!
 //! Who may say what a port is: a state whose seal verifies, or that came from another switch over an authenticated channel, replaces
 //! the port's policy. Otherwise the state went through a process that a tenant may control; then only what the port did is taken
@@ -13,11 +13,14 @@
 mod arrive;
 mod files;
 mod follow;
+mod kept;
 mod leave;
 pub mod lifecycle;
 pub mod moves;
 mod needs;
 mod state;
+
+use std::time::Instant;
 
 use vswitch::Tally;
 use vswitch::refusal::Refusal;
@@ -28,6 +31,7 @@ use crate::spec::PortCounters;
 
 pub use self::arrive::Trust;
 pub use self::files::{new_key, read_key};
+pub(super) use self::kept::Kept;
 
 /// A state was put into force for a port, and its rings have not run since.
 #[derive(Clone, Debug)]
@@ -44,6 +48,10 @@ pub(super) struct Arrival {
     bound: bool,
     /// The host it came from.
     host: String,
+    /// It is here again after the process was killed, and until then its front end may come back.
+    awaited: Option<Instant>,
+    /// As [`Self::awaited`], or has been: another state may take its place.
+    restored: bool,
 }
 
 /// A port's state was saved, and its rings have not run since.

@@ -112,6 +112,10 @@ impl Switch {
         manifest: &Manifest,
         other: Option<String>,
     ) -> Result<Vec<Problem>, Vec<Problem>> {
+        let restored = |e: &&crate::control::Entry| e.arrival.as_ref().is_some_and(|a| a.restored);
+        if let Some(id) = self.ports.get(&manifest.name).filter(restored).map(|e| e.config.id) {
+            self.undo(id, "the source gives it again after the switch was started anew");
+        }
         let problems = check::check(manifest, &self.offer(manifest, true, other.clone()));
         let (Some(entry), Some(data)) = (self.ports.get(&manifest.name), &self.data) else {
             return Err(problems);

@@ -143,7 +143,9 @@ impl Switch {
         let mut changes = if self.nv.shared {
             let shared: Vec<_> = self.nv.objects.all().filter(|object| !object.key().is_local()).collect();
             let mut judged = Judged::default();
-            shared.into_iter().for_each(|object| judged.objects.put(object));
+            for object in shared {
+                judged.objects.put(object);
+            }
             self.nv_judge_into(judged, wanted).map(|judged| self.nv_differences(&judged))?
         } else {
             self.nv_judge_document(wanted).map(|judged| self.nv_differences(&judged))?

@@ -64,8 +64,12 @@ impl Follower for Following {
             let stays = |key: &Key| key.is_local() || unreadable.contains(key);
             let gone: Vec<Key> =
                 switch.nv.objects.all().map(|object| object.key()).filter(|key| !stays(key)).collect();
-            gone.iter().for_each(|key| switch.nv.objects.remove(key));
-            objects.into_iter().for_each(|object| switch.nv.objects.put(object));
+            for key in &gone {
+                switch.nv.objects.remove(key);
+            }
+            for object in objects {
+                switch.nv.objects.put(object);
+            }
             switch.nv_followed();
         });
     }

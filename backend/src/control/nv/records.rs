@@ -47,15 +47,12 @@ impl RecordTable {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let (records, mut full) = (&self.state.nv.records, 0);
         for (key, record) in changes {
-            match record {
-                Some(record) => {
-                    let change = records.upsert(now(), record, own.contains(&record.pa));
-                    full += usize::from(change == Change::Full);
-                }
-                None => {
-                    let (vsid, of) = of(key);
-                    records.remove(vsid, of);
-                }
+            if let Some(record) = record {
+                let change = records.upsert(now(), record, own.contains(&record.pa));
+                full += usize::from(change == Change::Full);
+            } else {
+                let (vsid, of) = of(key);
+                records.remove(vsid, of);
             }
         }
         full

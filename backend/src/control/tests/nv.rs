@@ -475,7 +475,7 @@ fn s20_5_the_records_of_a_guest_that_arrived_say_that_it_is_here() {
     let dir = tempfile::tempdir().unwrap();
     let policy = PolicyChange { vsid: Some(Some(5001)), ..PolicyChange::default() };
     let mac = Some("02:00:00:00:00:01".into());
-    switch.add_port(&NewPort { policy, mac, ..guest(&dir, "g") }).unwrap();
+    switch.add_port(&NewPort { mac, policy, ..guest(&dir, "g") }).unwrap();
     for (ca, mac) in [("10.1.1.2", 1), ("fd01::2", 1), ("10.1.1.3", 3)] {
         make(&mut switch, record(5001, ca, mac, "192.168.1.21")).unwrap();
     }

@@ -82,14 +82,11 @@ impl Packet {
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
             )
         };
-        match usize::try_from(sent) {
-            Ok(sent) => Ok(sent),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                let length = outbox.get(first).map_or(0, |frame| frame.len);
-                self.refused(error, length).map(|_| 0)
-            }
-        }
+        usize::try_from(sent).or_else(|_| {
+            let error = io::Error::last_os_error();
+            let length = outbox.get(first).map_or(0, |frame| frame.len);
+            self.refused(error, length).map(|_| 0)
+        })
     }
 
     /// What it means that the kernel did not take a frame of so many bytes.

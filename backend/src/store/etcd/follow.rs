@@ -348,7 +348,7 @@ impl Session {
                 }
                 match (key, object) {
                     (Key::Record(key), Some(Object::Record(record))) => {
-                        batch.records.push((key, Some(record)))
+                        batch.records.push((key, Some(record)));
                     }
                     (Key::Record(key), _) => batch.records.push((key, None)),
                     (key, object) => batch.objects.push((key, object)),

@@ -185,7 +185,7 @@ impl Shared {
         let step = Duration::from_nanos(1_000_000_000 / rate.max(1));
         let (mut number, mut at) = (0, Instant::now());
         loop {
-            if number % 64 == 0 && self.until.reached() {
+            if number % (rate / 8).clamp(1, 64) == 0 && self.until.reached() {
                 break;
             }
             // A number is used up only when the kernel has taken the datagram.
@@ -209,8 +209,15 @@ impl Shared {
                 more -= 1;
             }
         }
-        // The other end may still speak, and must not hear that nobody listens.
-        thread::sleep(Duration::from_secs(2));
+        // The other end may still speak, and must not hear that nobody listens; it may run seldom.
+        let (mut heard, mut since) = (self.all_in.load(Ordering::Relaxed), Instant::now());
+        while since.elapsed() < Duration::from_secs(2) && began.elapsed() < Duration::from_secs(40) {
+            thread::sleep(Duration::from_millis(50));
+            let now = self.all_in.load(Ordering::Relaxed);
+            if now != heard {
+                (heard, since) = (now, Instant::now());
+            }
+        }
         self.finished.store(true, Ordering::Release);
     }
 

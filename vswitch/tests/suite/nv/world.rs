@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vswitch::event::Event;
 use vswitch::flow::{Forwarder, Plan};
 use vswitch::frame::offload::Offload;
-use vswitch::nv::model::{Encap, Kind, Network, Provider, Rdid, Record, Route, Subnet};
+use vswitch::nv::model::{Encap, Gateway, Kind, Network, Provider, Rdid, Record, Route, Subnet};
 use vswitch::nv::neighbours::Hop;
 use vswitch::nv::overlay::{Ingress, Overlay};
 use vswitch::nv::policy::Policy;
@@ -63,6 +63,8 @@ pub(crate) struct World {
     pub(crate) networks: Vec<Network>,
     pub(crate) subnets: Vec<Subnet>,
     pub(crate) routes: Vec<Route>,
+    /// By host.
+    pub(crate) gateways: Vec<(usize, Gateway)>,
     pub(crate) now: u64,
     pub(crate) vlan: Option<u16>,
     epoch: u64,
@@ -85,6 +87,7 @@ impl World {
             networks: Vec::new(),
             subnets: Vec::new(),
             routes: Vec::new(),
+            gateways: Vec::new(),
             now: 1000 * SECOND,
             vlan: Some(7),
             epoch: 1,
@@ -119,7 +122,6 @@ impl World {
     pub(crate) fn publish(&mut self) {
         self.epoch += 1;
         let config = SwitchConfig { kind: SwitchKind::External, ..SwitchConfig::default() };
-        let count = self.hosts.len();
         for host in &mut self.hosts {
             let n = host.number;
             let mut ports = host.ports.clone();
@@ -135,8 +137,10 @@ impl World {
                 provider(pa(n), 24, &format!("192.168.{n}.1")),
                 provider(pa6(n), 64, &format!("2001:db8:ffff:{n:x}::1")),
             ];
+            let own = self.gateways.iter().filter(|(at, _)| *at == n);
+            let own: Vec<(Gateway, PortId)> = own.map(|(_, gateway)| (gateway.clone(), UPLINK)).collect();
             let gateways: Vec<IpAddr> = providers.iter().filter_map(|(p, ..)| p.gateway).collect();
-            let policy = Policy::new(&self.networks, &self.subnets, &self.routes, providers, &[]);
+            let policy = Policy::new(&self.networks, &self.subnets, &self.routes, providers, &own);
             host.snap = Snapshot::new(self.epoch, config.clone(), ports).with_nv(Arc::new(policy));
             for address in gateways {
                 // The router's address is that of the host that is meant, so that the wire below need not route.
@@ -144,7 +148,6 @@ impl World {
                 host.state.nv.neighbours.find(&hop);
                 host.state.nv.neighbours.hear(self.now, &hop, Mac([0x02, 0xdd, 0, 0, 0, 1]));
             }
-            let _ = count;
         }
     }
 
@@ -247,6 +250,19 @@ impl World {
             if rewrite.hop {
                 wire::rewrite::hop(&mut frame).expect("a hop is left");
             }
+        }
+        if let Some(exit) = overlay.exit {
+            let host = &self.hosts[n];
+            match nv::exit(&host.snap, &host.state, self.now, &exit, &mut frame, &Offload::None) {
+                Err(reason) => happened.push(Happened::Dropped(n, reason)),
+                Ok(tagging) => {
+                    let mut out = vec![0; frame.len() + 8];
+                    let len = tagging.change(&frame).apply(&frame, &mut out).expect("room");
+                    out.truncate(len);
+                    happened.push(Happened::Got(n, to.0, out));
+                }
+            }
+            return;
         }
         let Some(tunnel) = overlay.tunnel else {
             happened.push(Happened::Got(n, to.0, frame));

@@ -3,6 +3,7 @@
 
 mod answers;
 mod decoded;
+mod figures;
 mod hostile;
 mod marks;
 pub(crate) mod reference;
