@@ -1,5 +1,6 @@
 //! Changes of network virtualization: judged against everything that is there, then made as a whole or not at all.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -131,7 +132,8 @@ impl Switch {
         if self.data.is_none() {
             return Err(Refusal::Stopping.of(About::Switch));
         }
-        let mut objects = self.nv.objects.clone();
+        let others = changes.iter().any(|change| !matches!(change.key, Key::Record(_)));
+        let mut objects = Cow::Borrowed(&self.nv.objects);
         let table = self.records();
         let mut draft = Draft { table, changed: HashMap::new(), rewritten: HashMap::new() };
         for change in changes {
@@ -147,7 +149,7 @@ impl Switch {
                     }
                 }
                 (Key::Record(key), _) => drop(draft.changed.insert(*key, None)),
-                (key, None) => objects.remove(key),
+                (key, None) => objects.to_mut().remove(key),
                 (_, Some(_)) => {}
             }
         }
@@ -162,13 +164,16 @@ impl Switch {
                 }
                 Some(object) => {
                     self.nv_fits(&objects, object).map_err(about)?;
-                    objects.put(object.clone());
+                    objects.to_mut().put(object.clone());
                 }
                 None => {
                     let in_subnet = |vsid| self.records().map_or(0, |it| it.configured(Some(vsid)).len());
                     objects.needed(&change.key, in_subnet).map_err(about)?;
                 }
             }
+        }
+        if !others {
+            return Ok(());
         }
         // What was there may not fit to what is new.
         let known = self.nv.objects.usable().1;

@@ -397,7 +397,7 @@ fn s14_everything_is_there_after_a_restart() {
     assert!(switch.show().nv, "the setting, too");
     remove(&mut switch, &Key::Gateway("blue".into())).unwrap();
     drop(switch);
-    assert_eq!(Store::open(directory.path()).unwrap().1.nv.len(), 205 - 1);
+    assert_eq!(Store::open(directory.path()).unwrap().1.nv.len(), 206 - 1);
 }
 
 #[test]

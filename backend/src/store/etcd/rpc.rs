@@ -179,7 +179,7 @@ pub(super) struct TxnResponse {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct WatchRequest {
-    #[prost(oneof = "WatchAsk", tags = "1, 3")]
+    #[prost(oneof = "WatchAsk", tags = "1")]
     pub(super) ask: Option<WatchAsk>,
 }
 
@@ -187,8 +187,6 @@ pub(super) struct WatchRequest {
 pub(super) enum WatchAsk {
     #[prost(message, tag = "1")]
     Create(WatchCreate),
-    #[prost(message, tag = "3")]
-    Progress(WatchProgress),
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -202,9 +200,6 @@ pub(super) struct WatchCreate {
     #[prost(bool, tag = "8")]
     pub(super) fragment: bool,
 }
-
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub(super) struct WatchProgress {}
 
 /// What happened to a key.
 #[derive(Clone, PartialEq, Eq, Message)]

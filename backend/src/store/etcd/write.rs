@@ -45,7 +45,7 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<i64, NvRefus
     let mut look = wanted.iter().any(|(_, change)| change.before.is_some());
     for _ in 0..ATTEMPTS {
         if look {
-            let (found, newest) = read(client, wanted.iter().map(|(key, _)| key.clone())).await?;
+            let found = read(client, wanted.iter().map(|(key, _)| key.clone())).await?;
             let mut all_done = true;
             for (((key, change), found), revision) in wanted.iter().zip(&found).zip(&mut revisions) {
                 let now = match found {
@@ -67,7 +67,7 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<i64, NvRefus
                 *revision = found.as_ref().map_or(0, |(revision, _)| *revision);
             }
             if all_done {
-                return Ok(newest);
+                return Ok(revisions.into_iter().max().unwrap_or(0));
             }
         }
         let compare = wanted
@@ -94,8 +94,8 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<i64, NvRefus
 
 type Found = Vec<Option<(i64, Vec<u8>)>>;
 
-/// What the keys hold now, all at one revision, and that revision.
-async fn read(client: &Client, keys: impl Iterator<Item = Vec<u8>>) -> Result<(Found, i64), NvRefusal> {
+/// What the keys hold now, all at one revision.
+async fn read(client: &Client, keys: impl Iterator<Item = Vec<u8>>) -> Result<Found, NvRefusal> {
     let range = |key| {
         let range = RangeRequest { key, ..RangeRequest::default() };
         RequestOp { request: Some(Operation::Range(range)) }
@@ -107,7 +107,7 @@ async fn read(client: &Client, keys: impl Iterator<Item = Vec<u8>>) -> Result<(F
         .responses
         .into_iter()
         .map(|response| response.range.and_then(first).map(|kv| (kv.mod_revision, kv.value)));
-    Ok((found.collect(), answer.header.unwrap_or_default().revision))
+    Ok(found.collect())
 }
 
 /// What a failed call is to whoever wanted a change.
