@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 50] = [
+const ROUTES: [(&str, &str); 73] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -53,6 +53,29 @@ const ROUTES: [(&str, &str); 50] = [
     ("post", "/v1/migrations"),
     ("post", "/v1/states"),
     ("post", "/v1/take-over"),
+    ("get", "/v1/nv/networks"),
+    ("post", "/v1/nv/networks"),
+    ("delete", "/v1/nv/networks/{name}"),
+    ("get", "/v1/nv/subnets"),
+    ("post", "/v1/nv/subnets"),
+    ("delete", "/v1/nv/subnets/{vsid}"),
+    ("get", "/v1/nv/records"),
+    ("post", "/v1/nv/records"),
+    ("patch", "/v1/nv/records"),
+    ("delete", "/v1/nv/records"),
+    ("get", "/v1/nv/routes"),
+    ("post", "/v1/nv/routes"),
+    ("delete", "/v1/nv/routes"),
+    ("get", "/v1/nv/providers"),
+    ("post", "/v1/nv/providers"),
+    ("delete", "/v1/nv/providers/{address}"),
+    ("get", "/v1/nv/gateways"),
+    ("post", "/v1/nv/gateways"),
+    ("delete", "/v1/nv/gateways/{network}"),
+    ("get", "/v1/nv/export"),
+    ("post", "/v1/nv/import"),
+    ("get", "/v1/nv/resolve"),
+    ("get", "/v1/nv/store"),
     ("get", "/v1/fdb"),
     ("get", "/v1/workers"),
     ("get", "/v1/events"),
@@ -77,7 +100,15 @@ fn every_route_is_described_and_every_described_route_is_served() {
         })
         .collect();
     for (method, path) in ROUTES {
-        let (_, answer) = daemon.http(&method.to_uppercase(), &path.replace("{name}", "x"), "{}");
+        let (_, answer) = daemon.http(
+            &method.to_uppercase(),
+            &path
+                .replace("{name}", "x")
+                .replace("{vsid}", "5001")
+                .replace("{address}", "192.0.2.1")
+                .replace("{network}", "x"),
+            "{}",
+        );
         let served = !answer.contains("\"unknown-route\"");
         assert_eq!(served, described.contains(&(method.into(), path.into())), "{method} {path}: {answer}");
         assert_eq!(served, path != "/v1/nothing", "{method} {path}");

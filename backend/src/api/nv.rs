@@ -355,7 +355,7 @@ pub(super) async fn remove_gateway(State(s): State<Shared>, Name(network): Name)
 #[utoipa::path(get, path = "/v1/nv/export", tag = "nv", responses(
     (status = 200, description = "The document; importing it changes nothing", body = NvDocument),
 ))]
-pub(super) async fn export(State(s): State<Shared>) -> Answer<NvDocument> {
+pub(super) async fn export_policy(State(s): State<Shared>) -> Answer<NvDocument> {
     Ok(Json(s.with(|switch| switch.nv_export()).await?))
 }
 
@@ -377,7 +377,7 @@ pub(super) struct How {
     (status = 409, description = "Not all of it together", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn import(
+pub(super) async fn import_policy(
     State(s): State<Shared>,
     Query(how): Query<How>,
     Body(document): Body<NvDocument, DOCUMENT_LIMIT>,
@@ -407,7 +407,7 @@ pub(super) struct ResolveQuery {
     (status = 200, description = "What was found, step by step", body = ResolutionView),
     (status = 400, description = "A value is not valid", body = ErrorBody),
 ))]
-pub(super) async fn resolve(
+pub(super) async fn resolve_address(
     State(s): State<Shared>,
     Query(query): Query<ResolveQuery>,
 ) -> Answer<ResolutionView> {
@@ -418,6 +418,6 @@ pub(super) async fn resolve(
 #[utoipa::path(get, path = "/v1/nv/store", tag = "nv", responses(
     (status = 200, description = "The store", body = PolicyStoreView),
 ))]
-pub(super) async fn store(State(s): State<Shared>) -> Answer<PolicyStoreView> {
+pub(super) async fn show_policy_store(State(s): State<Shared>) -> Answer<PolicyStoreView> {
     Ok(Json(s.with(|switch| switch.policy_store_view()).await?))
 }
