@@ -338,7 +338,7 @@ fn tunnel(frame: &[u8]) -> Option<Ingress> {
 fn s0_a_cached_decision_is_the_pipelines_decision_under_every_policy() {
     let mut random = Random(2026);
     let (mut cases, mut hits, mut sessions, mut carried) = (0_u64, 0, 0, 0);
-    for round in 0..160_u64 {
+    for round in 0..240_u64 {
         let (cached, plain) = (State::new(1024, round), State::new(1024, round + 1000));
         let mut forwarder = Forwarder::new(round, 64); // small, so that flows displace one another
         let mut tally = 0;
