@@ -60,7 +60,8 @@ fn customer(lan: &mut Lan, records: &[(&str, u8, &str)], to: [u8; 4]) -> u64 {
     }
     let frame = Frame::new(mac(2), mac(1)).ipv4().from_ip([10, 7, 0, 10]).to_ip(to).udp(1000, 2000).build();
     for _ in 0..3 {
-        assert!(lan.send("a", &frame).0.is_empty());
+        let heard = lan.send("a", &frame);
+        assert!(heard.0.is_empty(), "{records:?}: {:?} received a frame", heard.by());
     }
     3
 }
