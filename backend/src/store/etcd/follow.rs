@@ -394,3 +394,57 @@ fn said(failure: &Failure) -> String {
         None => failure.message().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Counts records.
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Follower for Counter {
+        fn records(&self, changes: &[RecordChange]) {
+            self.0.fetch_add(changes.len(), Ordering::Relaxed);
+        }
+
+        fn held(&self) -> Vec<RecordKey> {
+            Vec::new()
+        }
+
+        fn objects(&self, _: &[(Key, Option<Object>)]) {}
+
+        fn loaded(&self, _: Vec<Object>, _: &[Key]) {}
+    }
+
+    /// `cargo test -p turnpike --lib -- --ignored --nocapture figures_of_watched`
+    #[test]
+    #[ignore = "prints times"]
+    fn figures_of_watched_changes() {
+        const CHANGES: usize = 100_000;
+        let event = |n: usize| {
+            let ca = format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
+            let value =
+                format!(r#"{{"vsid":5001,"ca":"{ca}","mac":"02:00:00:00:00:01","pa":"192.168.1.1"}}"#);
+            let key = format!("{}records/5001/{ca}", keys::PREFIX).into_bytes();
+            let kv = KeyValue { key, mod_revision: n as i64, value: value.into_bytes() };
+            crate::store::etcd::rpc::WatchEvent { kind: 0, kv: Some(kv) }
+        };
+        let events: Vec<_> = (1..=CHANGES).map(event).collect();
+        let counter = Arc::new(Counter::default());
+        let log = Arc::new(crate::events::EventLog::default());
+        let mut session = Session::new("a".into(), counter.clone(), log, Arc::default());
+        let responses: Vec<_> = events
+            .chunks(1000)
+            .map(|some| WatchResponse { events: some.to_vec(), ..WatchResponse::default() })
+            .collect();
+        let start = Instant::now();
+        responses.into_iter().for_each(|response| session.changed(response));
+        let took = start.elapsed();
+        assert_eq!(counter.0.load(Ordering::Relaxed), CHANGES);
+        println!("{:.0} changes of a watch a second", CHANGES as f64 / took.as_secs_f64());
+    }
+}
