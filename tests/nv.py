@@ -250,6 +250,23 @@ def s14_13_a_packet_that_does_not_fit_is_answered_with_the_mtu():
     close(f, hosts)
 
 
+@test
+def s14_4_a_host_that_does_not_answer_costs_nobody_else_anything():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    policy(hosts, record(5001, "10.16.1.3", "00:15:5d:03:00:0a", hosts[0].pa), record(5001, "10.16.1.7", "00:15:5d:03:00:0c", hosts[1].pa),
+           record(5001, "10.16.1.9", "00:15:5d:03:00:0e", "192.168.34.99"))
+    a = hosts[0].machine("vm-a", 5001, "10.16.1.3/24", "00:15:5d:03:00:0a")
+    hosts[1].machine("vm-c", 5001, "10.16.1.7/24", "00:15:5d:03:00:0c")
+    answers(a, "10.16.1.7")
+    silent(a, "10.16.1.9")
+    dropped = hosts[0].drops().get("provider-unreachable", 0)
+    must(dropped >= 2, f"dropped {hosts[0].drops()}")
+    answers(a, "10.16.1.7", 20)
+    close(f, hosts)
+
+
 def close(f, hosts):
     for h in hosts:
         h.switch.close()
