@@ -432,6 +432,7 @@ mod tests {
     /// `cargo test -p turnpike --lib -- --ignored --nocapture figures_of_watched`
     #[test]
     #[ignore = "prints times"]
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_wrap, reason = "small numbers")]
     fn figures_of_watched_changes() {
         const CHANGES: usize = 100_000;
         let event = |n: usize| {
@@ -451,7 +452,9 @@ mod tests {
             .map(|some| WatchResponse { events: some.to_vec(), ..WatchResponse::default() })
             .collect();
         let start = Instant::now();
-        responses.into_iter().for_each(|response| session.changed(response));
+        for response in responses {
+            session.changed(response);
+        }
         let took = start.elapsed();
         assert_eq!(counter.0.load(Ordering::Relaxed), CHANGES);
         println!("{:.0} changes of a watch a second", CHANGES as f64 / took.as_secs_f64());
