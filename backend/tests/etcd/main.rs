@@ -206,6 +206,7 @@ fn s14_9_the_store_and_the_host_know_each_other_by_their_certificates() {
 /// `cargo test -p turnpike --test etcd -- --ignored --nocapture figures`
 #[test]
 #[ignore = "figures"]
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
 fn figures_of_record_changes() {
     const CHANGES: usize = 50_000;
     with_etcd(|mut etcd| {

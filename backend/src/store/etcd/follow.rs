@@ -42,6 +42,9 @@ pub(super) struct Session {
     presence: Vec<u8>,
     /// Changes that are to be written as soon as possible.
     carried: Vec<Vec<Change>>,
+    /// Whether the store is to send in pieces what changed at once. That takes it far longer, with the square of how much it is, so that
+    /// it is asked for only when a whole was too large.
+    in_pieces: bool,
     /// Which store it was.
     cluster: u64,
     /// Up to here everything is applied; 0 = nothing is.
@@ -72,6 +75,7 @@ impl Session {
             status,
             presence: Vec::new(),
             carried: Vec::new(),
+            in_pieces: false,
             cluster: 0,
             revision: 0,
         }
@@ -107,12 +111,17 @@ impl Session {
         stopping: &mut watch::Receiver<bool>,
     ) -> End {
         let mut lease = 0;
-        let end = tokio::select! {
-            end = self.session(member, &client, commands, &mut lease) => match end {
-                Ok(never) => match never {},
-                Err(failure) => End::Lost(said(&failure)),
-            },
-            _ = stopping.wait_for(|stop| *stop) => End::Stop,
+        let ended = tokio::select! {
+            end = self.session(member, &client, commands, &mut lease) => Some(end),
+            _ = stopping.wait_for(|stop| *stop) => None,
+        };
+        let end = match ended {
+            None => End::Stop,
+            Some(Ok(never)) => match never {},
+            Some(Err(failure)) => {
+                self.in_pieces |= too_large(&failure);
+                End::Lost(said(&failure))
+            }
         };
         if lease != 0 && matches!(end, End::Stop) {
             // The others need not wait until it runs out.
@@ -298,7 +307,7 @@ impl Session {
             key: prefix.to_vec(),
             range_end: end_of(prefix),
             start_revision: self.revision + 1,
-            fragment: true,
+            fragment: self.in_pieces,
         };
         let (questions, receiver) = mpsc::unbounded_channel();
         // It cannot be closed: the receiver is here.
@@ -423,6 +432,7 @@ mod tests {
     /// `cargo test -p turnpike --lib -- --ignored --nocapture figures_of_watched`
     #[test]
     #[ignore = "prints times"]
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_wrap, reason = "small numbers")]
     fn figures_of_watched_changes() {
         const CHANGES: usize = 100_000;
         let event = |n: usize| {
@@ -442,7 +452,9 @@ mod tests {
             .map(|some| WatchResponse { events: some.to_vec(), ..WatchResponse::default() })
             .collect();
         let start = Instant::now();
-        responses.into_iter().for_each(|response| session.changed(response));
+        for response in responses {
+            session.changed(response);
+        }
         let took = start.elapsed();
         assert_eq!(counter.0.load(Ordering::Relaxed), CHANGES);
         println!("{:.0} changes of a watch a second", CHANGES as f64 / took.as_secs_f64());
