@@ -12,7 +12,7 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
 from lab import fleet, guest, host, image  # noqa: E402
-from rows import BRIDGE, OVS, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, options, pairs, policy  # noqa: E402
+from rows import BRIDGE, OVS, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, nv, options, pairs, policy  # noqa: E402
 
 ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
@@ -29,8 +29,10 @@ ROWS = {
                      tail={"value": 10.0}, guests=True),
     "migration-restart": Row(migration.row_restart, "ms", [TURNPIKE], more=False, limits={None: 50.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
                              tail={"value": 250.0}, guests=True),
+    "nv-flow": Row(nv.row_flow, "Mpps", [TURNPIKE, PLAIN]),
+    "nv-iperf": Row(nv.row_stream, "Mbit/s", [TURNPIKE, PLAIN], limits={PLAIN: 0.85}, guests=True),
 }
-GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration")}
+GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration", "nv")}
 
 
 def line_transfer():
