@@ -267,6 +267,52 @@ def s14_4_a_host_that_does_not_answer_costs_nobody_else_anything():
     close(f, hosts)
 
 
+@test
+def s14_11_customers_with_the_same_addresses_reach_the_outside_behind_a_shared_one():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24", "203.0.113.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    outside = net.Namespace()
+    end = f.wire("203.0.113.80/24", outside)
+    outside.run(f"ip addr add 203.0.113.80/24 dev {end}; ip route add default via 203.0.113.1")
+    machines = []
+    for number, (name, vsid, rdid) in enumerate((("blue", 5001, BLUE), ("yellow", 6001, YELLOW)), 1):
+        policy(hosts, ("network", "add", name, "--rdid", rdid), ("subnet", "add", "--network", name, "--vsid", vsid, "--prefix", "10.1.1.0/24"),
+               ("route", "add", "--network", name, "--prefix", "0.0.0.0/0", "--next-hop", "gateway"),
+               record(vsid, "10.1.1.10", f"00:15:5d:0b:00:0{number}", hosts[0].pa))
+        hosts[0].cli("nv", "gateway", "add", "--network", name, "--uplink", "wire", "--mode", "nat", "--address", "192.168.34.100/24")
+        machines.append(hosts[0].machine(name, vsid, "10.1.1.10/24", f"00:15:5d:0b:00:0{number}", gateway="10.1.1.1"))
+    outside.serve_iperf()
+    for m in machines:
+        answers(m, "192.168.34.1")
+        answers(m, "203.0.113.80")
+        flow = traffic.iperf(m, "203.0.113.80", 1)
+        must(flow.mbps > 20, f"{flow}; dropped {hosts[0].drops()}")
+    with net.ear(outside, end) as heard:
+        machines[0].run("ping -c 1 203.0.113.80")
+        source = heard.wait_for(lambda frame: frame[12:14] == b"\x08\x00" and frame[23] == 1)[26:30]
+    must(source == bytes([192, 168, 34, 100]), f"outside it comes from {source.hex()}")
+    close(f, hosts)
+
+
+@test
+def s14_11_a_forwarding_gateway_routes_between_a_customer_network_and_a_physical_one():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    # A network of the customer's own, beside the provider network on the same wire (this kernel may have no VLAN devices).
+    f.run("ip addr add 172.16.7.2/24 dev br0; ip route add 10.1.1.0/24 via 172.16.7.9")
+    policy(hosts, ("network", "add", "blue", "--rdid", BLUE), ("subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.1.1.0/24"),
+           ("route", "add", "--network", "blue", "--prefix", "0.0.0.0/0", "--next-hop", "gateway"),
+           record(5001, "10.1.1.10", "00:15:5d:0c:00:01", hosts[0].pa), record(5001, "10.1.1.11", "00:15:5d:0c:00:02", hosts[1].pa))
+    hosts[0].cli("nv", "gateway", "add", "--network", "blue", "--uplink", "wire", "--mode", "forward", "--address", "172.16.7.9/24")
+    here = hosts[0].machine("here", 5001, "10.1.1.10/24", "00:15:5d:0c:00:01", gateway="10.1.1.1")
+    hosts[1].machine("there", 5001, "10.1.1.11/24", "00:15:5d:0c:00:02", gateway="10.1.1.1")
+    answers(here, "172.16.7.2")
+    answers(here, "10.1.1.11")
+    p = traffic.ping(f.namespace, "10.1.1.10", 5, interval=0.05, extra="-I 172.16.7.2")
+    must(p.lost == 0, f"to the guest from the physical network: {p}; dropped {hosts[0].drops()}")
+    close(f, hosts)
+
+
 def close(f, hosts):
     for h in hosts:
         h.switch.close()
