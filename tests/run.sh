@@ -85,6 +85,7 @@ if cargo build --workspace --quiet; then
     suite "network virtualization" python3 tests/nv.py
     suite "take-over" python3 tests/take_over.py
     suite "policy store" python3 tests/nv_store.py
+    suite "moves across subnets" python3 tests/nv_migration.py
 else
     fail "build"
 fi

@@ -49,18 +49,25 @@ class Fabric:
 
 
 class NvHost:
-    """A host on the fabric with a switch and a provider address (`pa`, with prefix length)."""
+    """A host on the fabric with a switch and a provider address (`pa`, with prefix length). `manage`: number of a link to the machine itself,
+    which has 192.0.2.(4 × number + 1) on it."""
 
-    def __init__(self, fabric, pa, *serve, name=None):
+    def __init__(self, fabric, pa, *serve, name=None, manage=None):
         self.fabric, self.pa = fabric, str(ipaddress.ip_interface(pa).ip)
         self.name = name or f"host{next(_serial)}"
         self.namespace = net.Namespace()
         self.wire = fabric.wire(pa, self.namespace)
+        if manage is not None:
+            self._manage(manage)
         self.switch = switch.Turnpike("--host-id", self.name, *serve, name=self.name, namespace=self.namespace)
         self.cli = self.switch.cli
         self.cli("switch", "set", "--nv", "on")
         self.cli("uplink", "add", "wire", "--device", self.wire)
         self.cli("nv", "provider", "add", "--address", pa, "--uplink", "wire", "--gateway", fabric.gateway(pa))
+
+    def _manage(self, number):
+        outside = self.namespace.veth(f"192.0.2.{4 * number + 2}/30")
+        sh("ip", "addr", "add", f"192.0.2.{4 * number + 1}/30", "dev", outside)
 
     def machine(self, name, vsid, address, mac, *policy, gateway=None):
         """A tenant's machine: a namespace with the addresses (comma separated, with prefix length) in virtual subnet `vsid`."""

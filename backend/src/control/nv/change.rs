@@ -250,7 +250,8 @@ impl Switch {
             self.nv_present();
         }
         if let Some(table) = &self.records {
-            table.apply(&records);
+            let left = table.apply(&records).left;
+            self.nv_left(&left);
         }
         self.events.emit(Event::NvChanged { changes: named(changes) });
     }

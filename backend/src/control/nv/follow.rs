@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
+use vswitch::Mac;
 use vswitch::event::Event;
 use vswitch::nv::model::Record;
 
 use super::object::{Change, Key, Object, RecordKey};
-use super::records::RecordTable;
+use super::records::{Applied, RecordTable};
 use crate::control::Switch;
 use crate::control::model::PortConfig;
 use crate::control::types::{GatewaySpec, ProviderSpec};
@@ -37,9 +38,12 @@ impl Following {
 
 impl Follower for Following {
     fn records(&self, changes: &[RecordChange]) {
-        let full = self.records.apply(changes);
+        let Applied { full, left } = self.records.apply(changes);
         if full > 0 {
             log::warn!("policy store: there is no room for {full} records");
+        }
+        if !left.is_empty() {
+            self.with(|switch| switch.nv_left(&left));
         }
     }
 
@@ -117,6 +121,18 @@ impl Switch {
         };
         // Text and numbers under names cannot fail to be written.
         store.present(serde_json::to_vec(&presence).unwrap_or_default());
+    }
+
+    /// Guests are at other hosts now, by their records. Of a port that its guest was leaving, what waited for it is sent after it: nobody else
+    /// would say where that is, because no frame of a virtual subnet is heard on the physical network.
+    pub(in crate::control) fn nv_left(&mut self, guests: &[(u32, Mac)]) {
+        for &(vsid, mac) in guests {
+            let has = |config: &PortConfig| config.policy.vsid == Some(vsid) && config.mac == mac;
+            let port = self.ports.values().find(|entry| has(&entry.config)).map(|entry| entry.config.id);
+            if let Some(port) = port {
+                self.heard_elsewhere(port);
+            }
+        }
     }
 
     /// The guest of a port has arrived: its records say from now on that it is here. One transaction, whatever store they are in; a store that

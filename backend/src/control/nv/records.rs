@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vswitch::Mac;
 use vswitch::nv::model::{Kind, Record};
 use vswitch::nv::records::{Change, Of};
 use vswitch::state::State;
@@ -19,6 +20,15 @@ pub struct RecordTable {
     state: Arc<State>,
     /// This host's provider addresses. Locked while records are written, so that each is marked by those of now.
     own: Arc<Mutex<HashSet<IpAddr>>>,
+}
+
+/// What came of changes.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Records for which there was no room.
+    pub full: usize,
+    /// Guests that are no longer at this host, by virtual subnet and MAC address.
+    pub left: Vec<(u32, Mac)>,
 }
 
 fn of(key: &RecordKey) -> (u32, Of) {
@@ -42,20 +52,26 @@ impl RecordTable {
         &self.state
     }
 
-    /// Puts records in and takes them out. How many found no room.
-    pub fn apply(&self, changes: &[RecordChange]) -> usize {
+    /// Puts records in and takes them out.
+    pub fn apply(&self, changes: &[RecordChange]) -> Applied {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let (records, mut full) = (&self.state.nv.records, 0);
+        let (records, mut applied) = (&self.state.nv.records, Applied::default());
         for (key, record) in changes {
             if let Some(record) = record {
-                let change = records.upsert(now(), record, own.contains(&record.pa));
-                full += usize::from(change == Change::Full);
+                let here = own.contains(&record.pa);
+                match records.upsert(now(), record, here) {
+                    Change::Full => applied.full += 1,
+                    Change::Moved { from } if !here && own.contains(&from) => {
+                        applied.left.push((record.vsid, record.mac));
+                    }
+                    _ => {}
+                }
             } else {
                 let (vsid, of) = of(key);
                 records.remove(vsid, of);
             }
         }
-        full
+        applied
     }
 
     /// These are this host's provider addresses from now on.
