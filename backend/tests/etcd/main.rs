@@ -49,6 +49,7 @@ fn s14_9_a_store_that_is_killed_and_comes_back_is_caught_up_with() {
         etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
         let lab = Lab::new(&etcd);
         lab.until("it is read", |seen| seen.records.len() == 1);
+        lab.wait("it is there", Status::is_up);
         etcd.kill();
         lab.until_down();
         assert_eq!(lab.seen().records.len(), 1, "what is known stays");
@@ -70,6 +71,7 @@ fn s14_9_what_was_compacted_away_meanwhile_is_found_by_reading_all_again() {
         }
         let lab = Lab::new(&etcd);
         lab.until("it is read", |seen| seen.records.len() == 3);
+        lab.wait("it is there", Status::is_up);
         etcd.pause();
         lab.until_down();
         etcd.resume();
@@ -97,6 +99,7 @@ fn s14_9_a_wrong_value_changes_nothing_until_it_is_right() {
         etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
         let lab = Lab::new(&etcd);
         lab.until("it is read", |seen| seen.records.len() == 1);
+        lab.wait("it is there", Status::is_up);
         etcd.put_text("records/5001/10.1.0.2", "{\"vsid\": 12");
         etcd.put_text("records/5001/10.1.0.3", "no JSON");
         etcd.put_text("tunnels/7", "{}");
@@ -120,6 +123,7 @@ fn s14_9_a_store_that_hangs_is_told_and_waited_for_by_nobody() {
         etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
         let lab = Lab::new(&etcd);
         lab.until("it is read", |seen| seen.records.len() == 1);
+        lab.wait("it is there", Status::is_up);
         etcd.pause();
         lab.until_down();
         assert!(lab.status().silence() < Duration::from_secs(15));
@@ -174,6 +178,7 @@ fn s14_9_another_store_in_its_place_is_read_from_the_beginning() {
         }
         let lab = Lab::new(&etcd);
         lab.until("it is read", |seen| seen.records.len() == 20);
+        lab.wait("it is there", Status::is_up);
         etcd.kill();
         lab.until_down();
         etcd.forget();
