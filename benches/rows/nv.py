@@ -8,11 +8,11 @@ RDID = "11111111-1111-1111-1111-111111111111"
 VSID, VLAN = 5001, 501
 
 
-def subnet(switches, prefix):
+def subnet(switches, prefix, *more):
     """One customer network with one virtual subnet."""
     for s in switches:
         s.cli("nv", "network", "add", "blue", "--rdid", RDID)
-        s.cli("nv", "subnet", "add", "--network", "blue", "--vsid", VSID, "--prefix", prefix)
+        s.cli("nv", "subnet", "add", "--network", "blue", "--vsid", VSID, "--prefix", prefix, *more)
 
 
 def row_flow(contenders, seconds):
@@ -27,12 +27,12 @@ def row_flow(contenders, seconds):
             s.cli("switch", "set", "--nv", "on")
             s.cli("uplink", "add", "wire", "--device", wire)
             s.cli("nv", "provider", "add", "--address", "192.0.2.2/24", "--uplink", "wire")
-            subnet([s], "198.18.0.0/24")
+            # The lowest address is the generator's and not the router's.
+            subnet([s], "198.18.0.0/24", "--gateway", "198.18.0.254")
         for number, (name, mac, path) in enumerate(zip("ab", testpmd.MACS, paths), 1):
             more = ["--vsid", VSID] if contender == TURNPIKE else []
             s.cli("port", "add", name, "--socket", path, "--mac", mac, *more)
             if more:
-                # The lowest address is the generator's and not the router's.
                 s.cli("nv", *record(VSID, f"198.18.0.{number}", mac, "192.0.2.2"))
         g = None
         try:
