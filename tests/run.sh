@@ -66,6 +66,9 @@ if [ ${#missing[@]} -gt 0 ]; then
         apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" || fail "installing ${missing[*]}"
 fi
 python3 tests/lab/prepare.py || fail "preparing the lab"
+# Unpacked, not installed: the package would start a service.
+etcd=$(cd tests && python3 -c 'from lab import host; print(host.unpack("etcd", ["etcd-server", "etcd-client"]))' | tail -n 1)
+if [ -x "$etcd/usr/bin/etcd" ]; then export ETCD="$etcd/usr/bin/etcd" ETCDCTL="$etcd/usr/bin/etcdctl"; fi
 
 check "format" cargo fmt --check
 check "licences" python3 tests/licences.py
