@@ -20,6 +20,7 @@ pub mod answer;
 pub(crate) mod discovery;
 pub mod gateway;
 pub mod ingress;
+pub mod interest;
 pub mod learning;
 mod members;
 pub mod model;
@@ -35,6 +36,7 @@ mod table;
 pub(crate) mod tunnel;
 pub mod underlay;
 pub(crate) mod walk;
+pub mod wanted;
 pub mod wire;
 
 pub use gateway::exit;
@@ -56,6 +58,8 @@ pub struct Tables {
     pub nats: gateway::Nats,
     /// Customer addresses that were learned from guests of this host.
     pub learned: learning::Learned,
+    /// Lookup records that the policy store is to be asked for.
+    pub wanted: wanted::Wanted,
 }
 
 impl Tables {
@@ -66,6 +70,7 @@ impl Tables {
             neighbours: neighbours::Neighbours::new(hash::expand(seed, 1)),
             nats: gateway::Nats::new(hash::expand(seed, 3)),
             learned: learning::Learned::new(hash::expand(seed, 2)),
+            wanted: wanted::Wanted::new(hash::expand(seed, 4)),
         }
     }
 
