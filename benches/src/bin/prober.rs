@@ -17,40 +17,13 @@ mod flows;
 mod tcp;
 #[path = "prober/udp.rs"]
 mod udp;
+#[path = "prober/words.rs"]
+mod words;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What was asked for on the command line.
-struct Options {
-    words: Vec<(String, String)>,
-}
-
-impl Options {
-    fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut words = words;
-        let mut parsed = Vec::new();
-        while let Some(word) = words.next() {
-            let name = word.strip_prefix("--").ok_or_else(|| format!("expected an option, not {word}"))?;
-            let value = words.next().ok_or_else(|| format!("--{name} needs a value"))?;
-            parsed.push((name.to_owned(), value));
-        }
-        Ok(Self { words: parsed })
-    }
-
-    fn text(&self, name: &str) -> Result<&str, String> {
-        let found = self.words.iter().find(|(n, _)| n == name);
-        found.map(|(_, v)| v.as_str()).ok_or_else(|| format!("--{name} is missing"))
-    }
-
-    fn get<T: std::str::FromStr>(&self, name: &str) -> Result<T, String> {
-        self.text(name)?.parse().map_err(|_| format!("--{name}: not valid"))
-    }
-
-    fn or<T: std::str::FromStr>(&self, name: &str, default: T) -> Result<T, String> {
-        if self.words.iter().any(|(n, _)| n == name) { self.get(name) } else { Ok(default) }
-    }
-}
+use words::Words;
 
 /// Ends a run: a file that appears.
 #[derive(Clone)]
@@ -71,7 +44,7 @@ fn unix_us() -> u64 {
 fn main() {
     let mut words = std::env::args().skip(1);
     let mode = words.next().unwrap_or_default();
-    let done = Options::parse(words).and_then(|options| match mode.as_str() {
+    let done = Words::parse(words).and_then(|options| match mode.as_str() {
         "flows" => flows::run(&options),
         "udp" => udp::run(&options),
         "tcp-serve" => tcp::serve(&options),

@@ -4,10 +4,10 @@ use std::net::{IpAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use crate::Options;
+use crate::Words;
 
 /// Sends one datagram to each of `--count` ports of `--to` from `--from`, at about 10,000 a second; its report.
-pub(crate) fn run(options: &Options) -> Result<String, String> {
+pub(crate) fn run(options: &Words) -> Result<String, String> {
     let (to, from): (IpAddr, IpAddr) = (options.get("to")?, options.get("from")?);
     let count: u16 = options.get("count")?;
     let socket = UdpSocket::bind((from, 0)).map_err(|e| format!("cannot bind: {e}"))?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Options, Until};
+use crate::{Words, Until};
 
 /// How often a writer writes.
 const STEP: Duration = Duration::from_millis(100);
@@ -147,7 +147,7 @@ fn converse(
 }
 
 /// The side that opens connections and decides when they end.
-pub(crate) fn dial(options: &Options) -> Result<String, String> {
+pub(crate) fn dial(options: &Words) -> Result<String, String> {
     let (to, rate): (SocketAddr, u64) = (options.get("to")?, options.or("rate", 20_000)?);
     let (until, sums) = (Until(options.get("until")?), Arc::new(Sums::default()));
     let told = Arc::new(AtomicBool::new(false));
@@ -175,7 +175,7 @@ pub(crate) fn dial(options: &Options) -> Result<String, String> {
 }
 
 /// The side that answers: it ends a connection when the other side does, and itself when all have ended and FILE exists.
-pub(crate) fn serve(options: &Options) -> Result<String, String> {
+pub(crate) fn serve(options: &Words) -> Result<String, String> {
     let bind: SocketAddr = options.get("bind")?;
     let (until, sums) = (Until(options.get("until")?), Arc::new(Sums::default()));
     let listener = TcpListener::bind(bind).map_err(|e| format!("cannot listen on {bind}: {e}"))?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Options, Until, unix_us};
+use crate::{Words, Until, unix_us};
 
 const MAGIC: u32 = 0x5450_5052;
 const SIZE: usize = 48;
@@ -245,7 +245,7 @@ impl Shared {
 }
 
 /// Runs one end; its report.
-pub(crate) fn run(options: &Options) -> Result<String, String> {
+pub(crate) fn run(options: &Words) -> Result<String, String> {
     let bind: SocketAddr = options.get("bind")?;
     let socket = UdpSocket::bind(bind).map_err(|e| format!("cannot bind {bind}: {e}"))?;
     // What a guest gets in one lump after a move must not be lost here. Only root may have so much, and only root runs this.
