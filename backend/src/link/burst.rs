@@ -7,8 +7,8 @@
 
 use super::LINK_HEADER;
 
-/// Most frames of one burst.
-pub const BURST: usize = 32;
+/// Most frames of one burst: what a sender cut out of 64 KiB for the wire.
+pub const BURST: usize = 64;
 
 /// Longest frame, in bytes, that a link moves: 64 KiB of IP and up to two VLAN tags, with room to spare.
 pub const MAX_FRAME: usize = 68 * 1024;
@@ -26,6 +26,9 @@ pub(super) const FRAME_AT: usize = 16;
 /// lines, so that the heads of a burst's frames do not compete for the same sets of the first-level cache.
 const SLOT: usize = MAX_FRAME + 5 * 64;
 
+/// Frames that are asked for when few came of late: preparing for more than come costs as much as receiving them.
+const FEW: usize = 8;
+
 /// One received frame.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkFrame {
@@ -39,12 +42,16 @@ pub struct LinkFrame {
     pub len: u32,
 }
 
-/// A burst of received frames and the memory they lie in (2.2 MiB of addresses).
+/// A burst of received frames and the memory they lie in (4.4 MiB of addresses).
 #[derive(Debug)]
 pub struct LinkBurst {
     buffer: Box<[u8]>,
     frames: [LinkFrame; BURST],
     count: usize,
+    /// Slots in use; as many as there are frames, and those of messages that were none.
+    used: usize,
+    /// How many frames are likely to wait.
+    expected: usize,
 }
 
 impl Default for LinkBurst {
@@ -60,6 +67,8 @@ impl LinkBurst {
             buffer: vec![0; BURST * SLOT].into_boxed_slice(),
             frames: [LinkFrame::default(); BURST],
             count: 0,
+            used: 0,
+            expected: FEW,
         }
     }
 
@@ -82,7 +91,12 @@ impl LinkBurst {
 
     /// Forgets the frames.
     pub fn clear(&mut self) {
-        self.count = 0;
+        (self.count, self.used) = (0, 0);
+    }
+
+    /// Whether there is no room for another frame.
+    pub fn is_full(&self) -> bool {
+        self.used == BURST
     }
 
     /// The memory of slot `index`: its first [`FRAME_AT`] bytes lie before the frame, [`MAX_FRAME`] and more behind.
@@ -90,9 +104,21 @@ impl LinkBurst {
         &mut self.buffer[index * SLOT..(index + 1) * SLOT]
     }
 
-    /// All slots, for a system call that fills several.
-    pub(super) fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.buffer.chunks_exact_mut(SLOT)
+    /// The next free slots, with their numbers, for a system call that fills as many as are likely to be needed.
+    pub(super) fn free(&mut self) -> (usize, impl Iterator<Item = &mut [u8]>) {
+        let count = self.expected.min(BURST - self.used);
+        (self.used, self.buffer.chunks_exact_mut(SLOT).skip(self.used).take(count))
+    }
+
+    /// The number of the next free slot, if there is one.
+    pub(super) fn next_free(&self) -> Option<usize> {
+        (self.used < BURST).then_some(self.used)
+    }
+
+    /// So many of the `offered` free slots were filled; those with a frame are to be pushed.
+    pub(super) fn filled(&mut self, count: usize, offered: usize) {
+        self.used += count;
+        self.expected = if count == offered { BURST.min(2 * offered.max(1)) } else { FEW.max(count) };
     }
 
     /// Adds the frame of `len` bytes that begins `start` bytes into slot `index`. At most one per slot.

@@ -151,7 +151,15 @@ pub trait Link: Send + Sync {
     ///
     /// Fails with [`LinkError::Gone`] when the interface no longer exists. An interface that is merely down has no
     /// frames.
-    fn receive(&self, burst: &mut LinkBurst) -> Result<usize, LinkError>;
+    fn receive(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
+        burst.clear();
+        self.receive_more(burst)
+    }
+
+    /// Adds waiting frames behind those that the burst has, as far as there is room, and returns how many it has then.
+    ///
+    /// Fails as [`Link::receive`] does; the burst keeps its frames.
+    fn receive_more(&self, burst: &mut LinkBurst) -> Result<usize, LinkError>;
 
     /// Sends one frame: its virtio-net header, its first bytes, and pieces of the rest (at most [`MAX_PIECES`]).
     ///

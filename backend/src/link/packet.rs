@@ -205,39 +205,48 @@ impl Packet {
         LinkError::Gone { interface: self.name.clone() }
     }
 
-    /// Takes up to a burst of messages from the socket; `Ok(0)` if none could be had.
-    fn receive_messages(&self, burst: &mut LinkBurst) -> io::Result<usize> {
+    /// Takes messages from the socket into the burst's free slots; `Ok(None)` if none could be had, otherwise whether all slots that were
+    /// offered are filled.
+    fn receive_messages(&self, burst: &mut LinkBurst) -> io::Result<Option<bool>> {
         let mut headers = [[0_u8; SOCKET_HEADER]; BURST];
-        let mut controls = [Control::default(); BURST];
-        let mut vectors = [[Piece::of(&[]).0; 2]; BURST];
-        // SAFETY: all zeroes is a valid `mmsghdr`: integers and null pointers.
-        let mut messages: [libc::mmsghdr; BURST] = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; BURST];
+        let mut vectors = [[const { MaybeUninit::<libc::iovec>::uninit() }; 2]; BURST];
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BURST];
+        let mut offered = 0;
+        let (first, slots) = burst.free();
         for ((((slot, header), control), vector), message) in
-            burst.slots().zip(&mut headers).zip(&mut controls).zip(&mut vectors).zip(&mut messages)
+            slots.zip(&mut headers).zip(&mut controls).zip(&mut vectors).zip(&mut messages)
         {
             let frame = &mut slot[FRAME_AT..FRAME_AT + MAX_FRAME];
-            vector[0] = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
-            vector[1] = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
-            message.msg_hdr.msg_iov = vector.as_mut_ptr();
+            vector[0].write(libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() });
+            vector[1].write(libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() });
+            // SAFETY: all zeroes is a valid `mmsghdr`: integers and null pointers.
+            let message = message.write(unsafe { MaybeUninit::zeroed().assume_init() });
+            message.msg_hdr.msg_iov = vector.as_mut_ptr().cast();
             message.msg_hdr.msg_iovlen = vector.len();
             message.msg_hdr.msg_control = control.as_mut_ptr().cast();
             message.msg_hdr.msg_controllen = size_of::<Control>();
+            offered += 1;
         }
-        // SAFETY: `BURST` messages, whose vectors and control buffers lie in arrays that outlive the call, are not
-        // moved before the last use of `messages`, and are borrowed by nobody else meanwhile.
+        // SAFETY: `offered` messages, whose vectors are written above and whose control buffers the kernel only writes; all lie in arrays that
+        // outlive the call, are not moved before the last use of `messages`, and are borrowed by nobody else meanwhile.
         let received = check(unsafe {
             libc::recvmmsg(
                 self.socket.as_raw_fd(),
-                messages.as_mut_ptr(),
-                BURST as libc::c_uint,
+                messages.as_mut_ptr().cast(),
+                offered as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
         })?;
         let received = received as usize;
-        for (index, message) in messages.iter().take(received).enumerate() {
+        // SAFETY: the first `offered` messages are written, and the kernel filled in no more than those.
+        let messages = unsafe { std::slice::from_raw_parts(messages.as_ptr().cast::<libc::mmsghdr>(), received) };
+        burst.filled(received, offered);
+        for ((number, message), socket_header) in messages.iter().enumerate().zip(&headers) {
+            let index = first + number;
             let mut header = [0; LINK_HEADER];
-            header[..SOCKET_HEADER].copy_from_slice(&headers[index]);
+            header[..SOCKET_HEADER].copy_from_slice(socket_header);
             let length = (message.msg_len as usize).saturating_sub(SOCKET_HEADER);
             if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
                 self.too_long.fetch_add(1, Ordering::Relaxed);
@@ -250,7 +259,7 @@ impl Packet {
                 burst.push(index, FRAME_AT, length, header);
             }
         }
-        Ok(received)
+        Ok((received > 0).then_some(received == offered))
     }
 }
 
@@ -339,14 +348,19 @@ impl Link for Packet {
         self.socket.as_raw_fd()
     }
 
-    fn receive(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
-        burst.clear();
-        // Again when nothing of what came was fit to be delivered, so that 0 means that nothing waits; not for ever,
+    fn receive_more(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
+        // Again while more may wait, or when nothing of what came was fit to be delivered, so that 0 means that nothing waits; not for ever,
         // so that such frames cannot hold a worker. The descriptor stays readable.
         for _ in 0..8 {
+            if burst.is_full() {
+                if burst.count() > 0 {
+                    break;
+                }
+                burst.clear();
+            }
             match self.receive_messages(burst) {
-                Ok(0) => break,
-                Ok(_) if burst.count() > 0 => break,
+                Ok(None) => break,
+                Ok(Some(all)) if !all && burst.count() > 0 => break,
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::EINTR) => {

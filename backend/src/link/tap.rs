@@ -112,9 +112,8 @@ impl Link for Tap {
         self.file.as_raw_fd()
     }
 
-    fn receive(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
-        burst.clear();
-        for index in 0..BURST {
+    fn receive_more(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
+        while let Some(index) = burst.next_free() {
             // One byte more than header and longest frame: the kernel cuts a longer frame silently, so a read that
             // fills the buffer is one.
             let buffer = &mut burst.slot(index)[HEADER_AT..=FRAME_AT + MAX_FRAME];
@@ -130,13 +129,16 @@ impl Link for Tap {
                     _ => return Err(LinkError::system(&self.name, "receive", error)),
                 }
             };
-            if read == buffer.len() {
+            let too_long = read == buffer.len();
+            let kernel = buffer.first_chunk::<KERNEL_HEADER>().copied().unwrap_or_default();
+            burst.filled(1, BURST);
+            if too_long {
                 self.too_long.fetch_add(1, Ordering::Relaxed);
             } else if read < LINK_HEADER + ETHERNET_HEADER {
                 self.malformed.fetch_add(1, Ordering::Relaxed);
             } else {
                 let mut header = [0; LINK_HEADER];
-                header[..KERNEL_HEADER].copy_from_slice(&buffer[..KERNEL_HEADER]);
+                header[..KERNEL_HEADER].copy_from_slice(&kernel);
                 burst.push(index, FRAME_AT, read - LINK_HEADER, header);
             }
         }

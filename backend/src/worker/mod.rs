@@ -9,6 +9,7 @@ mod bill;
 mod counters;
 mod deliver;
 mod forward;
+mod gather;
 mod held;
 mod join;
 mod outward;

@@ -13,6 +13,7 @@ use vswitch::{Nanos, PortId};
 
 use super::deliver::{Blocked, Delivery, Patience, own_frame};
 use super::forward::report;
+use super::gather::Gathering;
 use super::sleep::Sleeper;
 use super::source::{Kind, Source, has_more, load, receive, token};
 use super::{FLOWS, Handle, Own, Port, Shared, View, now};
@@ -171,9 +172,16 @@ impl Worker {
                     Err(error) => (0, Some((Arc::clone(port), Arc::clone(queue), error))),
                 }
             }
-            Kind::Link { port, received, pending, .. } => {
-                if *pending == 0 {
-                    *pending = receive(port, received, &self.shared);
+            Kind::Link { port, received, pending, gathering, .. } => {
+                if *pending == 0 || gathering.is_on() {
+                    if *pending == 0 {
+                        received.clear();
+                    }
+                    *pending |= receive(port, received, &self.shared);
+                    let tunnels = self.view.snapshot.nv().is_some();
+                    if *pending != 0 && gathering.go_on(received, now, tunnels) {
+                        return 0;
+                    }
                 }
                 load(&mut self.burst, received, *pending);
                 let finished = if self.burst.count == 0 {
@@ -304,7 +312,10 @@ impl Worker {
     fn add_source(&mut self, id: PortId, pair: usize, port: Port) {
         let kind = match port {
             Port::Guest(port) => Kind::Guest { port, pair, kicks: Default::default() },
-            Port::Link(port) => Kind::Link { port, received: Box::default(), pending: 0, was_up: true },
+            Port::Link(port) => {
+                let (received, gathering) = (Box::default(), Gathering::default());
+                Kind::Link { port, received, pending: 0, gathering, was_up: true }
+            }
         };
         let slot = self.sources.iter().position(Option::is_none).unwrap_or_else(|| {
             self.sources.push(None);

@@ -7,6 +7,7 @@ use vswitch::frame::offload::NetHeader;
 use vswitch::{HEAD_LEN, Nanos, PortId};
 
 use super::deliver::{Blocked, fill};
+use super::gather::Gathering;
 use super::{LinkPort, Shared};
 use crate::guest::GuestPort;
 use crate::guest::burst::Burst;
@@ -23,7 +24,7 @@ pub(super) struct Watch {
 
 pub(super) enum Kind {
     Guest { port: Arc<GuestPort>, pair: usize, kicks: [Watch; 2] },
-    Link { port: Arc<LinkPort>, received: Box<LinkBurst>, pending: u64, was_up: bool },
+    Link { port: Arc<LinkPort>, received: Box<LinkBurst>, pending: u64, gathering: Gathering, was_up: bool },
 }
 
 /// Something the worker takes frames from.
@@ -69,13 +70,14 @@ pub(super) fn has_more(blocked: &Blocked) -> bool {
     blocked.link || blocked.queues.iter().any(|(_, queue)| queue.lock().has_more())
 }
 
-/// Receives a burst from a link; returns a bit for each frame.
+/// Receives frames from a link behind those that the burst has; returns a bit for each new one.
 pub(super) fn receive(port: &LinkPort, received: &mut LinkBurst, shared: &Shared) -> u64 {
     if !port.is_running() {
         return 0;
     }
-    match port.link.receive(received) {
-        Ok(count) => (1u64 << count) - 1,
+    let before = first(received.frames().len());
+    match port.link.receive_more(received) {
+        Ok(count) => first(count) & !before,
         Err(LinkError::Gone { .. }) => {
             port.stop(shared);
             0
@@ -85,6 +87,11 @@ pub(super) fn receive(port: &LinkPort, received: &mut LinkBurst, shared: &Shared
             0
         }
     }
+}
+
+/// A bit for each of the first `count` frames.
+fn first(count: usize) -> u64 {
+    u64::MAX.checked_shr(64 - count as u32).unwrap_or(0)
 }
 
 /// Loads the frames of a link's burst that are not finished yet; a frame's slot is its place in the link's burst.

@@ -22,7 +22,7 @@ pub mod outer;
 pub mod rewrite;
 
 pub use flow::{entropy, tos};
-pub use open::{Malformed, Tunnelled, open};
+pub use open::{Malformed, Tunnelled, continues, open};
 pub use outer::{OUTER_MAX, Outer, Template, overhead};
 
 use crate::frame::ethernet::HEADER_LEN;

@@ -12,6 +12,7 @@ use crate::frame::checksum::checksum;
 use crate::frame::ethernet::{self, Ethernet, ethertype};
 use crate::frame::ipv4::{self, Ipv4};
 use crate::frame::ipv6::{self, Ipv6};
+use crate::frame::join::Joint;
 use crate::frame::protocol;
 use crate::nv::model::{Encap, MAX_VSID, MIN_VSID};
 use crate::nv::overlay::Ingress;
@@ -131,6 +132,14 @@ pub fn open(head: &[u8], len: u32) -> Option<Result<Tunnelled, Malformed>> {
         inner_len: (outer.len - at) as u32,
     });
     Some(inner.map_err(|fault| Malformed { mac: ether.dst(), vlan, src, dst, fault }))
+}
+
+/// Whether a whole frame from the physical network is a tunnel's packet with a TCP segment behind which its sender has more of the same, so
+/// that it is worth waiting a moment for: [`crate::frame::join`] makes one frame of them.
+pub fn continues(frame: &[u8]) -> bool {
+    let Some(Ok(tunnelled)) = open(frame, frame.len() as u32) else { return false };
+    let inner = frame.get(tunnelled.inner..tunnelled.inner + tunnelled.inner_len as usize);
+    inner.is_some_and(|inner| Joint::new(inner, inner.len() as u32).is_some())
 }
 
 /// An IP packet that is GRE or UDP. Offsets and lengths are from its first byte.
