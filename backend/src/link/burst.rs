@@ -5,6 +5,11 @@
 //!
 //! Threading: owned by one worker at a time.
 
+use std::collections::VecDeque;
+
+use vswitch::frame::datagrams::{Datagrams, UDP_CHECKSUM};
+use vswitch::frame::offload::{F_NEEDS_CSUM, GSO_UDP_L4, NetHeader};
+
 use super::LINK_HEADER;
 
 /// Most frames of one burst: what a sender cut out of 64 KiB for the wire.
@@ -33,16 +38,15 @@ const FEW: usize = 8;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkFrame {
     /// Its virtio-net header. `num_buffers` is 0; the receiver's ring knows better. `hdr_len` is a hint that may be
-    /// too small or too large. Beside TCP, an uplink may bring UDP to be segmented (type 5), and the flag that the
-    /// checksum was verified (2).
+    /// too small or too large. An uplink may bring the flag that the checksum was verified (2).
     pub header: [u8; LINK_HEADER],
-    /// Where its bytes begin in the burst's buffer.
+    /// Where its bytes begin in the burst's buffer; beyond the end of that, in the buffer of datagrams.
     pub offset: u32,
     /// Bytes, from the destination address on, VLAN tags included.
     pub len: u32,
 }
 
-/// A burst of received frames and the memory they lie in (4.4 MiB of addresses).
+/// A burst of received frames and the memory they lie in (5 MiB of addresses).
 #[derive(Debug)]
 pub struct LinkBurst {
     buffer: Box<[u8]>,
@@ -52,7 +56,22 @@ pub struct LinkBurst {
     used: usize,
     /// How many frames are likely to wait.
     expected: usize,
+    /// Where datagrams are that came many in one frame, a place for each frame of the burst.
+    apart: Box<[u8]>,
+    /// What was received and has no room among the frames yet, oldest first.
+    waiting: VecDeque<Received>,
 }
+
+/// What was received in one slot.
+#[derive(Debug)]
+struct Received {
+    frame: LinkFrame,
+    /// It is many datagrams.
+    many: Option<Datagrams>,
+}
+
+/// Longest datagram that is taken apart from others, in bytes of its frame: more than jumbo frames hold.
+const APART: usize = 9728;
 
 impl Default for LinkBurst {
     fn default() -> Self {
@@ -69,6 +88,8 @@ impl LinkBurst {
             count: 0,
             used: 0,
             expected: FEW,
+            apart: vec![0; BURST * APART].into_boxed_slice(),
+            waiting: VecDeque::with_capacity(BURST),
         }
     }
 
@@ -79,24 +100,65 @@ impl LinkBurst {
 
     /// A frame's bytes; empty if `frame` is not one of this burst's.
     pub fn bytes(&self, frame: &LinkFrame) -> &[u8] {
-        let start = frame.offset as usize;
-        self.buffer.get(start..start + frame.len as usize).unwrap_or(&[])
+        let (start, len) = (frame.offset as usize, frame.len as usize);
+        let bytes = match start.checked_sub(self.buffer.len()) {
+            None => self.buffer.get(start..start + len),
+            Some(start) => self.apart.get(start..start + len),
+        };
+        bytes.unwrap_or(&[])
     }
 
     /// A frame's bytes, to be changed in place; empty if `frame` is not one of this burst's.
     pub fn bytes_mut(&mut self, frame: &LinkFrame) -> &mut [u8] {
-        let start = frame.offset as usize;
-        self.buffer.get_mut(start..start + frame.len as usize).unwrap_or(&mut [])
+        let (start, len) = (frame.offset as usize, frame.len as usize);
+        let bytes = match start.checked_sub(self.buffer.len()) {
+            None => self.buffer.get_mut(start..start + len),
+            Some(start) => self.apart.get_mut(start..start + len),
+        };
+        bytes.unwrap_or(&mut [])
     }
 
-    /// Forgets the frames.
+    /// Forgets the frames. What waits for room among them takes it with the next call of [`LinkBurst::take_in`].
     pub fn clear(&mut self) {
-        (self.count, self.used) = (0, 0);
+        self.count = 0;
+        if self.waiting.is_empty() {
+            self.used = 0;
+        }
     }
 
     /// Whether there is no room for another frame.
     pub fn is_full(&self) -> bool {
-        self.used == BURST
+        self.used == BURST || self.count == BURST
+    }
+
+    /// Adds what waits to the frames, as far as there is room. Says whether nothing waits any more.
+    pub(super) fn take_in(&mut self) -> bool {
+        while self.count < BURST {
+            let Some(received) = self.waiting.front_mut() else { return true };
+            let Some(many) = &mut received.many else {
+                self.frames[self.count] = received.frame;
+                self.count += 1;
+                self.waiting.pop_front();
+                continue;
+            };
+            let from = received.frame.offset as usize;
+            let frame = &self.buffer[from..from + received.frame.len as usize];
+            let place = self.count * APART;
+            if let Some(len) = many.next(frame, &mut self.apart[place..place + APART]) {
+                let header = NetHeader {
+                    flags: F_NEEDS_CSUM,
+                    csum_start: many.udp() as u16,
+                    csum_offset: UDP_CHECKSUM as u16,
+                    ..NetHeader::default()
+                };
+                let offset = (self.buffer.len() + place) as u32;
+                self.frames[self.count] = LinkFrame { header: header.emit(), offset, len: len as u32 };
+                self.count += 1;
+            } else {
+                self.waiting.pop_front();
+            }
+        }
+        self.waiting.is_empty()
     }
 
     /// The memory of slot `index`: its first [`FRAME_AT`] bytes lie before the frame, [`MAX_FRAME`] and more behind.
@@ -121,11 +183,21 @@ impl LinkBurst {
         self.expected = if count == offered { BURST.min(2 * offered.max(1)) } else { FEW.max(count) };
     }
 
-    /// Adds the frame of `len` bytes that begins `start` bytes into slot `index`. At most one per slot.
-    pub(super) fn push(&mut self, index: usize, start: usize, len: usize, header: [u8; LINK_HEADER]) {
-        self.frames[self.count] =
-            LinkFrame { header, offset: (index * SLOT + start) as u32, len: len as u32 };
-        self.count += 1;
+    /// Adds the frame of `len` bytes that begins `start` bytes into slot `index`, at most one per slot. What is many datagrams is taken
+    /// apart, because nothing behind a link can do with it as it is; false if it cannot be.
+    pub(super) fn push(&mut self, index: usize, start: usize, len: usize, header: [u8; LINK_HEADER]) -> bool {
+        let frame = LinkFrame { header, offset: (index * SLOT + start) as u32, len: len as u32 };
+        let asked = NetHeader::parse(&header);
+        let many = if asked.gso_type == GSO_UDP_L4 {
+            let many = Datagrams::new(self.bytes(&frame), asked.gso_size);
+            let Some(many) = many.filter(|many| many.longest() <= APART) else { return false };
+            Some(many)
+        } else {
+            None
+        };
+        self.waiting.push_back(Received { frame, many });
+        self.take_in();
+        true
     }
 
     /// Frames in the burst.

@@ -17,6 +17,7 @@ struct Entry {
     header: [u8; LINK_HEADER],
     front: [u8; MAX_FRONT],
     front_len: usize,
+    datagram: bool,
     /// Where the pieces are, and how many.
     pieces: (usize, usize),
     /// Bytes of the frame, without the header.
@@ -37,6 +38,9 @@ pub struct Outgoing<'a> {
     pub header: &'a [u8; LINK_HEADER],
     /// Its first bytes, as far as the outbox has a copy.
     pub front: &'a [u8],
+    /// Whether the front ends with a UDP header and what a tunnel has behind it, and nothing of the frame is left to the link: then it may go
+    /// together with others.
+    pub datagram: bool,
     /// What comes behind them.
     pub pieces: &'a [Piece],
     /// Its length in bytes, without the header.
@@ -49,6 +53,7 @@ impl Default for Outbox {
             header: [0; LINK_HEADER],
             front: [0; MAX_FRONT],
             front_len: 0,
+            datagram: false,
             pieces: (0, 0),
             len: 0,
         };
@@ -82,11 +87,12 @@ impl Outbox {
         self.pieces.clear();
     }
 
-    /// Adds a frame. False, and nothing is added, if the outbox is full, the front too long, or the pieces are too many.
+    /// Adds a frame; `datagram`: see [`Outgoing::datagram`]. False, and nothing is added, if the outbox is full, the front too long, or the pieces are too many.
     pub fn push(
         &mut self,
         header: [u8; LINK_HEADER],
         front: &[u8],
+        datagram: bool,
         pieces: impl Iterator<Item = Piece>,
     ) -> bool {
         let first = self.pieces.len();
@@ -102,6 +108,7 @@ impl Outbox {
         entry.header = header;
         entry.front[..front.len()].copy_from_slice(front);
         entry.front_len = front.len();
+        entry.datagram = datagram;
         entry.pieces = (first, count);
         entry.len =
             self.pieces[first..].iter().fold(front.len(), |sum, piece| sum.saturating_add(piece.len()));
@@ -116,6 +123,7 @@ impl Outbox {
         Some(Outgoing {
             header: &entry.header,
             front: &entry.front[..entry.front_len],
+            datagram: entry.datagram,
             pieces: self.pieces.get(first..first + count)?,
             len: entry.len,
         })
@@ -133,12 +141,13 @@ mod tests {
         for number in 0..CAPACITY {
             assert!(!outbox.is_full());
             let pieces = [Piece::of(&bytes[..number]), Piece::of(&bytes)];
-            assert!(outbox.push([number as u8; LINK_HEADER], &bytes[..number], pieces.into_iter()));
+            assert!(outbox.push([number as u8; LINK_HEADER], &bytes[..number], number % 2 == 0, pieces.into_iter()));
         }
         assert!(outbox.is_full() && !outbox.push([0; LINK_HEADER], &[], std::iter::empty()));
         for number in 0..CAPACITY {
             let frame = outbox.get(number).expect("it is in there");
             assert_eq!((frame.header[0], frame.front.len(), frame.pieces.len()), (number as u8, number, 2));
+            assert_eq!(frame.datagram, number % 2 == 0);
             assert_eq!(frame.len, 2 * number + 100);
         }
         assert!(outbox.get(CAPACITY).is_none());
@@ -149,11 +158,12 @@ mod tests {
     #[test]
     fn what_no_link_could_take_is_not_put_in() {
         let mut outbox = Outbox::default();
-        assert!(!outbox.push([0; LINK_HEADER], &[0; MAX_FRONT + 1], std::iter::empty()));
-        assert!(!outbox.push([0; LINK_HEADER], &[], std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES + 1)));
+        assert!(!outbox.push([0; LINK_HEADER], &[0; MAX_FRONT + 1], false, std::iter::empty()));
+        assert!(!outbox.push([0; LINK_HEADER], &[], false, std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES + 1)));
         assert!(outbox.push(
             [0; LINK_HEADER],
             &[0; MAX_FRONT],
+            false,
             std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES)
         ));
     }

@@ -6,6 +6,7 @@
 //!
 //! Threading: the lock guards the set of addresses only.
 
+mod bundle;
 mod send;
 
 use std::io;
@@ -63,6 +64,8 @@ pub struct Packet {
     /// Follows the interface's MTU each time `is_up` looks.
     mtu: AtomicU32,
     membership: Mutex<Membership>,
+    /// Whether the kernel takes many datagrams in one frame, as far as is known.
+    bundles: AtomicBool,
     /// The kernel said that the interface went down; it does not say when the interface is deleted afterwards.
     went_down: AtomicBool,
     overrun: AtomicU64,
@@ -139,6 +142,7 @@ impl Packet {
             mac,
             mtu: AtomicU32::new(mtu),
             membership: Mutex::default(),
+            bundles: AtomicBool::new(true),
             went_down: AtomicBool::new(false),
             overrun: AtomicU64::new(0),
             too_long: AtomicU64::new(0),
@@ -164,6 +168,7 @@ impl Packet {
             mac,
             mtu: AtomicU32::new(text.mtu),
             membership: Mutex::new(membership),
+            bundles: AtomicBool::new(true),
             went_down: AtomicBool::new(false),
             overrun: AtomicU64::new(0),
             too_long: AtomicU64::new(0),
@@ -252,11 +257,15 @@ impl Packet {
                 self.too_long.fetch_add(1, Ordering::Relaxed);
             } else if length < ETHERNET_HEADER {
                 self.malformed.fetch_add(1, Ordering::Relaxed);
-            } else if let Some(tag) = stripped_tag(&message.msg_hdr) {
-                put_tag_back(&mut burst.slot(index)[FRAME_AT - VLAN_TAG..], &mut header, tag);
-                burst.push(index, FRAME_AT - VLAN_TAG, length + VLAN_TAG, header);
             } else {
-                burst.push(index, FRAME_AT, length, header);
+                let (mut start, mut length) = (FRAME_AT, length);
+                if let Some(tag) = stripped_tag(&message.msg_hdr) {
+                    (start, length) = (start - VLAN_TAG, length + VLAN_TAG);
+                    put_tag_back(&mut burst.slot(index)[start..], &mut header, tag);
+                }
+                if !burst.push(index, start, length, header) {
+                    self.malformed.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
         Ok((received > 0).then_some(received == offered))
@@ -352,10 +361,10 @@ impl Link for Packet {
         // Again while more may wait, or when nothing of what came was fit to be delivered, so that 0 means that nothing waits; not for ever,
         // so that such frames cannot hold a worker. The descriptor stays readable.
         for _ in 0..8 {
+            if !burst.take_in() || (burst.is_full() && burst.count() > 0) {
+                break;
+            }
             if burst.is_full() {
-                if burst.count() > 0 {
-                    break;
-                }
                 burst.clear();
             }
             match self.receive_messages(burst) {

@@ -113,6 +113,9 @@ impl Link for Tap {
     }
 
     fn receive_more(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
+        if !burst.take_in() {
+            return Ok(burst.count());
+        }
         while let Some(index) = burst.next_free() {
             // One byte more than header and longest frame: the kernel cuts a longer frame silently, so a read that
             // fills the buffer is one.
@@ -139,7 +142,9 @@ impl Link for Tap {
             } else {
                 let mut header = [0; LINK_HEADER];
                 header[..KERNEL_HEADER].copy_from_slice(&kernel);
-                burst.push(index, FRAME_AT, read - LINK_HEADER, header);
+                if !burst.push(index, FRAME_AT, read - LINK_HEADER, header) {
+                    self.malformed.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
         Ok(burst.count())

@@ -14,6 +14,14 @@ use crate::guest::burst::Burst;
 use crate::link::outbox::CAPACITY;
 use crate::link::{LinkError, MAX_PIECES, Piece};
 
+/// What goes in front of a frame.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Front<'a> {
+    pub(super) bytes: &'a [u8],
+    /// See [`crate::link::outbox::Outgoing::datagram`].
+    pub(super) datagram: bool,
+}
+
 /// A delivery to one link.
 pub(super) struct Run<'a> {
     pub(super) context: &'a Context<'a>,
@@ -69,7 +77,8 @@ impl Delivery {
                 _ => {
                     let frame = &burst.frames[index];
                     let header = frame.offload.header(0).emit();
-                    self.gather(&mut run, burst, index, header, &[], frame.offload.wire(frame.len));
+                    let front = Front::default();
+                    self.gather(&mut run, burst, index, header, front, frame.offload.wire(frame.len));
                 }
             }
         }
@@ -90,7 +99,7 @@ impl Delivery {
         burst: &Burst,
         index: usize,
         header: [u8; crate::link::LINK_HEADER],
-        front: &[u8],
+        front: Front<'_>,
         cost: (u64, u64),
     ) {
         if self.outbox.is_full() {
@@ -122,12 +131,12 @@ impl Delivery {
         run: &mut Run<'_>,
         index: usize,
         header: [u8; crate::link::LINK_HEADER],
-        front: &[u8],
+        front: Front<'_>,
         pieces: impl Iterator<Item = Piece>,
         cost: (u64, u64),
     ) {
         let place = self.outbox.len();
-        if self.outbox.push(header, front, pieces)
+        if self.outbox.push(header, front.bytes, front.datagram, pieces)
             && let Some(slot) = run.gathered.get_mut(place)
         {
             *slot = (index as u8, cost);

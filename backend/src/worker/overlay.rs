@@ -18,7 +18,7 @@ use vswitch::{Nanos, PortId};
 
 use super::deliver::{Blocked, Context, Delivery, Errand, Patience, own_frame};
 use super::join::Joining;
-use super::outward::Run;
+use super::outward::{Front, Run};
 use super::{Shared, View};
 use crate::guest::burst::{BURST, Burst, Untagged};
 use crate::link::{LINK_HEADER, Piece};
@@ -201,7 +201,9 @@ impl Delivery {
         match outer_headers(&template, frame.head(), frame.len, &mut outer) {
             Some(size) => {
                 let header = behind(size, &frame.offload);
-                self.gather(run, burst, index, header, &outer[..size], (packets, bytes + size as u64));
+                let datagram = template.is_datagram() && frame.offload == Offload::None;
+                let front = Front { bytes: &outer[..size], datagram };
+                self.gather(run, burst, index, header, front, (packets, bytes + size as u64));
             }
             None => run.drop(index, packets, DropReason::MtuExceeded),
         }
@@ -227,7 +229,9 @@ impl Delivery {
             (self.linear, self.segment) = (linear, scratch);
             return;
         };
-        let mut segments = segments.leave_checksums_open();
+        // Datagrams go many at a time, and a link completes one checksum of what it gets at a time: theirs.
+        let datagram = template.is_datagram();
+        let mut segments = if datagram { segments } else { segments.leave_checksums_open() };
         loop {
             if self.outbox.is_full() || scratch.len() - at < segments.max_segment() {
                 gone += self.hand_over_part(run);
@@ -241,8 +245,9 @@ impl Delivery {
             match outer_headers(template, segment, len as u32, &mut outer) {
                 Some(size) => {
                     let header = behind(size, &segments.segment_offload());
-                    let piece = std::iter::once(Piece::of(segment));
-                    self.gathered(run, index, header, &outer[..size], piece, (1, (len + size) as u64));
+                    let (front, piece) = (&outer[..size], std::iter::once(Piece::of(segment)));
+                    let front = Front { bytes: front, datagram };
+                    self.gathered(run, index, header, front, piece, (1, (len + size) as u64));
                 }
                 None => run.drop(index, 1, DropReason::MtuExceeded),
             }

@@ -5,6 +5,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod claims;
+pub mod datagrams;
 pub mod dhcp;
 pub mod ethernet;
 pub mod headers;

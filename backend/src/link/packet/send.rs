@@ -3,7 +3,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 
+use super::bundle::Bundle;
 use super::{GSO_SIZE, GSO_TYPE, Packet, SOCKET_HEADER};
 use crate::link::burst::{ETHERNET_HEADER, MAX_FRAME};
 use crate::link::outbox::{self, Outbox};
@@ -44,28 +46,48 @@ impl Packet {
         // SAFETY: all zeroes is a valid `mmsghdr`: integers and null pointers.
         let mut messages: [libc::mmsghdr; outbox::CAPACITY] = unsafe { MaybeUninit::zeroed().assume_init() };
         let mut vectors = [Piece::of(&[]).0; VECTORS];
-        let (mut count, mut used) = (0, 0);
-        while let Some(frame) = outbox.get(first + count) {
+        // Frames of each message, and what those have instead of their fronts that are more than one.
+        let mut frames = [1_u8; outbox::CAPACITY];
+        let mut bundles = [const { None }; outbox::CAPACITY];
+        let (mut count, mut used, mut next) = (0, 0, first);
+        let bundling = self.bundles.load(Ordering::Relaxed);
+        for (slot, message) in bundles.iter_mut().zip(&mut messages) {
+            let Some(frame) = outbox.get(next) else { break };
+            let bundle =
+                if bundling { Bundle::of(outbox, next, VECTORS.saturating_sub(used + 2)) } else { None };
             let needed = frame.pieces.len() + 2;
             if used + needed > VECTORS
-                || messages.len() == count
                 || frame.len < ETHERNET_HEADER
                 || frame.len > MAX_FRAME
                 || self.check_segments(frame.header).is_err()
             {
                 break;
             }
-            let own = [Piece::of(&frame.header[..SOCKET_HEADER]), Piece::of(frame.front)];
-            for (vector, piece) in vectors[used..used + needed].iter_mut().zip(own.iter().chain(frame.pieces))
-            {
-                *vector = piece.0;
+            let start = used;
+            let mut put = |piece: Piece| {
+                vectors[used] = piece.0;
+                used += 1;
+            };
+            *slot = bundle;
+            if let Some(bundle) = slot {
+                put(Piece::of(&bundle.header));
+                put(Piece::of(&bundle.front[..bundle.once]));
+                for one in (next..next + bundle.count).filter_map(|number| outbox.get(number)) {
+                    put(Piece::of(&one.front[bundle.once..]));
+                    one.pieces.iter().for_each(|&piece| put(piece));
+                }
+                frames[count] = bundle.count as u8;
+            } else {
+                put(Piece::of(&frame.header[..SOCKET_HEADER]));
+                put(Piece::of(frame.front));
+                frame.pieces.iter().for_each(|&piece| put(piece));
             }
-            messages[count].msg_hdr.msg_iov = vectors[used..].as_mut_ptr();
-            messages[count].msg_hdr.msg_iovlen = needed;
-            used += needed;
+            message.msg_hdr.msg_iov = vectors[start..].as_mut_ptr();
+            message.msg_hdr.msg_iovlen = used - start;
+            next += usize::from(frames[count]);
             count += 1;
         }
-        if count <= 1 {
+        if count == 0 || (count == 1 && frames[0] == 1) {
             // One frame, or one that cannot be sent with others: its answer tells everything.
             let Some(frame) = outbox.get(first) else { return Ok(0) };
             return self
@@ -82,11 +104,17 @@ impl Packet {
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
             )
         };
-        usize::try_from(sent).or_else(|_| {
-            let error = io::Error::last_os_error();
-            let length = outbox.get(first).map_or(0, |frame| frame.len);
-            self.refused(error, length).map(|_| 0)
-        })
+        if let Ok(sent) = usize::try_from(sent) {
+            return Ok(frames.iter().take(sent).map(|&frames| usize::from(frames)).sum());
+        }
+        let error = io::Error::last_os_error();
+        if frames[0] > 1 && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) {
+            log::info!("interface '{}': takes datagrams one by one only ({error})", self.name);
+            self.bundles.store(false, Ordering::Relaxed);
+            return self.send_many(outbox, first);
+        }
+        let length = outbox.get(first).map_or(0, |frame| frame.len);
+        self.refused(error, length).map(|_| 0)
     }
 
     /// What it means that the kernel did not take a frame of so many bytes.

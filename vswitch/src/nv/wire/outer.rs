@@ -135,6 +135,11 @@ impl Outer {
 }
 
 impl Template {
+    /// Whether packets of this tunnel are UDP datagrams, of which links may take many at once.
+    pub fn is_datagram(&self) -> bool {
+        self.encap == Encap::Vxlan
+    }
+
     /// Writes the outer header of one packet to the beginning of `out` and says how long it is. The packet follows: the inner frame
     /// of `inner_len` bytes without FCS, or, for IP rewrite, what is behind its Ethernet header. `None` if that is more than an IP packet holds.
     ///
