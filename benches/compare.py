@@ -12,7 +12,7 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
 from lab import fleet, guest, host, image  # noqa: E402
-from rows import BRIDGE, OVS, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, nv, options, pairs, policy  # noqa: E402
+from rows import BRIDGE, OVS, OVS_XDP, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, nv, options, pairs, policy, tunnels  # noqa: E402
 
 ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
@@ -30,6 +30,8 @@ ROWS = {
     "migration-restart": Row(migration.row_restart, "ms", [TURNPIKE], more=False, limits={None: 50.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
                              tail={"value": 250.0}, guests=True),
     "nv-flow": Row(nv.row_flow, "Mpps", [TURNPIKE, PLAIN]),
+    "nv-64-nvgre": Row(tunnels.row_tunnel("nvgre"), "Mpps", [TURNPIKE, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
+    "nv-64-vxlan": Row(tunnels.row_tunnel("vxlan"), "Mpps", [TURNPIKE, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
     "nv-iperf": Row(nv.row_stream, "Mbit/s", [TURNPIKE, PLAIN], limits={PLAIN: 0.85}, guests=True),
 }
 GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration", "nv")}
@@ -129,7 +131,7 @@ def main():
     parser.add_argument("row", nargs="*", help=f"rows to run, default all: {' '.join(ROWS)}; or a group of them: {' '.join(GROUPS)}")
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS", 5)), help="rounds per row ($RUNS, default 5)")
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("SECONDS_EACH", 5)), help="length of one measurement ($SECONDS_EACH, default 5)")
-    parser.add_argument("--only", action="append", metavar="CONTENDER", help=f"only these: {TURNPIKE}, {PLAIN}, {BRIDGE}, {OVS}, {VHOST} (may be repeated)")
+    parser.add_argument("--only", action="append", metavar="CONTENDER", help=f"only these: {TURNPIKE}, {PLAIN}, {BRIDGE}, {OVS}, {OVS_XDP}, {VHOST} (may be repeated)")
     parser.add_argument("--qemu", type=int, help="major version of QEMU for the guests (default: 10 where it can be had)")
     parser.add_argument("--vdev", default="", metavar="EXTRA", help="more properties of DPDK's virtio-user cards, such as in_order=0 "
                         "(by default DPDK takes whatever the switch offers)")

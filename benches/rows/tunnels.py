@@ -3,7 +3,7 @@ import subprocess, time
 from lab import host, net, switch
 from lab.fabric import record
 from lab.tunnels import OvsDpdk
-from . import OVS, TURNPIKE
+from . import OVS_XDP, TURNPIKE
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 CAS = ("10.16.1.3", "10.16.1.7")
@@ -89,8 +89,8 @@ def row_tunnel(encap):
                     load = Flood(paths, False, 64)
                 else:
                     load = Flood(paths, True, 64)
-                    switches = [OvsDpdk(h, "wire", f"{PAS[i]}/24", PAS[1 - i], "gre" if encap == "nvgre" else "vxlan", VSID)
-                                for i, h in enumerate(hosts)]
+                    kind, driver = "gre" if encap == "nvgre" else "vxlan", "xdp" if contender == OVS_XDP else "packet"
+                    switches = [OvsDpdk(h, "wire", f"{PAS[i]}/24", PAS[1 - i], kind, VSID, driver) for i, h in enumerate(hosts)]
                     for i, name in ((1, "receive"), (0, "send")):
                         load.listening(name)
                         switches[i].port(paths[i])

@@ -93,15 +93,18 @@ class OvsTunnel(_Peer, _Ovs):
 
 class OvsDpdk(_Ovs):
     """OVS with the DPDK data path, one PMD on CPU 1: a guest port at one end and a tunnel at the other. `wire` is an Ethernet interface in
-    `namespace`, driven by one of DPDK's drivers (`driver`: its name and arguments)."""
+    `namespace`, by DPDK's AF_PACKET or AF_XDP driver (`driver`: packet or xdp)."""
 
-    def __init__(self, namespace, wire, pa, remote, kind, key, driver="net_af_packet{serial},iface={wire},blocksz=65536,framesz=2048,framecnt=8192,qdisc_bypass=1"):
-        host.need("openvswitch-switch-dpdk", *(("librte-mempool-ring23", "librte-net-vhost23", "librte-net-af-packet23")
-                                               if host.release() == "bookworm" else ("dpdk-dev",)))
+    DRIVERS = {"packet": "net_af_packet{serial},iface={wire},blocksz=65536,framesz=2048,framecnt=8192,qdisc_bypass=1",
+               "xdp": "net_af_xdp{serial},iface={wire}"}
+
+    def __init__(self, namespace, wire, pa, remote, kind, key, driver="packet"):
+        parts = ("librte-mempool-ring23", "librte-net-vhost23", "librte-net-af-packet23", "librte-net-af-xdp23")
+        host.need("openvswitch-switch-dpdk", *(parts if host.release() == "bookworm" else ("dpdk-dev",)))
         net.hugepages(2 * 512 + 256)
         self._start(namespace, "dpdk-init=true", "dpdk-socket-mem=1024", "pmd-cpu-mask=0x2", "dpdk-lcore-mask=0x1",
                     "dpdk-extra=--in-memory --no-pci", programs=("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk",))
-        arguments = driver.format(serial=next(_serial), wire=wire)
+        arguments = self.DRIVERS[driver].format(serial=next(_serial), wire=wire)
         self.vsctl("--timeout=60", "add-br", "br-phy", "--", "set", "bridge", "br-phy", "datapath_type=netdev",
                    "--", "add-port", "br-phy", "wire0", "--", "set", "interface", "wire0", "type=dpdk", f"options:dpdk-devargs={arguments}")
         namespace.run(f"ip addr add {pa} dev br-phy; ip link set br-phy up")

@@ -141,9 +141,14 @@ mod tests {
         for number in 0..CAPACITY {
             assert!(!outbox.is_full());
             let pieces = [Piece::of(&bytes[..number]), Piece::of(&bytes)];
-            assert!(outbox.push([number as u8; LINK_HEADER], &bytes[..number], number % 2 == 0, pieces.into_iter()));
+            assert!(outbox.push(
+                [number as u8; LINK_HEADER],
+                &bytes[..number],
+                number % 2 == 0,
+                pieces.into_iter()
+            ));
         }
-        assert!(outbox.is_full() && !outbox.push([0; LINK_HEADER], &[], std::iter::empty()));
+        assert!(outbox.is_full() && !outbox.push([0; LINK_HEADER], &[], false, std::iter::empty()));
         for number in 0..CAPACITY {
             let frame = outbox.get(number).expect("it is in there");
             assert_eq!((frame.header[0], frame.front.len(), frame.pieces.len()), (number as u8, number, 2));
@@ -159,7 +164,12 @@ mod tests {
     fn what_no_link_could_take_is_not_put_in() {
         let mut outbox = Outbox::default();
         assert!(!outbox.push([0; LINK_HEADER], &[0; MAX_FRONT + 1], false, std::iter::empty()));
-        assert!(!outbox.push([0; LINK_HEADER], &[], false, std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES + 1)));
+        assert!(!outbox.push(
+            [0; LINK_HEADER],
+            &[],
+            false,
+            std::iter::repeat_n(Piece::of(&[1]), MAX_PIECES + 1)
+        ));
         assert!(outbox.push(
             [0; LINK_HEADER],
             &[0; MAX_FRONT],

@@ -246,7 +246,8 @@ impl Packet {
         })?;
         let received = received as usize;
         // SAFETY: the first `offered` messages are written, and the kernel filled in no more than those.
-        let messages = unsafe { std::slice::from_raw_parts(messages.as_ptr().cast::<libc::mmsghdr>(), received) };
+        let messages =
+            unsafe { std::slice::from_raw_parts(messages.as_ptr().cast::<libc::mmsghdr>(), received) };
         burst.filled(received, offered);
         for ((number, message), socket_header) in messages.iter().enumerate().zip(&headers) {
             let index = first + number;

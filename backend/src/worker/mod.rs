@@ -15,6 +15,7 @@ mod join;
 mod outward;
 mod overlay;
 mod poll;
+mod rest;
 mod sleep;
 mod source;
 mod steer;

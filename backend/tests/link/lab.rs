@@ -131,6 +131,23 @@ pub(crate) fn frame(length: usize) -> Vec<u8> {
     frame
 }
 
+/// A frame with a VXLAN packet of this inner frame, as tunnels send it: no UDP checksum.
+pub(crate) fn datagram(inner: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+    packet[2..4].copy_from_slice(&(36 + inner.len() as u16).to_be_bytes());
+    let sum = vswitch::frame::checksum::checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend([0xc0, 0x01, 0x12, 0xb5]);
+    packet.extend((16 + inner.len() as u16).to_be_bytes());
+    packet.extend([0, 0, 8, 0, 0, 0, 0, 0x13, 0x89, 0]);
+    [&MAC_B.0[..], &MAC_A.0, &[8, 0], &packet, inner].concat()
+}
+
+/// Whether it is one of those.
+pub(crate) fn is_datagram(frame: &[u8]) -> bool {
+    ether_type(frame) == 0x0800 && frame.get(36..38) == Some(&[0x12, 0xb5])
+}
+
 /// Puts a VLAN tag into a frame.
 pub(crate) fn tagged(frame: &[u8], protocol: u16, tci: u16) -> Vec<u8> {
     [&frame[..12], &protocol.to_be_bytes(), &tci.to_be_bytes(), &frame[12..]].concat()

@@ -15,6 +15,9 @@ pub const UDP_CHECKSUM: usize = 6;
 /// Where the length stands in it.
 const UDP_LENGTH: usize = 4;
 
+/// Most datagrams that one frame may be.
+pub const MAX_DATAGRAMS: usize = 1024;
+
 /// Longest IP packet.
 const MAX_PACKET: usize = 65_535;
 
@@ -98,10 +101,13 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// Of a whole frame whose datagrams have payloads of `size` bytes; `None` if it is not such a frame.
+    /// Of a whole frame whose datagrams have payloads of `size` bytes; `None` if it is not such a frame,
+    /// or one of more than [`MAX_DATAGRAMS`].
     pub fn new(frame: &[u8], size: u16) -> Option<Self> {
         let place = Place::of(frame)?;
-        (size > 0).then_some(Self { place, size: size.into(), len: frame.len(), next: 0 })
+        let (size, payload) = (usize::from(size), frame.len().checked_sub(place.payload())?);
+        let few = size > 0 && payload.div_ceil(size) <= MAX_DATAGRAMS;
+        few.then_some(Self { place, size, len: frame.len(), next: 0 })
     }
 
     /// Where the UDP header is, in the frame and in each datagram.

@@ -2,6 +2,7 @@
 
 mod acl;
 mod checksums;
+mod datagrams;
 mod evasion;
 mod fdb;
 mod flow_cache;

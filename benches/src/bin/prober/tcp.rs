@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Words, Until};
+use crate::{Until, Words};
 
 /// How often a writer writes.
 const STEP: Duration = Duration::from_millis(100);

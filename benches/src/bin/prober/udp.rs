@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Words, Until, unix_us};
+use crate::{Until, Words, unix_us};
 
 const MAGIC: u32 = 0x5450_5052;
 const SIZE: usize = 48;
