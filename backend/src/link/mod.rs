@@ -136,6 +136,9 @@ pub struct LinkText {
     pub unicast: Vec<Mac>,
     /// Whether the link made the interface promiscuous.
     pub promiscuous: bool,
+    /// The ring of an uplink's received frames, if it has one.
+    #[serde(default)]
+    pub ring: Option<packet::ring::RingText>,
 }
 
 /// One link. See the module's text for threading.

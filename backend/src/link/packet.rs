@@ -7,6 +7,7 @@
 //! Threading: the lock guards the set of addresses only.
 
 mod bundle;
+pub mod ring;
 mod send;
 
 use std::io;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vswitch::Mac;
 
+use self::ring::Ring;
 use super::burst::{BURST, ETHERNET_HEADER, FRAME_AT, LinkBurst, MAX_FRAME, VLAN_TAG};
 use super::error::LinkError;
 use super::interface::{self, check};
@@ -58,6 +60,8 @@ struct Membership {
 #[derive(Debug)]
 pub struct Packet {
     socket: OwnedFd,
+    /// Where received frames come, unless the kernel has no memory for it: then they come through the socket.
+    ring: Option<Ring>,
     name: Arc<str>,
     index: libc::c_int,
     mac: Mac,
@@ -119,6 +123,14 @@ impl Packet {
                 .map_err(failed(what))?;
         }
 
+        let ring = match Ring::new(&socket, mtu) {
+            Ok(ring) => Some(ring),
+            Err(error) => {
+                log::warn!("interface '{name}': no ring for received frames ({error}); receiving is slower");
+                None
+            }
+        };
+
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::c_ushort,
             sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
@@ -137,6 +149,7 @@ impl Packet {
 
         let packet = Self {
             socket,
+            ring,
             name: name.clone(),
             index,
             mac,
@@ -161,8 +174,10 @@ impl Packet {
         let index = bound_index(&socket).map_err(failed)?;
         let mac = text.mac.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
         let membership = Membership { unicast: text.unicast, promiscuous: text.promiscuous };
+        let ring = text.ring.map(|ring| Ring::map(&socket, ring)).transpose().map_err(failed)?;
         Ok(Self {
             socket,
+            ring,
             name: name.clone(),
             index,
             mac,
@@ -212,7 +227,7 @@ impl Packet {
 
     /// Takes messages from the socket into the burst's free slots; `Ok(None)` if none could be had, otherwise whether all slots that were
     /// offered are filled.
-    fn receive_messages(&self, burst: &mut LinkBurst) -> io::Result<Option<bool>> {
+    fn receive_messages(&self, burst: &mut LinkBurst, most: usize) -> io::Result<Option<bool>> {
         let mut headers = [[0_u8; SOCKET_HEADER]; BURST];
         let mut controls = [const { MaybeUninit::<Control>::uninit() }; BURST];
         let mut vectors = [[const { MaybeUninit::<libc::iovec>::uninit() }; 2]; BURST];
@@ -220,7 +235,7 @@ impl Packet {
         let mut offered = 0;
         let (first, slots) = burst.free();
         for ((((slot, header), control), vector), message) in
-            slots.zip(&mut headers).zip(&mut controls).zip(&mut vectors).zip(&mut messages)
+            slots.take(most).zip(&mut headers).zip(&mut controls).zip(&mut vectors).zip(&mut messages)
         {
             let frame = &mut slot[FRAME_AT..FRAME_AT + MAX_FRAME];
             vector[0].write(libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() });
@@ -254,22 +269,65 @@ impl Packet {
             let mut header = [0; LINK_HEADER];
             header[..SOCKET_HEADER].copy_from_slice(socket_header);
             let length = (message.msg_len as usize).saturating_sub(SOCKET_HEADER);
-            if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-                self.too_long.fetch_add(1, Ordering::Relaxed);
-            } else if length < ETHERNET_HEADER {
-                self.malformed.fetch_add(1, Ordering::Relaxed);
-            } else {
-                let (mut start, mut length) = (FRAME_AT, length);
-                if let Some(tag) = stripped_tag(&message.msg_hdr) {
-                    (start, length) = (start - VLAN_TAG, length + VLAN_TAG);
-                    put_tag_back(&mut burst.slot(index)[start..], &mut header, tag);
-                }
-                if !burst.push(index, start, length, header) {
-                    self.malformed.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+            let whole = message.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
+            self.arrived(burst, index, header, length, whole, stripped_tag(&message.msg_hdr));
         }
         Ok((received > 0).then_some(received == offered))
+    }
+}
+
+impl Packet {
+    /// Takes note of a frame of which `length` bytes are in slot `index` of the burst.
+    fn arrived(
+        &self,
+        burst: &mut LinkBurst,
+        index: usize,
+        mut header: [u8; LINK_HEADER],
+        mut length: usize,
+        whole: bool,
+        tag: Option<[u16; 2]>,
+    ) {
+        if !whole {
+            self.too_long.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let mut start = FRAME_AT;
+        let mut sound = length >= ETHERNET_HEADER;
+        if sound && let Some(tag) = tag {
+            (start, length) = (start - VLAN_TAG, length + VLAN_TAG);
+            put_tag_back(&mut burst.slot(index)[start..], &mut header, tag);
+        }
+        sound = sound && burst.push(index, start, length, header);
+        if !sound {
+            self.malformed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes frames from the ring into the burst's free slots, and those that are too long for it from the socket.
+    fn receive_from(&self, ring: &Ring, burst: &mut LinkBurst) -> io::Result<()> {
+        let mut result = Ok(());
+        ring.each(|place| {
+            if place.in_socket {
+                match self.receive_messages(burst, 1) {
+                    Ok(_) => {}
+                    Err(error) => result = Err(error),
+                }
+            } else if let Some(index) = burst.next_free() {
+                let mut header = [0; LINK_HEADER];
+                header[..SOCKET_HEADER].copy_from_slice(&place.header);
+                let length = place.bytes.len();
+                burst.slot(index)[FRAME_AT..FRAME_AT + length].copy_from_slice(place.bytes);
+                burst.filled(1, BURST);
+                // Cut off: the socket's buffer was full of others that wait there.
+                if length < place.len {
+                    self.overrun.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    self.arrived(burst, index, header, length, true, place.tag);
+                }
+            }
+            result.is_ok() && !burst.is_full()
+        });
+        result
     }
 }
 
@@ -368,7 +426,11 @@ impl Link for Packet {
             if burst.is_full() {
                 burst.clear();
             }
-            match self.receive_messages(burst) {
+            let received = match &self.ring {
+                Some(ring) => self.receive_from(ring, burst).map(|()| None),
+                None => self.receive_messages(burst, BURST),
+            };
+            match received {
                 Ok(None) => break,
                 Ok(Some(all)) if !all && burst.count() > 0 => break,
                 Ok(_) => {}
@@ -479,6 +541,7 @@ impl Link for Packet {
             mtu: self.mtu(),
             unicast: membership.unicast.clone(),
             promiscuous: membership.promiscuous,
+            ring: self.ring.as_ref().map(Ring::to_text),
         };
         (text, self.socket.as_fd())
     }

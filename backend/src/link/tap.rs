@@ -200,7 +200,8 @@ impl Link for Tap {
 
     fn to_parts(&self) -> (LinkText, BorrowedFd<'_>) {
         let interface = self.name.to_string();
-        let text = LinkText { interface, mac: None, mtu: 0, unicast: Vec::new(), promiscuous: false };
+        let text =
+            LinkText { interface, mac: None, mtu: 0, unicast: Vec::new(), promiscuous: false, ring: None };
         (text, self.file.as_fd())
     }
 }
