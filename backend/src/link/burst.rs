@@ -132,7 +132,7 @@ impl LinkBurst {
     }
 
     /// Adds what waits to the frames, as far as there is room. Says whether nothing waits any more.
-    pub(super) fn take_in(&mut self) -> bool {
+    pub(crate) fn take_in(&mut self) -> bool {
         while self.count < BURST {
             let Some(received) = self.waiting.front_mut() else { return true };
             let Some(many) = &mut received.many else {

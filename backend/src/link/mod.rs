@@ -150,6 +150,9 @@ pub trait Link: Send + Sync {
     /// goes down; `receive` collects that error. Use it level-triggered.
     fn raw_fd(&self) -> RawFd;
 
+    /// The descriptor fired: if no frame has come, something else has happened.
+    fn woken(&self) {}
+
     /// Replaces the burst's content by waiting frames and returns how many there are; 0 when nothing waits.
     ///
     /// Fails with [`LinkError::Gone`] when the interface no longer exists. An interface that is merely down has no

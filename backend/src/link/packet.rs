@@ -72,6 +72,8 @@ pub struct Packet {
     bundles: AtomicBool,
     /// The kernel said that the interface went down; it does not say when the interface is deleted afterwards.
     went_down: AtomicBool,
+    /// How often in a row nothing had come; 0 = the descriptor has fired since.
+    fruitless: AtomicU32,
     overrun: AtomicU64,
     too_long: AtomicU64,
     malformed: AtomicU64,
@@ -157,6 +159,7 @@ impl Packet {
             membership: Mutex::default(),
             bundles: AtomicBool::new(true),
             went_down: AtomicBool::new(false),
+            fruitless: AtomicU32::new(0),
             overrun: AtomicU64::new(0),
             too_long: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
@@ -185,6 +188,7 @@ impl Packet {
             membership: Mutex::new(membership),
             bundles: AtomicBool::new(true),
             went_down: AtomicBool::new(false),
+            fruitless: AtomicU32::new(0),
             overrun: AtomicU64::new(0),
             too_long: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
@@ -303,6 +307,21 @@ impl Packet {
         }
     }
 
+    /// Asks the socket for its error, which a ring does not tell: when it woke somebody, and when nothing comes. Whoever polls without a pause
+    /// does not pay for a system call each time.
+    fn look_for_error(&self, burst: &LinkBurst) -> io::Result<Option<bool>> {
+        let before = self.fruitless.load(Ordering::Relaxed);
+        let nothing = burst.count() == 0;
+        self.fruitless.store(if nothing { before.wrapping_add(1) } else { 1 }, Ordering::Relaxed);
+        if before == 0 || (nothing && (before < 16 || before.is_multiple_of(256))) {
+            rustix::net::sockopt::socket_error(&self.socket)?.map_err(io::Error::from)?;
+            if nothing {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes frames from the ring into the burst's free slots, and those that are too long for it from the socket.
     fn receive_from(&self, ring: &Ring, burst: &mut LinkBurst) -> io::Result<()> {
         let mut result = Ok(());
@@ -416,6 +435,10 @@ impl Link for Packet {
         self.socket.as_raw_fd()
     }
 
+    fn woken(&self) {
+        self.fruitless.store(0, Ordering::Relaxed);
+    }
+
     fn receive_more(&self, burst: &mut LinkBurst) -> Result<usize, LinkError> {
         // Again while more may wait, or when nothing of what came was fit to be delivered, so that 0 means that nothing waits; not for ever,
         // so that such frames cannot hold a worker. The descriptor stays readable.
@@ -427,7 +450,7 @@ impl Link for Packet {
                 burst.clear();
             }
             let received = match &self.ring {
-                Some(ring) => self.receive_from(ring, burst).map(|()| None),
+                Some(ring) => self.receive_from(ring, burst).and_then(|()| self.look_for_error(burst)),
                 None => self.receive_messages(burst, BURST),
             };
             match received {
@@ -524,6 +547,8 @@ impl Link for Packet {
         let is_up = flags & up == up;
         if is_up {
             self.went_down.store(false, Ordering::Relaxed);
+            // What is left of having been down would be said to the next frame that is sent.
+            let _ = rustix::net::sockopt::socket_error(&self.socket);
         }
         is_up
     }

@@ -15,7 +15,7 @@ use super::deliver::{Blocked, Delivery, Patience, own_frame};
 use super::forward::report;
 use super::gather::Gathering;
 use super::sleep::Sleeper;
-use super::source::{Kind, Source, has_more, load, receive, token};
+use super::source::{Kind, Source, has_more, load, receive, still_there, token};
 use super::{FLOWS, Handle, Own, Port, Shared, View, now};
 use crate::guest::burst::Burst;
 use crate::guest::ring::{Queue, RingError};
@@ -246,7 +246,9 @@ impl Worker {
 
     /// Follows a new view, and queues that started, stopped or got another kick.
     fn refresh(&mut self) {
-        self.view = self.shared.view();
+        let view = self.shared.view();
+        self.empty_links(&view);
+        self.view = view;
         let mut wanted = HashMap::new();
         for port in self.view.ports() {
             match port {
@@ -338,6 +340,33 @@ impl Worker {
         }));
         self.by_key.insert((id, pair), slot);
         self.activate(slot);
+    }
+
+    /// Sends on what links that are not ours any more had given us: whoever has them now has their sockets, but not what was taken out of them.
+    fn empty_links(&mut self, view: &View) {
+        let now = now();
+        for source in self.sources.iter_mut().flatten() {
+            let Kind::Link { port, received, pending, gathering, .. } = &mut source.kind else { continue };
+            let stays =
+                matches!(view.port(source.id), Some(Port::Link(link)) if link.owner == self.handle.id);
+            if stays || !port.is_running() {
+                continue;
+            }
+            *gathering = Gathering::default();
+            loop {
+                if *pending == 0 {
+                    *pending = still_there(received);
+                }
+                if *pending == 0 {
+                    break;
+                }
+                load(&mut self.burst, received, *pending);
+                let (view, shared, counters) = (&self.view, &self.shared, &self.handle.counters);
+                let (burst, patience, mut blocked) = (&mut self.burst, Patience::Expired, Blocked::default());
+                self.delivery.forward(view, shared, counters, now, source.id, burst, patience, &mut blocked);
+                *pending = 0;
+            }
+        }
     }
 
     fn drop_source(&mut self, slot: usize) {

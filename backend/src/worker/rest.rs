@@ -109,6 +109,9 @@ impl Worker {
                 }
             }
         } else {
+            if let Kind::Link { port, .. } = &source.kind {
+                port.link.woken();
+            }
             self.activate(slot);
         }
     }

@@ -89,6 +89,13 @@ pub(super) fn receive(port: &LinkPort, received: &mut LinkBurst, shared: &Shared
     }
 }
 
+/// Of what a link had given already, the frames that come next; a bit for each.
+pub(super) fn still_there(received: &mut LinkBurst) -> u64 {
+    received.clear();
+    received.take_in();
+    first(received.frames().len())
+}
+
 /// A bit for each of the first `count` frames.
 fn first(count: usize) -> u64 {
     u64::MAX.checked_shr(64 - count as u32).unwrap_or(0)
