@@ -1,6 +1,6 @@
 //! Network virtualization: rules of the packet walk, hosts that send one another tunnels, and properties over random tenants.
 
-mod frames;
+pub(crate) mod frames;
 mod gateway;
 mod hostile;
 mod isolation;
