@@ -6,6 +6,7 @@
 //! reaches another customer network. The figures are printed.
 
 mod cloud;
+mod growth;
 mod host;
 mod plan;
 mod store;
