@@ -10,7 +10,7 @@
 //! (linear hashing): a writer that puts an entry in divides a chain or two between an old bucket and a new one, and readers of that region
 //! look again. No reader ever waits until all of the table is divided.
 //!
-//! Writers take one lock. Memory is allocated in chunks when first needed.
+//! Writers take one lock. Memory is allocated in pieces when first needed.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,11 +23,8 @@ pub(super) type Key = [u64; 3];
 /// Words of a value.
 pub(super) type Value = [u64; 3];
 
-/// Entries that are allocated at a time.
-const ENTRIES: usize = 1024;
-
-/// Buckets that are allocated at a time.
-const BUCKETS: usize = 4096;
+/// Logarithm of how much is allocated at a time in the beginning, to the base of 2.
+const PIECE: u32 = 6;
 
 /// Parts of the table whose removed and divided chains are counted apart, a power of two; and buckets in the beginning. The region of a
 /// key follows from those bits of its hash by which its bucket is found however many there are.
@@ -115,39 +112,58 @@ impl Slot {
     }
 }
 
-/// What allocates itself in pieces of `N`.
+/// What allocates itself in pieces: eight of 2^[`PIECE`], then eight of twice that, and so on. So what is not used is at most an eighth,
+/// and the list of pieces stays so short that it is always at hand.
 #[derive(Debug)]
-struct Chunks<T, const N: usize>(Box<[OnceLock<Box<[T]>>]>);
+struct Pieces<T>(Box<[OnceLock<Box<[T]>>]>);
 
-impl<T: Default, const N: usize> Chunks<T, N> {
+/// In which piece something is, and where in it.
+#[inline]
+const fn place(index: usize) -> (usize, usize) {
+    let at = index + (8 << PIECE);
+    let size = at.ilog2() - 3;
+    let piece = ((size - PIECE) << 3) as usize | (at >> size) & 7;
+    (piece, at & ((1 << size) - 1))
+}
+
+impl<T: Default> Pieces<T> {
     fn new(len: usize) -> Self {
-        Self((0..len.div_ceil(N)).map(|_| OnceLock::new()).collect())
+        Self((0..=place(len).0).map(|_| OnceLock::new()).collect())
     }
 
     #[inline]
     fn get(&self, index: usize) -> Option<&T> {
-        self.0.get(index / N)?.get()?.get(index % N)
+        let (piece, at) = place(index);
+        self.0.get(piece)?.get()?.get(at)
     }
 
     fn allocate(&self, index: usize) -> Option<&T> {
-        let fresh = || (0..N).map(|_| T::default()).collect();
-        self.0.get(index / N)?.get_or_init(fresh).get(index % N)
+        let (piece, at) = place(index);
+        let fresh = || (0..1_usize << (PIECE as usize + piece / 8)).map(|_| T::default()).collect();
+        self.0.get(piece)?.get_or_init(fresh).get(at)
     }
 
     fn bytes(&self) -> usize {
-        let used = self.0.iter().filter(|chunk| chunk.get().is_some()).count();
-        used * N * size_of::<T>() + self.0.len() * size_of::<OnceLock<Box<[T]>>>()
+        let used: usize =
+            self.0.iter().filter_map(|piece| piece.get()).map(|piece| size_of_val(&**piece)).sum();
+        used + size_of_val(&*self.0)
     }
+}
+
+/// What [`Table::grown`] says of so many buckets, of which there are some.
+const fn grown(count: u32) -> u64 {
+    let bits = (1 << (u32::BITS - (count - 1).leading_zeros())) - 1;
+    (bits as u64) << 32 | count as u64
 }
 
 /// The table.
 #[derive(Debug)]
 pub(super) struct Table {
-    slots: Chunks<Slot, ENTRIES>,
+    slots: Pieces<Slot>,
     /// One more than the index of the bucket's first entry; 0 = none.
-    buckets: Chunks<AtomicU32, BUCKETS>,
-    /// Buckets in use; at least [`REGIONS`].
-    grown: AtomicU32,
+    buckets: Pieces<AtomicU32>,
+    /// How many buckets are in use, and in the upper half as many bits as number all of them.
+    grown: AtomicU64,
     /// Removals and divisions, odd during one.
     regions: [AtomicU32; REGIONS],
     seeds: [u64; 3],
@@ -178,9 +194,9 @@ impl Table {
     pub(super) fn new(seed: u64, capacity: u32) -> Self {
         let capacity = capacity.clamp(1, 1 << 28);
         Self {
-            slots: Chunks::new(capacity as usize),
-            buckets: Chunks::new((capacity as usize * GROWTH).max(REGIONS)),
-            grown: AtomicU32::new(REGIONS as u32),
+            slots: Pieces::new(capacity as usize),
+            buckets: Pieces::new((capacity as usize * GROWTH).max(REGIONS)),
+            grown: AtomicU64::new(grown(REGIONS as u32)),
             regions: std::array::from_fn(|_| AtomicU32::new(0)),
             seeds: std::array::from_fn(|i| hash::expand(seed, i as u64)),
             capacity,
@@ -204,9 +220,9 @@ impl Table {
     #[inline]
     fn bucket(&self, hash: u64) -> usize {
         let grown = self.grown.load(Ordering::Acquire);
-        let whole = 1 << grown.ilog2();
-        let at = hash as u32 & (2 * whole - 1);
-        (if at < grown { at } else { at & (whole - 1) }) as usize
+        let (count, bits) = (grown as u32, (grown >> 32) as u32);
+        let at = hash as u32 & bits;
+        (if at < count { at } else { at & bits >> 1 }) as usize
     }
 
     /// What the table says about a key.
@@ -357,7 +373,7 @@ impl Table {
     /// One bucket more, if there are not [`GROWTH`] for each of that many entries: it takes its part of the chain of the bucket where its keys
     /// were until now. For who has the lock.
     fn divide(&self, entries: u32) {
-        let new = self.grown.load(Ordering::Relaxed);
+        let new = self.grown.load(Ordering::Relaxed) as u32;
         if new as usize >= entries as usize * GROWTH {
             return;
         }
@@ -381,7 +397,7 @@ impl Table {
                 link = Some(&slot.next);
             }
         }
-        self.grown.store(new + 1, Ordering::Release);
+        self.grown.store(grown(new + 1), Ordering::Release);
         region.fetch_add(1, Ordering::AcqRel);
     }
 
