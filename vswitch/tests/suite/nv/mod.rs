@@ -1,6 +1,6 @@
 //! Network virtualization: rules of the packet walk, hosts that send one another tunnels, and properties over random tenants.
 
-pub(crate) mod frames;
+mod frames;
 mod gateway;
 mod hostile;
 mod isolation;
@@ -8,3 +8,5 @@ mod moves;
 mod records;
 mod walk;
 mod world;
+
+pub(crate) use frames::udp;

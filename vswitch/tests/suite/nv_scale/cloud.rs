@@ -16,7 +16,7 @@ use vswitch::trace::DropReason;
 use super::host::{Goes, Held, Host, UPLINK, uplink_mac};
 use super::plan::{Plan, Size, host_of, pa};
 use super::store::{COMMIT, Store, Traffic, watched};
-use crate::nv::frames::udp;
+use crate::nv::udp;
 use crate::support::{Random, SECOND};
 
 const MILLI: u64 = 1_000_000;
