@@ -12,7 +12,7 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
 from lab import fleet, guest, host, image  # noqa: E402
-from rows import BRIDGE, OVS, OVS_XDP, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, nv, options, pairs, policy, tunnels  # noqa: E402
+from rows import BRIDGE, OVS, OVS_XDP, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, nv, nv_store, options, pairs, policy, tunnels  # noqa: E402
 
 ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
@@ -33,6 +33,8 @@ ROWS = {
     "nv-64-nvgre": Row(tunnels.row_tunnel("nvgre"), "Mpps", [TURNPIKE, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
     "nv-64-vxlan": Row(tunnels.row_tunnel("vxlan"), "Mpps", [TURNPIKE, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
     "nv-iperf": Row(nv.row_stream, "Mbit/s", [TURNPIKE, PLAIN], limits={PLAIN: 0.85}, guests=True),
+    "nv-lookup": Row(nv_store.row_lookup, "ns", [TURNPIKE], more=False, limits={None: 50.0}, also={"bytes_a_record": 200}),
+    "nv-changes": Row(nv_store.row_changes, "changes/s", [TURNPIKE], limits={None: 50_000}, also={"dip_percent": 5.0}),
 }
 GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration", "nv")}
 
@@ -68,7 +70,7 @@ def table(name, row, contenders, results, states):
     for c in contenders:
         lines.append(f"{name:<15} {c:<10} {spread(values[c], 2):>26} {row.unit}")
         if c == TURNPIKE and None in row.limits:
-            lines[-1] += f"   {verdict(statistics.median(values[c]), row.limits[None], False, busy)}"
+            lines[-1] += f"   {verdict(statistics.median(values[c]), row.limits[None], row.more, busy)}"
         elif c != TURNPIKE and TURNPIKE in values:
             ratios = [a / b for a, b in zip(values[TURNPIKE], values[c]) if b]
             lines[-1] += f"   turnpike is {spread(ratios, 2)} ×"

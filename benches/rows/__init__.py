@@ -13,7 +13,7 @@ options = {"qemu": None, "vdev": ""}
 class Row:
     """One line of the table. `setup(contenders, seconds)` returns (run, close); `run(contender)` returns {"value": …, and what else is
     worth a column}. The first contender is ours. `limits`: {peer: the least (or, where less is better, the most) that ours / peer may be,
-    None: what our value must stay below}. `also`: {another column of ours: what it must stay below}. `tail`: {column of ours: what its 99th
+    None: what our value must stay below, or where more is better, above}. `also`: {another column of ours: what it must stay below}. `tail`: {column of ours: what its 99th
     percentile must stay below}."""
     setup: object
     unit: str

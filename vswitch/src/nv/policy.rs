@@ -140,7 +140,9 @@ impl Policy {
             domains: vec![Domain::default(); networks.len()],
             ..Self::default()
         };
-        let index = |name: &str| networks.iter().position(|network| network.name == name);
+        let by_name: HashMap<&str, usize> =
+            networks.iter().enumerate().rev().map(|(at, network)| (network.name.as_str(), at)).collect();
+        let index = |name: &str| by_name.get(name).copied();
         for subnet in subnets.iter().filter(|subnet| (MIN_VSID..=MAX_VSID).contains(&subnet.vsid)) {
             let Some(network) = index(&subnet.network) else { continue };
             if this.subnets.contains_key(&subnet.vsid) {

@@ -4,9 +4,13 @@
 //! odd while the entry says something and changes whenever that changes, so that a [`Handle`] tells for the price of one load whether
 //! what was read through it still holds. A reader compares the version before and after reading the words and so never sees a mix of two
 //! values (a sequence lock). Entries never move and their memory is never freed, so a reader may stand on one that is removed under it;
-//! that it then walked into another chain shows in the count of removals of its region of the table, and it begins again.
+//! that it then walked into another chain shows in the count of changes of its region of the table, and it begins again.
 //!
-//! Writers take one lock. Memory is allocated in chunks when first needed.
+//! There are two buckets for each entry, so that memory is for what is there and not for what there could be. They grow one at a time
+//! (linear hashing): a writer that puts an entry in divides a chain or two between an old bucket and a new one, and readers of that region
+//! look again. No reader ever waits until all of the table is divided.
+//!
+//! Writers take one lock. Memory is allocated in pieces when first needed.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,11 +23,15 @@ pub(super) type Key = [u64; 3];
 /// Words of a value.
 pub(super) type Value = [u64; 3];
 
-/// Entries, or buckets, that are allocated at a time.
-const CHUNK: usize = 1024;
+/// Logarithm of how much is allocated at a time in the beginning, to the base of 2.
+const PIECE: u32 = 6;
 
-/// Parts of the table whose removals are counted apart.
+/// Parts of the table whose removed and divided chains are counted apart, a power of two; and buckets in the beginning. The region of a
+/// key follows from those bits of its hash by which its bucket is found however many there are.
 const REGIONS: usize = 64;
+
+/// Buckets that a new entry makes, unless there are two for each.
+const GROWTH: usize = 2;
 
 /// How often a reader that was disturbed begins again before it waits for the writer.
 const TRIES: usize = 64;
@@ -104,41 +112,61 @@ impl Slot {
     }
 }
 
-/// What allocates itself piece by piece.
+/// What allocates itself in pieces: eight of 2^[`PIECE`], then eight of twice that, and so on. So what is not used is at most an eighth,
+/// and the list of pieces stays so short that it is always at hand.
 #[derive(Debug)]
-struct Chunks<T>(Box<[OnceLock<Box<[T]>>]>);
+struct Pieces<T>(Box<[OnceLock<Box<[T]>>]>);
 
-impl<T: Default> Chunks<T> {
+/// In which piece something is, and where in it.
+#[inline]
+const fn place(index: usize) -> (usize, usize) {
+    let at = index + (8 << PIECE);
+    let size = at.ilog2() - 3;
+    let piece = ((size - PIECE) << 3) as usize | (at >> size) & 7;
+    (piece, at & ((1 << size) - 1))
+}
+
+impl<T: Default> Pieces<T> {
     fn new(len: usize) -> Self {
-        Self((0..len.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
+        Self((0..=place(len).0).map(|_| OnceLock::new()).collect())
     }
 
     #[inline]
     fn get(&self, index: usize) -> Option<&T> {
-        self.0.get(index / CHUNK)?.get()?.get(index % CHUNK)
+        let (piece, at) = place(index);
+        self.0.get(piece)?.get()?.get(at)
     }
 
     fn allocate(&self, index: usize) -> Option<&T> {
-        let fresh = || (0..CHUNK).map(|_| T::default()).collect();
-        self.0.get(index / CHUNK)?.get_or_init(fresh).get(index % CHUNK)
+        let (piece, at) = place(index);
+        let fresh = || (0..1_usize << (PIECE as usize + piece / 8)).map(|_| T::default()).collect();
+        self.0.get(piece)?.get_or_init(fresh).get(at)
     }
 
     fn bytes(&self) -> usize {
-        let used = self.0.iter().filter(|chunk| chunk.get().is_some()).count();
-        used * CHUNK * size_of::<T>() + self.0.len() * size_of::<OnceLock<Box<[T]>>>()
+        let used: usize =
+            self.0.iter().filter_map(|piece| piece.get()).map(|piece| size_of_val(&**piece)).sum();
+        used + size_of_val(&*self.0)
     }
+}
+
+/// What [`Table::grown`] says of so many buckets, of which there are some.
+const fn grown(count: u32) -> u64 {
+    let bits = (1 << (u32::BITS - (count - 1).leading_zeros())) - 1;
+    (bits as u64) << 32 | count as u64
 }
 
 /// The table.
 #[derive(Debug)]
 pub(super) struct Table {
-    slots: Chunks<Slot>,
+    slots: Pieces<Slot>,
     /// One more than the index of the bucket's first entry; 0 = none.
-    buckets: Chunks<AtomicU32>,
-    /// Removals, odd during one.
+    buckets: Pieces<AtomicU32>,
+    /// How many buckets are in use, and in the upper half as many bits as number all of them.
+    grown: AtomicU64,
+    /// Removals and divisions, odd during one.
     regions: [AtomicU32; REGIONS],
     seeds: [u64; 3],
-    shift: u32,
     capacity: u32,
     free: Mutex<Free>,
     /// For those who read, decide and write; [`Table::exclusive`].
@@ -165,13 +193,12 @@ impl Table {
     /// An empty table for `capacity` entries. `seed` must be secret and random: guests choose keys.
     pub(super) fn new(seed: u64, capacity: u32) -> Self {
         let capacity = capacity.clamp(1, 1 << 28);
-        let buckets = (capacity as usize).next_power_of_two().max(REGIONS) * 2;
         Self {
-            slots: Chunks::new(capacity as usize),
-            buckets: Chunks::new(buckets),
+            slots: Pieces::new(capacity as usize),
+            buckets: Pieces::new((capacity as usize * GROWTH).max(REGIONS)),
+            grown: AtomicU64::new(grown(REGIONS as u32)),
             regions: std::array::from_fn(|_| AtomicU32::new(0)),
             seeds: std::array::from_fn(|i| hash::expand(seed, i as u64)),
-            shift: u64::BITS - buckets.trailing_zeros(),
             capacity,
             free: Mutex::default(),
             writers: Mutex::default(),
@@ -186,7 +213,16 @@ impl Table {
 
     #[inline]
     fn region(&self, hash: u64) -> &AtomicU32 {
-        &self.regions[(hash >> 58) as usize & (REGIONS - 1)]
+        &self.regions[hash as usize & (REGIONS - 1)]
+    }
+
+    /// The bucket of a hash, of those that are in use now.
+    #[inline]
+    fn bucket(&self, hash: u64) -> usize {
+        let grown = self.grown.load(Ordering::Acquire);
+        let (count, bits) = (grown as u32, (grown >> 32) as u32);
+        let at = hash as u32 & bits;
+        (if at < count { at } else { at & bits >> 1 }) as usize
     }
 
     /// What the table says about a key.
@@ -217,7 +253,7 @@ impl Table {
 
     #[inline]
     fn search(&self, key: &Key, hash: u64) -> Search {
-        let Some(bucket) = self.buckets.get((hash >> self.shift) as usize) else { return Search::Absent };
+        let Some(bucket) = self.buckets.get(self.bucket(hash)) else { return Search::Absent };
         let mut at = bucket.load(Ordering::Acquire);
         for _ in 0..LONGEST {
             if at == 0 {
@@ -305,8 +341,11 @@ impl Table {
     /// Puts an entry in that is not there yet; `None` if the table is full. The caller is the only one to write this key.
     pub(super) fn insert(&self, key: &Key, value: Value, aux: u64) -> Option<Handle> {
         let mut free = self.lock();
+        for _ in 0..GROWTH {
+            self.divide(free.used.saturating_add(1));
+        }
         let hash = self.hash(key);
-        let bucket = self.buckets.allocate((hash >> self.shift) as usize)?;
+        let bucket = self.buckets.allocate(self.bucket(hash))?;
         let index = if free.first != 0 {
             free.first - 1
         } else if free.fresh < self.capacity {
@@ -331,6 +370,37 @@ impl Table {
         Some(Handle { slot: index, version })
     }
 
+    /// One bucket more, if there are not [`GROWTH`] for each of that many entries: it takes its part of the chain of the bucket where its keys
+    /// were until now. For who has the lock.
+    fn divide(&self, entries: u32) {
+        let new = self.grown.load(Ordering::Relaxed) as u32;
+        if new as usize >= entries as usize * GROWTH {
+            return;
+        }
+        let whole = 1 << new.ilog2();
+        let Some(to) = self.buckets.allocate(new as usize) else { return };
+        let mut link = self.buckets.get((new - whole) as usize);
+        // Of both buckets, because their numbers end in the same bits.
+        let region = self.region(u64::from(new));
+        region.fetch_add(1, Ordering::AcqRel);
+        while let Some(from) = link {
+            let at = from.load(Ordering::Relaxed);
+            let Some(slot) = (at as usize).checked_sub(1).and_then(|index| self.slots.get(index)) else {
+                break;
+            };
+            let key = [0, 1, 2].map(|word: usize| slot.key[word].load(Ordering::Relaxed));
+            if self.hash(&key) as u32 & (2 * whole - 1) == new {
+                from.store(slot.next.load(Ordering::Relaxed), Ordering::Release);
+                slot.next.store(to.load(Ordering::Relaxed), Ordering::Release);
+                to.store(at, Ordering::Release);
+            } else {
+                link = Some(&slot.next);
+            }
+        }
+        self.grown.store(grown(new + 1), Ordering::Release);
+        region.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Gives an entry another value. The caller is the only one to write this entry.
     pub(super) fn update(&self, index: u32, value: Value) {
         let _alone = self.lock();
@@ -347,7 +417,7 @@ impl Table {
     pub(super) fn remove(&self, key: &Key) -> Option<(u32, Value)> {
         let mut free = self.lock();
         let hash = self.hash(key);
-        let mut link = self.buckets.get((hash >> self.shift) as usize)?;
+        let mut link = self.buckets.get(self.bucket(hash))?;
         loop {
             let at = link.load(Ordering::Relaxed);
             let slot = self.slots.get((at as usize).checked_sub(1)?)?;

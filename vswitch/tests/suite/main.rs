@@ -14,6 +14,7 @@ mod joining;
 mod limits;
 mod nv;
 mod nv_nat;
+mod nv_scale;
 mod nv_wire;
 mod offload_header;
 mod packets;

@@ -8,3 +8,5 @@ mod moves;
 mod records;
 mod walk;
 mod world;
+
+pub(crate) use frames::udp;

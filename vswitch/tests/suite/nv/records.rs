@@ -1,10 +1,8 @@
 //! The table of lookup records against a plain map, under threads, and its figures.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use vswitch::Mac;
 use vswitch::nv::model::{Encap, Kind, Record};
@@ -197,72 +195,4 @@ fn s14_2_a_record_takes_less_than_200_bytes() {
     let each = records.bytes() / count as usize;
     assert!(each < 200, "{each} bytes with one record in a virtual subnet");
     println!("{each} bytes a record, at worst");
-}
-
-/// In nanoseconds.
-fn nanos(duration: std::time::Duration) -> f64 {
-    duration.as_secs_f64() * 1e9
-}
-
-/// `cargo test -p turnpike-vswitch --release --test suite -- --ignored --nocapture figures_of_lookup_records`
-#[test]
-#[ignore = "a figure, for a quiet machine"]
-fn figures_of_lookup_records() {
-    let count: u32 = 1 << 20;
-    let records = Records::new(3, count);
-    for n in 0..count {
-        records.upsert(1, &numbered(n), false);
-    }
-    println!("{} records, {} bytes each", records.len(), records.bytes() / records.len());
-    let mut random = Random(5);
-    let mut measure = |what: &str, among: usize| {
-        let wanted: Vec<(u32, Of)> = (0..1 << 16)
-            .map(|_| numbered((random.below(among) as u32).wrapping_mul(2_654_435_761) % count))
-            .map(|r| (r.vsid, of(&r)))
-            .collect();
-        let mut best = f64::MAX;
-        for _ in 0..10 {
-            let start = Instant::now();
-            for &(vsid, of) in &wanted {
-                black_box(records.find(vsid, of)).expect("it is there");
-            }
-            best = best.min(nanos(start.elapsed()) / f64::from(1 << 16));
-        }
-        println!("{what}: {best:.1} ns a look-up");
-    };
-    measure("among 4,096 of a million", 4096);
-    measure("among 32,768 of a million", 32_768);
-    measure("random of a million", 1 << 20);
-    let stop = AtomicBool::new(false);
-    let read = || {
-        let (mut random, mut looked) = (Random(9), 0_u32);
-        while !stop.load(Ordering::Relaxed) {
-            for _ in 0..1000 {
-                let wanted = numbered(random.below(4096) as u32);
-                black_box(records.find(wanted.vsid, of(&wanted)));
-            }
-            looked += 1000;
-        }
-        looked
-    };
-    let timed = |changes: u32| {
-        stop.store(false, Ordering::Relaxed);
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(read);
-            let start = Instant::now();
-            for n in 0..changes {
-                records.upsert(2, &Record { pa: host(n % 999 + 1), ..numbered(n) }, false);
-            }
-            if changes == 0 {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-            }
-            let took = start.elapsed();
-            stop.store(true, Ordering::Relaxed);
-            (took, f64::from(reader.join().expect("a reader")) / took.as_secs_f64())
-        })
-    };
-    let (_, alone) = timed(0);
-    let (took, beside) = timed(100_000);
-    println!("100,000 changes in {took:?}: {:.0} a second", 100_000.0 / took.as_secs_f64());
-    println!("a reader meanwhile: {beside:.0} look-ups a second; without changes {alone:.0}");
 }
