@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::gateway;
+use super::{errors, gateway};
 use super::model::Encap;
 use super::overlay::Ingress;
 use super::policy::{LocalProvider, Policy, ROUTER_MAC};
@@ -186,11 +186,11 @@ fn rewritten(
     if !view.local && view.moved == 0 {
         return None;
     }
-    if Headers::parse(head, len).is_err() {
-        return Some(Err(DropReason::NvMalformed));
-    }
+    let Ok(headers) = Headers::parse(head, len) else { return Some(Err(DropReason::NvMalformed)) };
     let Some((source_vsid, source, source_view)) = records.rewritten(src) else {
-        return Some(Err(DropReason::NvSourceSpoofed));
+        // A router has something to say about the guest's packet, to this host.
+        let error = view.local && headers.ip.is_some_and(|ip| errors::is_error(&ip));
+        return (!error).then_some(Err(DropReason::NvSourceSpoofed));
     };
     let mac = if source_vsid == vsid { source_view.mac } else { ROUTER_MAC };
     let readdress = Readdress::new(view.mac, mac, ether.ethertype(), (source, ca), None);

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::errors::LIFETIME;
 use super::members::{Member, Members};
 use super::model::{Encap, Kind, Record};
 use super::overlay::{PaId, Reach};
@@ -225,6 +226,15 @@ impl Records {
             self.unname(&mut writer, pa);
         }
         true
+    }
+
+    /// A router says that packets of `mtu` bytes, IP header included, get to a provider address: no longer ones do, for a while. Nothing is
+    /// done if it says more than is known, or if a writer is busy: the next packet that is too long makes it say so again.
+    pub(super) fn narrow(&self, id: PaId, mtu: u16, now: Nanos) {
+        let Ok(_alone) = self.writer.try_lock() else { return };
+        if self.peers.path(id).is_some_and(|(_, known, until)| now >= until || mtu <= known) {
+            self.peers.set_path(id, mtu, now.saturating_add(LIFETIME));
+        }
     }
 
     /// Forgets moves that are longer ago than [`GRACE`]. To be called every few seconds.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::answer::{arp_request, neighbour_solicitation};
 use super::discovery::{self, Says};
+use super::errors;
 use super::model::Encap;
 use super::neighbours::Hop;
 use super::overlay::Tunnel;
@@ -23,7 +24,7 @@ use crate::verdict::{Frame, Step, Verdict, stop};
 use crate::{Mac, Nanos, PortId, Segment};
 
 /// TTL and hop limit of outer packets.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 
 /// The two ends of a tunnel, as its packets name them, and whom they are given to.
 struct Ends<'a> {
@@ -85,10 +86,14 @@ pub fn encapsulate(
     template.emit(entropy, len as usize, wire::tos(head), 0, out).ok_or(DropReason::MtuExceeded)
 }
 
-/// By how many bytes packets must be shorter than an uplink's MTU to go into a tunnel.
-pub fn overhead(_: &Snapshot, state: &State, tunnel: &Tunnel) -> u32 {
-    let v6 = state.nv.records.peers.address(tunnel.dst).is_some_and(|address| address.is_ipv6());
-    wire::overhead(tunnel.encap, v6, false) as u32
+/// How long a customer's packet may be, IP header included, to go into a tunnel and out of an uplink whose MTU is `mtu`.
+#[inline]
+pub fn room(state: &State, now: Nanos, tunnel: &Tunnel, mtu: u16) -> u16 {
+    let path = state.nv.records.peers.path(tunnel.dst);
+    let v6 = path.is_some_and(|(address, ..)| address.is_ipv6());
+    let narrower = path.filter(|&(_, _, until)| now < until).map_or(mtu, |(_, path, _)| mtu.min(path));
+    // The outer Ethernet header does not count, the inner one does.
+    narrower.saturating_sub(wire::overhead(tunnel.encap, v6, false) as u16)
 }
 
 /// IP rewrite: replaces the addresses of a frame with those that stand for them on the wire, and says which tag it goes with. The error as in
@@ -109,7 +114,8 @@ pub fn readdress(
     })
 }
 
-/// Frames that are to go straight out of uplinks now: questions for next hops. To be called about every second.
+/// Frames that are to go straight out of uplinks now: questions for next hops. To be called about every second; [`errors::Errors::take`] has
+/// what an operator may want to know after it.
 pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)> {
     let Some(policy) = snap.nv() else { return Vec::new() };
     state.nv.neighbours.tick(now);
@@ -121,6 +127,8 @@ pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)>
     }
     state.nv.nats.follow(policy, now);
     let asked = state.nv.neighbours.due(now);
+    let known = |port, address| state.nv.neighbours.knows(port, address);
+    state.nv.errors.follow(now, &state.nv.neighbours.silent(now), known);
     asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?))).collect()
 }
 
@@ -173,7 +181,10 @@ pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
 /// The physical network's side of [`guard`].
 fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
     let Ok(headers) = frame.headers().copied() else { return Step::Continue(()) };
-    let Some((claimed, says)) = said(frame, &headers) else { return Step::Continue(()) };
+    let Some((claimed, says)) = said(frame, &headers) else {
+        errors::hear(frame, policy, &headers);
+        return Step::Continue(());
+    };
     let vlan = u16::try_from(frame.segment.0).ok().filter(|&vlan| vlan != 0);
     if let Some(address) = claimed {
         let hop = Hop { port: frame.port.id, vlan, address };
