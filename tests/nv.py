@@ -313,6 +313,71 @@ def s14_11_a_forwarding_gateway_routes_between_a_customer_network_and_a_physical
     close(f, hosts)
 
 
+def happened(h, kind):
+    """The events of a kind at a host."""
+    out = h.switch.text("--json", "events")
+    return [e for e in (json.loads(line) for line in out.splitlines() if line.startswith("{")) if e.get("kind") == kind]
+
+
+@test
+def s14_13_a_link_on_the_way_that_carries_less_is_learned_from_its_router():
+    subnets = {"192.168.34.8/24": "192.168.42.12/24", "fd00:34::8/64": "fd00:42::c/64"}
+    notes = []
+    for (here, there), encap in zip(subnets.items(), ("nvgre", "vxlan")):
+        f = Fabric("192.168.34.0/24", "fd00:34::/64", "192.168.42.0/24", "fd00:42::/64")
+        # The router's link towards the other host carries 1400 bytes, though both hosts' own carry 1500.
+        f.run("ip link set br2 mtu 1400; ip link set br3 mtu 1400")
+        hosts = NvHost(f, here), NvHost(f, there)
+        blue(hosts)
+        for n, h in enumerate(hosts, 3):
+            policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:03:00:0{n}", h.pa, "--encap", encap))
+        a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+        a.run(f"ip link set {a.tap} mtu {1458 if encap == 'nvgre' else 1430}")
+        answers(a, "10.16.1.4")
+        fits = 1400 - {"nvgre": 42, "vxlan": 70}[encap]
+        out = a.run(f"ping -c 4 -i 0.3 -W 1 -M do -s {fits + 10 - 28} 10.16.1.4", check=False).out
+        must(f"mtu = {fits}" in out or f"mtu={fits}" in out, f"{encap}: {out}; dropped {hosts[0].drops()}")
+        must("From 10.16.1.1" in out, f"the customer network's router says so: {out}")
+        answers(a, "10.16.1.4", size=fits - 28, extra="-M do")
+        b.serve_iperf()
+        a.run("ip route flush cache")
+        flow = traffic.iperf(a, "10.16.1.4", 2)
+        must(flow.mbps > 20, f"TCP over the narrow link: {flow}; dropped {hosts[0].drops()}")
+        notes.append(f"{encap}: {fits} bytes fit, {flow.mbps:.0f} Mbit/s")
+        close(f, hosts)
+    return "; ".join(notes)
+
+
+@test
+def s20_5_a_host_without_the_guest_says_so_and_the_network_that_cannot_reach_a_host_is_reported():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    for n, h in enumerate(hosts, 3):
+        policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:03:00:0{n}", h.pa))
+    a, _ = (h.machine("vm", 5001, f"10.16.1.{n}/24", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+    answers(a, "10.16.1.4")
+    # The guest leaves the second host; the first one is not told.
+    hosts[1].cli("port", "remove", "vm")
+    policy([hosts[1]], ("record", "remove", "--vsid", 5001, "--ca", "10.16.1.4"))
+    said = captured(f, 1, lambda: silent(a, "10.16.1.4"), "icmp[icmptype] == 3")
+    must(len(said) == 1, "nothing was said")
+    text = json.dumps(said[0])
+    must('"icmp.code": "1"' in text and '"icmp.checksum.status": "1"' in text, f"not a sound 'host unreachable': {text[:2000]}")
+    must('"ip.src": "192.168.42.12"' in text and '"gre.key"' in text and "10.16.1.4" in text, f"it quotes the packet: {text[:2000]}")
+    must(not happened(hosts[0], "provider-unreachable"), "the host itself is there")
+    # Now the host itself goes; its router says so.
+    hosts[1].namespace.run(f"ip link set {hosts[1].wire} down")
+    f.run("ip neigh flush all")
+    def told():
+        traffic.ping(a, "10.16.1.4", 3, interval=0.2)
+        return happened(hosts[0], "provider-unreachable")
+    events = host.until("the event", told, 20)
+    must(len(events) == 1 and events[0]["address"] == "192.168.42.12" and "192.168.34.1 says" in events[0]["reason"], f"{events}")
+    answers(a, "10.16.1.1")
+    close(f, hosts)
+
+
 def close(f, hosts):
     for h in hosts:
         h.switch.close()

@@ -33,25 +33,30 @@ const SECOND: Nanos = 1_000_000_000;
 
 /// About whom something was said in this second.
 #[derive(Debug)]
-pub struct Absent(Mutex<(u64, HashSet<(u32, Mac), Seeded>)>);
+pub struct Absent(Mutex<Said>);
+
+#[derive(Debug)]
+struct Said {
+    second: u64,
+    about: HashSet<(u32, Mac), Seeded>,
+}
 
 impl Absent {
     pub(super) fn new(seed: u64) -> Self {
-        Self(Mutex::new((0, HashSet::with_capacity_and_hasher(SAID, Seeded(seed)))))
+        Self(Mutex::new(Said { second: 0, about: HashSet::with_capacity_and_hasher(SAID, Seeded(seed)) }))
     }
 
     fn take(&self, now: Nanos, whom: (u32, Mac)) -> bool {
-        let mut inner = match self.0.try_lock() {
-            Ok(inner) => inner,
+        let mut said = match self.0.try_lock() {
+            Ok(said) => said,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        let (second, said) = &mut *inner;
-        if *second != now / SECOND {
-            *second = now / SECOND;
-            said.clear();
+        if said.second != now / SECOND {
+            said.second = now / SECOND;
+            said.about.clear();
         }
-        said.len() < SAID && said.insert(whom)
+        said.about.len() < SAID && said.about.insert(whom)
     }
 }
 
@@ -79,13 +84,11 @@ pub fn tells(
     let find = |of| records.find(vsid, of).filter(|(_, view)| view.mac == mac);
     let ip = Headers::parse(head, head.len() as u32).ok().and_then(|headers| headers.ip);
     let found = ip.and_then(|ip| find(Of::Address(ip.dst))).or_else(|| find(Of::Station(mac)));
-    let absent = match found {
-        Some((_, view)) => !view.local && !unjudged,
-        None => {
-            let nobody = || records.hosts(vsid, Reach::All).is_empty();
-            snap.station(vsid, mac).is_none() && (!unjudged || nobody())
-        }
-    };
+    let nobody = || records.hosts(vsid, Reach::All).is_empty();
+    let absent = found.map_or_else(
+        || snap.station(vsid, mac).is_none() && (!unjudged || nobody()),
+        |(_, view)| !view.local && !unjudged,
+    );
     if !absent {
         return false;
     }
@@ -99,13 +102,7 @@ pub fn not_here(snap: &Snapshot, state: &State, ingress: &Ingress, frame: &[u8],
     message(snap, state, ingress, frame, out).is_some()
 }
 
-fn message(
-    snap: &Snapshot,
-    state: &State,
-    ingress: &Ingress,
-    frame: &[u8],
-    out: &mut Vec<u8>,
-) -> Option<()> {
+fn message(snap: &Snapshot, state: &State, ingress: &Ingress, frame: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let Ingress { encap, vsid, src, dst, .. } = *ingress;
     let provider = snap.nv()?.local(dst)?;
     let hop = Hop { port: provider.port, vlan: provider.vlan, address: provider.next_hop(src)? };

@@ -16,7 +16,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::model::Encap;
 use super::neighbours::Hop;
 use super::policy::{Policy, Target};
 use super::records::{Of, View};
@@ -261,7 +260,7 @@ impl<'a> Quoted<'a> {
 
 /// Hears what an ICMP error from the physical network says, if the frame is one and this host is concerned.
 pub(super) fn hear(frame: &mut Frame<'_>, policy: &Policy, headers: &Headers) {
-    let Some(ip) = headers.ip.filter(|ip| is_error(ip)) else { return };
+    let Some(ip) = headers.ip.filter(is_error) else { return };
     let vlan = u16::try_from(frame.segment.0).ok().filter(|&vlan| vlan != 0);
     let own = |address: IpAddr| {
         let local = policy.local(address).is_some_and(|p| p.port == frame.port.id && p.vlan == vlan);
@@ -321,31 +320,8 @@ fn concern(frame: &Frame<'_>, policy: &Policy, ip: &Ip, says: Says, quoted: &Quo
     let records = &state.nv.records;
     // A router answers the packet's source; what it quotes is what this host sent.
     let peer = records.peers.find(quoted.dst).filter(|_| quoted.src == ip.dst)?;
-    // Which host that address is at, and the record that the packet went by, if enough of it is quoted.
-    let (host, record) = match &quoted.carried {
-        Some(carried) => {
-            policy.local(quoted.src)?;
-            if let Some(vsid) = carried.vsid {
-                policy.subnet(vsid)?;
-            }
-            let found = carried.vsid.zip(carried.inner);
-            let found = found.and_then(|(vsid, inner)| receiver(frame, policy, vsid, inner));
-            let (of, view) = found.unzip();
-            if view.is_some_and(|view| view.encap != carried.encap) {
-                return None;
-            }
-            (quoted.dst, of.zip(view).filter(|(_, view)| view.wire == peer))
-        }
-        None => {
-            let (source, _, from) = records.rewritten(quoted.src).filter(|(.., view)| view.local)?;
-            let (vsid, ca, to) = records.rewritten(quoted.dst)?;
-            let same = policy.subnet(source)?.network == policy.subnet(vsid)?.network;
-            if !same || from.encap != Encap::Rewrite {
-                return None;
-            }
-            (records.peers.address(to.pa)?, Some(((vsid, Of::Address(ca)), to)))
-        }
-    };
+    let About { host, record } = about(frame, policy, quoted)?;
+    let record = record.filter(|(_, view)| view.wire == peer);
     if frame.dry {
         return Some(format!("{} says so about packets to {host}", ip.src));
     }
@@ -372,6 +348,34 @@ fn concern(frame: &Frame<'_>, policy: &Policy, ip: &Ip, says: Says, quoted: &Quo
             Some(format!("{} says about {host}: {why}", ip.src))
         }
     }
+}
+
+/// What a quoted packet of this host's was about.
+struct About {
+    /// The host that it went to.
+    host: IpAddr,
+    /// The record that it went by, if enough of it is quoted.
+    record: Option<((u32, Of), View)>,
+}
+
+/// `None` = it is none of this host's.
+fn about(frame: &Frame<'_>, policy: &Policy, quoted: &Quoted<'_>) -> Option<About> {
+    let records = &frame.state.nv.records;
+    let Some(carried) = &quoted.carried else {
+        let (source, _, _) = records.rewritten(quoted.src).filter(|(.., view)| view.local)?;
+        let (vsid, ca, to) = records.rewritten(quoted.dst)?;
+        let host = records.peers.address(to.pa)?;
+        let same = policy.subnet(source)?.network == policy.subnet(vsid)?.network;
+        return same.then_some(About { host, record: Some(((vsid, Of::Address(ca)), to)) });
+    };
+    policy.local(quoted.src)?;
+    if let Some(vsid) = carried.vsid {
+        policy.subnet(vsid)?;
+    }
+    let found = carried.vsid.zip(carried.inner);
+    let record = found.and_then(|(vsid, inner)| receiver(frame, policy, vsid, inner));
+    let same = record.is_none_or(|(_, view)| view.encap == carried.encap);
+    same.then_some(About { host: quoted.dst, record })
 }
 
 /// The longest packet that gets through by a router's word; `None` = what it says makes no sense.
@@ -405,6 +409,7 @@ fn receiver(frame: &Frame<'_>, policy: &Policy, vsid: u32, inner: &[u8]) -> Opti
         _ if subnet.has(address) => Some(address),
         _ => None,
     });
-    let find = |of| records.find(vsid, of).filter(|(_, view)| view.mac == mac).map(|(_, view)| ((vsid, of), view));
+    let find =
+        |of| records.find(vsid, of).filter(|(_, view)| view.mac == mac).map(|(_, view)| ((vsid, of), view));
     by.and_then(|by| find(Of::Address(by))).or_else(|| find(Of::Station(mac)))
 }

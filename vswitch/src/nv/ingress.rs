@@ -7,11 +7,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{errors, gateway};
 use super::model::Encap;
 use super::overlay::Ingress;
 use super::policy::{LocalProvider, Policy, ROUTER_MAC};
 use super::wire::{self, rewrite};
+use super::{errors, gateway};
 use crate::frame::ethernet::{self, HEADER_LEN, ethertype};
 use crate::frame::headers::Headers;
 use crate::frame::offload::Offload;

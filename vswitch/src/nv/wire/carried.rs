@@ -34,5 +34,9 @@ pub fn carried(protocol: u8, upper: &[u8]) -> Option<Carried<'_>> {
     let Some((vxlan, rest)) = rest.split_first_chunk::<TUNNEL_HEADER>() else {
         return Some(Carried { encap: Encap::Vxlan, vsid: None, inner: None });
     };
-    (vxlan[0] == VXLAN_VNI).then(|| Carried { encap: Encap::Vxlan, vsid: Some(vsid(vxlan)), inner: Some(rest) })
+    (vxlan[0] == VXLAN_VNI).then(|| Carried {
+        encap: Encap::Vxlan,
+        vsid: Some(vsid(vxlan)),
+        inner: Some(rest),
+    })
 }

@@ -76,7 +76,11 @@ fn error(from: IpAddr, to: IpAddr, kind: [u8; 2], word: u32, quoted: &[u8]) -> V
 
 fn too_big(world: &mut World, side: Side, from: IpAddr, mtu: u32, quoted: &[u8]) -> Vec<Happened> {
     let kind = if from.is_ipv4() { [3, 4] } else { [2, 0] };
-    let to = if quoted[0] >> 4 == 4 { IpAddr::from(*quoted[12..].first_chunk::<4>().expect("a header")) } else { side(0) };
+    let to = if quoted[0] >> 4 == 4 {
+        IpAddr::from(*quoted[12..].first_chunk::<4>().expect("a header"))
+    } else {
+        side(0)
+    };
     world.arrive(0, &error(from, to, kind, mtu, quoted))
 }
 
@@ -289,7 +293,7 @@ fn s14_4_a_provider_address_that_the_network_complains_about_is_reported_once_an
     let mut world = world(Encap::Nvgre, pa);
     let sent = on_wire(&mut world, 500);
     let news = |world: &World| world.hosts[0].state.nv.errors.take();
-    for (code, _) in [(0, ()), (1, ()), (13, ())] {
+    for code in [0, 1, 13] {
         world.arrive(0, &error(ip("10.9.9.9"), pa(0), [3, code], 0, &sent));
     }
     let events = news(&world);
@@ -299,10 +303,18 @@ fn s14_4_a_provider_address_that_the_network_complains_about_is_reported_once_an
     let due = |world: &World| nv::due(&world.hosts[0].snap, &world.hosts[0].state, world.now);
     world.now += QUIET - SECOND;
     due(&world);
-    assert!(!news(&world).iter().any(|e| matches!(e, Event::ProviderReachable { address, .. } if *address == pa(1))));
+    assert!(
+        !news(&world)
+            .iter()
+            .any(|e| matches!(e, Event::ProviderReachable { address, .. } if *address == pa(1)))
+    );
     world.now += SECOND;
     due(&world);
-    assert!(news(&world).iter().any(|e| matches!(e, Event::ProviderReachable { address, .. } if *address == pa(1))));
+    assert!(
+        news(&world)
+            .iter()
+            .any(|e| matches!(e, Event::ProviderReachable { address, .. } if *address == pa(1)))
+    );
 }
 
 #[test]
