@@ -10,16 +10,19 @@
 //! Threading: any thread. The data path waits for no lock here: what would have been said while it is held is said to a later packet.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Mutex, TryLockError};
 
 use super::answer;
 use super::model::Encap;
 use super::neighbours::Hop;
 use super::overlay::{Ingress, Reach};
+use super::policy::LocalProvider;
 use super::records::Of;
-use super::wire::{self, Outer};
+use super::wire::{self, Outer, rewrite};
 use crate::frame::ethernet::HEADER_LEN;
 use crate::frame::headers::Headers;
+use crate::frame::offload::Offload;
 use crate::hash::Seeded;
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -77,12 +80,16 @@ pub fn tells(
     };
     let (Some(&mac), vsid) = (head.first_chunk(), ingress.vsid) else { return false };
     let mac = Mac(mac);
-    if ingress.gateway || ingress.encap == Encap::Rewrite || mac.is_group() {
+    if ingress.gateway || mac.is_group() {
         return false;
     }
     let records = &state.nv.records;
     let find = |of| records.find(vsid, of).filter(|(_, view)| view.mac == mac);
     let ip = Headers::parse(head, head.len() as u32).ok().and_then(|headers| headers.ip);
+    // In IP rewrite the customer's packet is the provider network's, and may be an error itself (RFC 1812, section 4.3.2.7).
+    if ingress.encap == Encap::Rewrite && ip.is_none_or(|ip| answer::may_be_error(&ip)) {
+        return false;
+    }
     let found = ip.and_then(|ip| find(Of::Address(ip.dst))).or_else(|| find(Of::Station(mac)));
     let nobody = || records.hosts(vsid, Reach::All).is_empty();
     let absent = found.map_or_else(
@@ -104,12 +111,17 @@ pub fn not_here(snap: &Snapshot, state: &State, ingress: &Ingress, frame: &[u8],
 
 fn message(snap: &Snapshot, state: &State, ingress: &Ingress, frame: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let Ingress { encap, vsid, src, dst, .. } = *ingress;
-    let provider = snap.nv()?.local(dst)?;
-    let hop = Hop { port: provider.port, vlan: provider.vlan, address: provider.next_hop(src)? };
-    let next = state.nv.neighbours.find(&hop)?;
+    let policy = snap.nv()?;
+    if encap == Encap::Rewrite {
+        let provider = policy.towards(src)?;
+        let mut packet = frame.to_vec();
+        rewrite::apply(&mut packet, src, dst, &Offload::None).ok()?;
+        return send(state, provider, src, [packet.get(HEADER_LEN..)?, &[]], out);
+    }
+    let provider = policy.local(dst)?;
     let quoted = Outer {
         dst: provider.mac,
-        src: next,
+        src: provider.mac,
         vlan: None,
         from: src,
         to: dst,
@@ -121,7 +133,18 @@ fn message(snap: &Snapshot, state: &State, ingress: &Ingress, frame: &[u8], out:
     let (mut outer, len) = ([0; wire::OUTER_MAX], frame.len());
     let entropy = wire::entropy(frame, u32::try_from(len).ok()?);
     let size = quoted.template()?.emit(entropy, len, wire::tos(frame), 0, &mut outer)?;
-    let packet = [outer.get(HEADER_LEN..size)?, frame];
-    let ends = [(next, src), (provider.mac, dst)];
+    send(state, provider, src, [outer.get(HEADER_LEN..size)?, frame], out)
+}
+
+fn send(
+    state: &State,
+    provider: &LocalProvider,
+    to: IpAddr,
+    packet: [&[u8]; 2],
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let hop = Hop { port: provider.port, vlan: provider.vlan, address: provider.next_hop(to)? };
+    let next = state.nv.neighbours.find(&hop)?;
+    let ends = [(next, to), (provider.mac, provider.address.addr())];
     answer::host_unreachable(ends, provider.vlan, packet, out).then_some(())
 }

@@ -4,7 +4,8 @@
 //! to a provider address of this host and quote a packet from there to one that some record names, in a virtual subnet that exists. Then
 //!
 //! - *too big* lowers what fits to that provider address, never below what every router carries, for [`LIFETIME`] (RFC 1191, RFC 8201);
-//! - *host unreachable*, from that provider address itself, has the record asked for again that the quoted packet went by;
+//! - *host unreachable*, from that provider address itself, has the record asked for again that the quoted packet went by; from anybody, if the
+//!   address stands for one guest alone (IP rewrite);
 //! - every *unreachable* is told to the operator, once for a provider address until there was none for [`QUIET`].
 //!
 //! No message changes a record, a route, or where any frame goes.
@@ -335,15 +336,15 @@ fn concern(frame: &Frame<'_>, policy: &Policy, ip: &Ip, says: Says, quoted: &Quo
             Some(format!("{} says that packets of {mtu} bytes get to {host}", ip.src))
         }
         Says::Unreachable(why) => {
-            match record {
-                // The host is there; a guest of it is not.
-                Some((record, view)) if why == Why::Host && ip.src == host && !view.local => {
-                    state.nv.wanted.doubted(record, now);
-                }
-                _ => {
-                    let reason = || format!("{} says: {why}", ip.src);
-                    state.nv.errors.complain((frame.port.id, host), now, reason);
-                }
+            let itself = ip.src == host;
+            // The host is there and a guest of it is not; or an address is nowhere that stands for one guest.
+            let guest = why == Why::Host && (itself || quoted.carried.is_none());
+            if let Some((record, _)) = record.filter(|(_, view)| guest && !view.local) {
+                state.nv.wanted.doubted(record, now);
+            }
+            if !(itself && guest) {
+                let reason = || format!("{} says: {why}", ip.src);
+                state.nv.errors.complain((frame.port.id, host), now, reason);
             }
             Some(format!("{} says about {host}: {why}", ip.src))
         }

@@ -182,10 +182,6 @@ fn rewritten(
     if ether.tags() > 1 || !policy.providers().iter().any(here) {
         return None;
     }
-    // Where it was until just now is asked later; a packet to a guest elsewhere is on its way there.
-    if !view.local && view.moved == 0 {
-        return None;
-    }
     let Ok(headers) = Headers::parse(head, len) else { return Some(Err(DropReason::NvMalformed)) };
     let Some((source_vsid, source, source_view)) = records.rewritten(src) else {
         // A router has something to say about the guest's packet, to this host.

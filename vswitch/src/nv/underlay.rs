@@ -21,7 +21,7 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Step, Verdict, stop};
-use crate::{Mac, Nanos, PortId, Segment};
+use crate::{Mac, Nanos, PortId, Segment, announce};
 
 /// TTL and hop limit of outer packets.
 pub(super) const TTL: u8 = 64;
@@ -114,7 +114,7 @@ pub fn readdress(
     })
 }
 
-/// Frames that are to go straight out of uplinks now: questions for next hops. To be called about every second; [`errors::Errors::take`] has
+/// Frames that are to go straight out of uplinks now: questions for next hops, and where addresses of IP rewrite are that came here. To be called about every second; [`errors::Errors::take`] has
 /// what an operator may want to know after it.
 pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)> {
     let Some(policy) = snap.nv() else { return Vec::new() };
@@ -129,7 +129,22 @@ pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)>
     let asked = state.nv.neighbours.due(now);
     let known = |port, address| state.nv.neighbours.knows(port, address);
     state.nv.errors.follow(now, &state.nv.neighbours.silent(now), known);
-    asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?))).collect()
+    let questions = asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?)));
+    let arrived = state.nv.records.take_arrived();
+    questions.chain(arrived.into_iter().filter_map(|address| announcement(policy, address))).collect()
+}
+
+/// Tells the provider network that an address of IP rewrite is here now: routers and hosts that knew it elsewhere learn so at once.
+fn announcement(policy: &Policy, address: IpAddr) -> Option<(PortId, Vec<u8>)> {
+    let provider = policy.providers().iter().find(|provider| provider.address.contains(&address))?;
+    // The first of these announces the Ethernet address alone.
+    let mut frame = announce::frames(provider.mac, std::iter::once(address)).into_iter().nth(1)?;
+    if let Some(vlan) = provider.vlan {
+        let [high, low] = vlan.to_be_bytes();
+        let [t0, t1] = ethertype::VLAN.to_be_bytes();
+        frame.splice(12..12, [t0, t1, high, low]);
+    }
+    Some((provider.port, frame))
 }
 
 fn question(snap: &Snapshot, policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::{TTL, ethernet, finish, ip, is_one_station, pad, question, seal, v4_pair, v6_pair, vlan};
 use crate::Mac;
 use crate::frame::ethernet::{Ethernet, ethertype};
+use crate::frame::headers::Ip;
 use crate::frame::ipv4::{self, Ipv4};
 use crate::frame::ipv6::{self, Ipv6};
 use crate::frame::neighbour::kind;
@@ -121,22 +122,28 @@ impl<'a> Asked<'a> {
     /// Whether it is an ICMP error or a redirect, or may be: what is answered with an error must not be one (RFC 1812, 4.3.2.7;
     /// RFC 4443, 2.4).
     fn is_error(&self, frame: &[u8]) -> bool {
-        let icmp = matches!(
-            (self.protocol, self.dst),
-            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_))
-        );
-        icmp && frame.get(self.upper).is_none_or(|&kind| match self.dst {
-            IpAddr::V4(_) => matches!(
-                kind,
-                message::UNREACHABLE
-                    | message::SOURCE_QUENCH
-                    | message::REDIRECT
-                    | message::TIME_EXCEEDED
-                    | message::PARAMETER_PROBLEM
-            ),
-            IpAddr::V6(_) => kind < message::V6_FIRST_INFORMATION || kind == kind::REDIRECT,
-        })
+        is_error(self.protocol, self.dst, frame.get(self.upper).copied())
     }
+}
+
+/// The same of a packet whose headers are known.
+pub fn may_be_error(ip: &Ip) -> bool {
+    is_error(ip.protocol, ip.dst, ip.icmp.map(|(kind, _)| kind))
+}
+
+fn is_error(protocol: u8, dst: IpAddr, kind: Option<u8>) -> bool {
+    let icmp = matches!((protocol, dst), (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)));
+    icmp && kind.is_none_or(|kind| match dst {
+        IpAddr::V4(_) => matches!(
+            kind,
+            message::UNREACHABLE
+                | message::SOURCE_QUENCH
+                | message::REDIRECT
+                | message::TIME_EXCEEDED
+                | message::PARAMETER_PROBLEM
+        ),
+        IpAddr::V6(_) => kind < message::V6_FIRST_INFORMATION || kind == kind::REDIRECT,
+    })
 }
 
 /// Writes the reply to an echo request in the name of the address it was sent to. `frame` is all of it. `false` if it is no echo request,
