@@ -39,6 +39,7 @@ pub(crate) mod tunnel;
 pub mod underlay;
 pub(crate) mod walk;
 pub mod wanted;
+mod ways;
 pub mod wire;
 
 pub use absent::{Absent, not_here, tells};

@@ -149,7 +149,7 @@ fn announcement(policy: &Policy, address: IpAddr) -> Option<(PortId, Vec<u8>)> {
 
 fn question(snap: &Snapshot, policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
     let segment = Segment(hop.vlan.unwrap_or(0).into());
-    let own = policy.own_on(segment).filter(|(port, _)| *port == hop.port).map(|(_, own)| own);
+    let own = policy.ways().own_on(segment).iter().filter(|(port, _)| *port == hop.port).map(|(_, own)| own);
     let own = own.filter(|own| own.addr().is_ipv4() == hop.address.is_ipv4());
     let from = own.max_by_key(|own| own.contains(&hop.address))?;
     let mac = snap.port(hop.port)?.mac;
@@ -166,7 +166,7 @@ fn question(snap: &Snapshot, policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
 /// answered; next hops that say where they are are heard.
 pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     let Some(policy) = frame.snap.nv() else { return Step::Continue(()) };
-    if frame.port.policy.vsid.is_some() || policy.own_on(frame.segment).next().is_none() {
+    if frame.port.policy.vsid.is_some() || policy.ways().own_on(frame.segment).is_empty() {
         return Step::Continue(());
     }
     frame.looked = true;
@@ -183,9 +183,8 @@ pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     };
     let peers = &frame.state.nv.records.peers;
     let used = headers.ip.map(|ip| ip.src).into_iter().chain(claimed);
-    let mut used = used.filter(|&address| {
-        policy.own_on(frame.segment).any(|(_, own)| own.addr() == address) || peers.find(address).is_some()
-    });
+    let mut used =
+        used.filter(|&address| policy.ways().is_own(frame.segment, address) || peers.find(address).is_some());
     if let Some(address) = used.next() {
         frame.notice(Event::AddressSpoofed { port: frame.port.id, address });
         return stop(DropReason::ProviderSpoofed);
@@ -203,7 +202,7 @@ fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
     let vlan = u16::try_from(frame.segment.0).ok().filter(|&vlan| vlan != 0);
     if let Some(address) = claimed {
         let hop = Hop { port: frame.port.id, vlan, address };
-        if policy.own_on(frame.segment).any(|(_, own)| own.addr() == address) {
+        if policy.ways().is_own(frame.segment, address) {
             if frame.port.mac != frame.src {
                 frame.notice(Event::ProviderDuplicate { port: frame.port.id, address, mac: frame.src });
             }
@@ -224,12 +223,13 @@ fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
 
 /// The Ethernet address of a provider address that is this host's in the frame's network, or stands for a guest of this host.
 fn own(frame: &Frame<'_>, policy: &Policy, address: IpAddr) -> Option<Mac> {
-    let here = || policy.own_on(frame.segment).filter(|(port, _)| *port == frame.port.id);
-    if here().any(|(_, own)| own.addr() == address) {
+    let (ways, port) = (policy.ways(), frame.port.id);
+    if ways.is_own_at(frame.segment, port, address) {
         return Some(frame.port.mac);
     }
     frame.state.nv.records.rewritten(address).filter(|(_, _, view)| view.local)?;
-    here().any(|(_, own)| own.contains(&address)).then_some(frame.port.mac)
+    let mut here = ways.own_on(frame.segment).iter().filter(|(at, _)| *at == port);
+    here.any(|(_, own)| own.contains(&address)).then_some(frame.port.mac)
 }
 
 /// What an ARP message or one of neighbour discovery says, and whose address it says is at the frame's source.
