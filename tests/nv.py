@@ -313,6 +313,164 @@ def s14_11_a_forwarding_gateway_routes_between_a_customer_network_and_a_physical
     close(f, hosts)
 
 
+def happened(h, kind):
+    """The events of a kind at a host."""
+    out = h.switch.text("--json", "events")
+    return [e for e in (json.loads(line) for line in out.splitlines() if line.startswith("{")) if e.get("kind") == kind]
+
+
+@test
+def s14_13_a_link_on_the_way_that_carries_less_is_learned_from_its_router():
+    subnets = {"192.168.34.8/24": "192.168.42.12/24", "fd00:34::8/64": "fd00:42::c/64"}
+    notes = []
+    for (here, there), encap in zip(subnets.items(), ("nvgre", "vxlan")):
+        f = Fabric("192.168.34.0/24", "fd00:34::/64", "192.168.42.0/24", "fd00:42::/64")
+        # The router's link towards the other host carries 1400 bytes, though both hosts' own carry 1500.
+        f.run("ip link set br2 mtu 1400; ip link set br3 mtu 1400")
+        hosts = NvHost(f, here), NvHost(f, there)
+        blue(hosts)
+        for n, h in enumerate(hosts, 3):
+            policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:03:00:0{n}", h.pa, "--encap", encap))
+        a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+        a.run(f"ip link set {a.tap} mtu {1458 if encap == 'nvgre' else 1430}")
+        answers(a, "10.16.1.4")
+        fits = 1400 - {"nvgre": 42, "vxlan": 70}[encap]
+        out = a.run(f"ping -c 4 -i 0.3 -W 1 -M do -s {fits + 10 - 28} 10.16.1.4", check=False).out
+        must(f"mtu = {fits}" in out or f"mtu={fits}" in out, f"{encap}: {out}; dropped {hosts[0].drops()}")
+        must("From 10.16.1.1" in out, f"the customer network's router says so: {out}")
+        answers(a, "10.16.1.4", size=fits - 28, extra="-M do")
+        b.serve_iperf()
+        a.run("ip route flush cache")
+        flow = traffic.iperf(a, "10.16.1.4", 2)
+        must(flow.mbps > 20, f"TCP over the narrow link: {flow}; dropped {hosts[0].drops()}")
+        notes.append(f"{encap}: {fits} bytes fit, {flow.mbps:.0f} Mbit/s")
+        close(f, hosts)
+    return "; ".join(notes)
+
+
+@test
+def s20_5_a_host_without_the_guest_says_so_and_the_network_that_cannot_reach_a_host_is_reported():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    for n, h in enumerate(hosts, 3):
+        policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:03:00:0{n}", h.pa))
+    a, _ = (h.machine("vm", 5001, f"10.16.1.{n}/24", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
+    answers(a, "10.16.1.4")
+    # The guest leaves the second host; the first one is not told.
+    hosts[1].cli("port", "remove", "vm")
+    policy([hosts[1]], ("record", "remove", "--vsid", 5001, "--ca", "10.16.1.4"))
+    said = captured(f, 1, lambda: silent(a, "10.16.1.4"), "icmp[icmptype] == 3")
+    must(len(said) == 1, "nothing was said")
+    text = json.dumps(said[0])
+    must('"icmp.code": "1"' in text and '"icmp.checksum.status": "1"' in text, f"not a sound 'host unreachable': {text[:2000]}")
+    must('"ip.src": "192.168.42.12"' in text and '"gre.key"' in text and "10.16.1.4" in text, f"it quotes the packet: {text[:2000]}")
+    must(not happened(hosts[0], "provider-unreachable"), "the host itself is there")
+    # Now the host itself goes; its router says so.
+    hosts[1].namespace.run(f"ip link set {hosts[1].wire} down")
+    f.run("ip neigh flush all")
+    def told():
+        traffic.ping(a, "10.16.1.4", 3, interval=0.2)
+        return happened(hosts[0], "provider-unreachable")
+    events = host.until("the event", told, 20)
+    must(len(events) == 1 and events[0]["address"] == "192.168.42.12" and "192.168.34.1 says" in events[0]["reason"], f"{events}")
+    answers(a, "10.16.1.1")
+    close(f, hosts)
+
+def unknown(vsid, mac, pa):
+    """The words of a record of a guest whose address is not known."""
+    return ("record", "add", "--vsid", vsid, "--mac", mac, "--pa", pa, "--kind", "l2-only")
+
+
+def serve_dhcp(machine, first, last):
+    """A DHCP server in a tenant's machine; its process."""
+    host.need("dnsmasq-base")
+    argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", f"--interface={machine.tap}",
+            "--bind-interfaces", f"--dhcp-range={first},{last},255.255.255.0,5m", "--dhcp-authoritative", "--leasefile-ro", "--no-ping"]
+    p = host.spawn(["ip", "netns", "exec", machine.name, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    return p
+
+
+def lease(machine, tries=4):
+    """The address that a tenant's machine gets by DHCP and uses from now on; None = nobody gives it one."""
+    host.need("busybox")
+    script = host.work() / "lease"
+    script.write_text('#!/bin/sh\n[ "$1" = bound ] || exit 0\nip addr flush dev $interface\nip addr add $ip/$mask dev $interface\necho lease $ip\n')
+    script.chmod(0o755)
+    out = machine.run(f"busybox udhcpc -i {machine.tap} -n -q -f -t {tries} -T 1 -s {script} 2>&1", check=False, timeout=60).out
+    found = [line.split()[1] for line in out.splitlines() if line.startswith("lease ")]
+    return found[0] if found else None
+
+
+@test
+def s14_8_a_guest_gets_its_address_from_a_dhcp_server_of_its_tenant_at_another_host():
+    host.need("ethtool")
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    macs = {name: f"00:15:5d:07:00:0{n}" for n, name in enumerate(("server", "known", "rogue", "client"), 1)}
+    where = {"server": hosts[0], "known": hosts[0], "rogue": hosts[0], "client": hosts[1]}
+    for name in ("server", "rogue", "client"):
+        policy(hosts, unknown(5001, macs[name], where[name].pa))
+    policy(hosts, record(5001, "10.16.1.3", macs["known"], hosts[0].pa))
+    addresses = {"server": "10.16.1.2/24", "known": "10.16.1.3/24", "rogue": "10.16.1.4/24", "client": ""}
+    m = {name: h.machine(name, 5001, addresses[name], macs[name]) for name, h in where.items()}
+    server = serve_dhcp(m["server"], "10.16.1.100", "10.16.1.109")
+    ip = lease(m["client"])
+    must(ip and 100 <= int(ip.rsplit(".", 1)[1]) <= 109, f"lease {ip}; dropped {hosts[0].drops()}, {hosts[1].drops()}")
+    for other in ("10.16.1.2", "10.16.1.3"):
+        answers(m["client"], other)
+    answers(m["known"], ip)
+    learned = [r for r in hosts[1].cli("nv", "record", "list") if r.get("ca") == ip]
+    must(len(learned) == 1 and learned[0]["kind"] == "dynamic" and learned[0]["mac"] == macs["client"], f"at its host: {learned}")
+    host.stop(server)
+    # A tenant's machine that is no server: its host keeps its offers in, across the tunnel as at home.
+    rogue = serve_dhcp(m["rogue"], "10.16.1.200", "10.16.1.209")
+    hosts[0].cli("port", "set", "rogue", "--dhcp-guard", "on")
+    policy(hosts, unknown(5001, "00:15:5d:07:00:05", hosts[0].pa))
+    at_home = hosts[0].machine("client", 5001, "", "00:15:5d:07:00:05")
+    must(lease(m["client"], 3) is None and lease(at_home, 3) is None, "a guarded port gave somebody an address")
+    must(hosts[0].drops().get("dhcp-guard", 0) > 0, f"dropped {hosts[0].drops()}")
+    hosts[0].cli("port", "set", "rogue", "--dhcp-guard", "off")
+    got = lease(m["client"]), lease(at_home)
+    must(all(ip and 200 <= int(ip.rsplit(".", 1)[1]) <= 209 for ip in got), f"without the guard: {got}")
+    host.stop(rogue)
+    close(f, hosts)
+
+
+@test
+def s14_4_a_host_with_two_provider_addresses_uses_the_one_that_a_record_names():
+    f = Fabric("192.168.34.0/24")
+    hosts = [NvHost(f, f"192.168.34.{8 + n}/24") for n in range(2)]
+    # A provider network of its own, in a VLAN on the same wire: the first host is in both, the third one in this alone.
+    third = NvHost(f, "192.168.34.10/24")
+    for h, pa in ((hosts[0], "192.168.50.8/24"), (third, "192.168.50.10/24")):
+        h.cli("nv", "provider", "add", "--address", pa, "--uplink", "wire", "--vlan", 50, "--gateway", "192.168.50.1")
+    third.cli("nv", "provider", "remove", "192.168.34.10")
+    hosts.append(third)
+    blue(hosts)
+    where = {"a": (hosts[0], "192.168.34.8"), "b": (hosts[0], "192.168.50.8"), "c": (hosts[1], "192.168.34.9"), "d": (third, "192.168.50.10")}
+    m = {}
+    for n, (name, (h, pa)) in enumerate(where.items(), 3):
+        policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:08:00:0{n}", pa))
+    for n, (name, (h, pa)) in enumerate(where.items(), 3):
+        m[name] = h.machine(name, 5001, f"10.16.1.{n}/24", f"00:15:5d:08:00:0{n}")
+    answers(m["a"], "10.16.1.4")
+    for source, to, ends, vlan in (("a", "10.16.1.5", ("192.168.34.8", "192.168.34.9"), None), ("b", "10.16.1.6", ("192.168.50.8", "192.168.50.10"), "50")):
+        answers(m[source], to)
+        expression = f"proto gre and host {ends[0]} and host {ends[1]}"
+        frames = captured(f, 4, lambda: answers(m[source], to, 4), f"vlan {vlan} and {expression}" if vlan else expression)
+        seen = {layers.get("vlan", {}).get("vlan.id") for layers in frames}
+        must(len(frames) == 4 and seen == {vlan}, f"from {source} between {ends}: {len(frames)} frames, in VLAN {seen}")
+    # One of the two networks goes: the other is none the worse.
+    third.namespace.run(f"ip link set {third.wire} down")
+    silent(m["b"], "10.16.1.6")
+    answers(m["a"], "10.16.1.5", 20)
+    answers(m["c"], "10.16.1.3", 20)
+    close(f, hosts)
+
+
 def close(f, hosts):
     for h in hosts:
         h.switch.close()

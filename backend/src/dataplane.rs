@@ -85,11 +85,15 @@ impl Dataplane {
         resolve(&self.shared.view().snapshot, &self.shared.state, vsid, ca)
     }
 
-    /// Sends questions for next hops of the provider network that are not known, out of the uplinks they are at.
+    /// Sends questions for next hops of the provider network that are not known, out of the uplinks they are at; reports those that do not
+    /// answer and what else the provider network complains about.
     pub fn ask_next_hops(&self) {
         let view = self.shared.view();
         for (uplink, frame) in nv::due(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles())) {
             self.send_out(uplink, vec![frame]);
+        }
+        for event in self.shared.state.nv.errors.take() {
+            self.shared.events.emit(event);
         }
     }
 

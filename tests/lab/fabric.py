@@ -77,7 +77,7 @@ class NvHost:
         inside.tap, inside.mac, inside.host, inside.port = tap, mac, self, name
         inside.run(f"sysctl -q net.ipv6.conf.{tap}.accept_ra=0 net.ipv6.conf.{tap}.router_solicitations=0 net.ipv6.conf.{tap}.addr_gen_mode=1")
         inside.run(f"ip link set {tap} mtu 1458 up")
-        for one in address.split(","):
+        for one in filter(None, address.split(",")):
             inside.run(f"ip addr add {one} dev {tap} {'nodad' if ':' in one else ''}")
         for one in filter(None, (gateway or "").split(",")):
             inside.run(f"ip route add default via {one}")

@@ -318,6 +318,22 @@ pub enum Event {
         /// His MAC address.
         mac: Mac,
     },
+    /// Another host's provider address, or the router to it, cannot be reached: it does not answer, or the network says so.
+    ProviderUnreachable {
+        /// The uplink.
+        port: PortId,
+        /// The address.
+        address: IpAddr,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A provider address that could not be reached answers again, or nobody complains about it any more.
+    ProviderReachable {
+        /// The uplink.
+        port: PortId,
+        /// The address.
+        address: IpAddr,
+    },
     /// The guest asks its peers to be told where it is (RARP sent on its behalf).
     Announced {
         /// The port.

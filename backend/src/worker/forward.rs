@@ -86,6 +86,9 @@ impl Delivery {
                     continue;
                 }
                 Verdict::Drop(reason) => {
+                    if let Some(ingress) = self.customers.ingress(index) {
+                        self.tell(&context, burst, index, &ingress, reason);
+                    }
                     let (packets, _) = self.plans.charge(counters, burst, one, Direction::Out);
                     counters.out_drop(from, reason, packets);
                 }

@@ -141,6 +141,7 @@ impl Delivery {
             return Ok(frame.retag(tagging));
         }
         let (before, offload) = (frame.keep(), frame.offload);
+        let mut limit = u16::MAX;
         let result = (|| {
             if let Some(rewrite) = overlay.rewrite {
                 wire::rewrite::macs(frame.head_mut(), rewrite.dst, rewrite.src);
@@ -154,6 +155,11 @@ impl Delivery {
             }
             match overlay.tunnel {
                 Some(tunnel) if tunnel.encap == Encap::Rewrite => {
+                    // Routers fragment it where that is allowed.
+                    limit = nv::room(state, context.now, &tunnel, u16::MAX);
+                    if wire::rewrite::is_whole(frame.head()) {
+                        mtu::check(limit, frame.head(), frame.len, &offload)?;
+                    }
                     nv::readdress(snapshot, state, &tunnel, frame.head_mut(), &offload)
                 }
                 // The outer frame has the provider's tag.
@@ -168,6 +174,9 @@ impl Delivery {
             }
             Err(reason) => {
                 frame.restore(&before);
+                if reason == DropReason::MtuExceeded {
+                    self.answer_too_big(context, burst, index, limit);
+                }
                 Err(reason)
             }
         }
@@ -175,11 +184,9 @@ impl Delivery {
 
     /// Puts a frame, or the segments it stands for, into the outbox behind the outer headers of its tunnel.
     pub(super) fn gather_through(&mut self, run: &mut Run<'_>, burst: &Burst, index: usize, tunnel: &Tunnel) {
-        let (snapshot, state) = (&run.context.view.snapshot, &run.context.shared.state);
+        let state = &run.context.shared.state;
         let frame = &burst.frames[index];
-        let overhead = nv::overhead(snapshot, state, tunnel);
-        // The outer Ethernet header does not count, the inner one does.
-        let limit = u32::from(run.port.mtu).saturating_sub(overhead) as u16;
+        let limit = nv::room(state, run.context.now, tunnel, run.port.mtu);
         let (packets, bytes) = frame.offload.wire(frame.len);
         if mtu::check(limit, frame.head(), frame.len, &frame.offload).is_err() {
             self.answer_too_big(run.context, burst, index, limit);
@@ -295,6 +302,26 @@ impl Delivery {
         let (frame, len) = (&self.linear, self.linear.len() as u32);
         let mut bytes = Vec::new();
         if nv::answer(&view.snapshot, &shared.state, now, from, frame, len, &mut bytes) {
+            self.keep_answer(bytes);
+        }
+    }
+
+    /// Tells the host that a frame came from, which is dropped for `reason`, if its receiver is not at this one.
+    pub(super) fn tell(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        index: usize,
+        ingress: &Ingress,
+        reason: DropReason,
+    ) {
+        let (snapshot, state) = (&context.view.snapshot, &context.shared.state);
+        if !nv::tells(snapshot, state, context.now, ingress, reason, burst.frames[index].head()) {
+            return;
+        }
+        burst.linearise(index, &mut self.linear);
+        let mut bytes = Vec::new();
+        if nv::not_here(snapshot, state, ingress, &self.linear, &mut bytes) {
             self.keep_answer(bytes);
         }
     }

@@ -175,12 +175,11 @@ pub(super) fn arrive(
     head: &[u8],
     len: u32,
 ) -> Option<Result<Opened, DropReason>> {
-    policy.all_gateways().next()?;
     let ether = Ethernet::parse(head)?;
     let vlan = Some(ether.vlan_id()).filter(|&vlan| vlan != 0);
     let ours = snap.port(from).is_some_and(|port| port.mac == ether.dst()) && ether.tags() < 2;
-    let here = |g: &LocalGateway| g.port == from && g.vlan == vlan;
-    if !ours || !policy.all_gateways().any(|(_, g)| here(g)) {
+    let ways = policy.ways();
+    if !ways.has_gateway(from, vlan) || !ours {
         return None;
     }
     if !matches!(ether.ethertype(), ethertype::IPV4 | ethertype::IPV6) {
@@ -189,7 +188,7 @@ pub(super) fn arrive(
     let strip = ether.header_len() - HEADER_LEN;
     let ip = Headers::parse(head, len).ok()?.ip?;
     let mut translated = None;
-    let (network, dst) = if policy.nat_gateway(ip.dst).is_some_and(here) {
+    let (network, dst) = if ways.is_nat(from, vlan, ip.dst) {
         let mut bytes = [0; HEAD_LEN];
         let seen = head.get(strip..)?;
         let seen = seen.get(..HEAD_LEN.min((len as usize).saturating_sub(strip))).unwrap_or(seen);
@@ -208,9 +207,7 @@ pub(super) fn arrive(
         translated = Some(bytes);
         (policy.network_of(rdid)?, inside)
     } else {
-        let leads = |g: &LocalGateway| g.mode == GatewayMode::Forward && here(g);
-        let on_link = |network| matches!(policy.route(network, ip.dst), Some(Target::OnLink(_)));
-        let (network, _) = policy.all_gateways().find(|&(network, g)| leads(g) && on_link(network))?;
+        let network = ways.forward(from, vlan, ip.dst, |network| policy.route(network, ip.dst))?;
         (network, ip.dst)
     };
     let Some(Target::OnLink(vsid)) = policy.route(network, dst) else {

@@ -7,11 +7,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::gateway;
 use super::model::Encap;
 use super::overlay::Ingress;
 use super::policy::{LocalProvider, Policy, ROUTER_MAC};
 use super::wire::{self, rewrite};
+use super::{errors, gateway};
 use crate::frame::ethernet::{self, HEADER_LEN, ethertype};
 use crate::frame::headers::Headers;
 use crate::frame::offload::Offload;
@@ -182,15 +182,11 @@ fn rewritten(
     if ether.tags() > 1 || !policy.providers().iter().any(here) {
         return None;
     }
-    // Where it was until just now is asked later; a packet to a guest elsewhere is on its way there.
-    if !view.local && view.moved == 0 {
-        return None;
-    }
-    if Headers::parse(head, len).is_err() {
-        return Some(Err(DropReason::NvMalformed));
-    }
+    let Ok(headers) = Headers::parse(head, len) else { return Some(Err(DropReason::NvMalformed)) };
     let Some((source_vsid, source, source_view)) = records.rewritten(src) else {
-        return Some(Err(DropReason::NvSourceSpoofed));
+        // A router has something to say about the guest's packet, to this host.
+        let error = view.local && headers.ip.is_some_and(|ip| errors::is_error(&ip));
+        return (!error).then_some(Err(DropReason::NvSourceSpoofed));
     };
     let mac = if source_vsid == vsid { source_view.mac } else { ROUTER_MAC };
     let readdress = Readdress::new(view.mac, mac, ether.ethertype(), (source, ca), None);

@@ -12,12 +12,14 @@
 //! |---|---|
 //! | of a port in a virtual subnet | the ordinary steps, then [`walk`], ARP and neighbour discovery by [`discovery`] |
 //! | of the physical network | [`ingress`]: is it a tunnel's packet to this host |
-//! | out of a tunnel | [`tunnel`] |
+//! | out of a tunnel | [`tunnel`]; for nobody here, [`tells`] |
 //! | to and from a physical network beyond a gateway | [`gateway`] |
-//! | of the provider network itself | [`underlay`] |
+//! | of the provider network itself | [`underlay`], its complaints by [`errors`] |
 
+mod absent;
 pub mod answer;
 pub(crate) mod discovery;
+pub mod errors;
 pub mod gateway;
 pub mod ingress;
 pub mod interest;
@@ -37,13 +39,15 @@ pub(crate) mod tunnel;
 pub mod underlay;
 pub(crate) mod walk;
 pub mod wanted;
+mod ways;
 pub mod wire;
 
+pub use absent::{Absent, not_here, tells};
 pub use gateway::exit;
 pub use ingress::{Opened, Readdress, open};
 pub use replies::{Answer, answer, replicas, too_big};
 pub use resolve::{Resolution, resolve};
-pub use underlay::{due, encapsulate, overhead, readdress, template};
+pub use underlay::{due, encapsulate, readdress, room, template};
 
 use crate::{Nanos, PortId, hash};
 
@@ -60,6 +64,10 @@ pub struct Tables {
     pub learned: learning::Learned,
     /// Lookup records that the policy store is to be asked for.
     pub wanted: wanted::Wanted,
+    /// What the provider network says about packets of this host's.
+    pub errors: errors::Errors,
+    /// What other hosts were told about guests that are not here.
+    pub absent: Absent,
 }
 
 impl Tables {
@@ -71,6 +79,8 @@ impl Tables {
             nats: gateway::Nats::new(hash::expand(seed, 3)),
             learned: learning::Learned::new(hash::expand(seed, 2)),
             wanted: wanted::Wanted::new(hash::expand(seed, 4)),
+            errors: errors::Errors::new(hash::expand(seed, 5)),
+            absent: Absent::new(hash::expand(seed, 6)),
         }
     }
 

@@ -111,6 +111,8 @@ impl Neighbours {
             if self.table.touched(index) == 0 {
                 self.table.touch(index, now); // it was asked for before anybody knew the time
             }
+            // Of one that never answered, silence is counted from the first question.
+            let heard = if heard == 0 { now.max(1) } else { heard };
             if now.saturating_sub(self.table.touched(index)) >= IDLE {
                 self.table.remove(&key);
                 if mac != 0 {
@@ -133,6 +135,23 @@ impl Neighbours {
             }
         }
         due
+    }
+
+    /// Whether the Ethernet address of a next hop is known, in any network of an uplink. Walks the whole table.
+    pub(super) fn knows(&self, port: PortId, address: IpAddr) -> bool {
+        (0..self.table.extent()).any(|index| {
+            let Some((_, key, [mac, ..])) = self.table.read(index) else { return false };
+            mac != 0 && hop(&key).is_some_and(|hop| hop.port == port && hop.address == address)
+        })
+    }
+
+    /// Next hops that somebody needs and that have not answered for [`LOST`].
+    pub(super) fn silent(&self, now: Nanos) -> Vec<Hop> {
+        let one = |index| {
+            let (_, key, [mac, _, heard]) = self.table.read(index)?;
+            (mac == 0 && now.saturating_sub(heard) >= LOST).then(|| hop(&key)).flatten()
+        };
+        (0..self.table.extent()).filter_map(one).collect()
     }
 
     /// A number that has grown whenever an answer of [`Neighbours::find`] may be another.

@@ -1,12 +1,14 @@
 //! Provider addresses that lookup records name, as small numbers.
 //!
 //! A number stands for its address for as long as any record names it, as the place of now or of before its last move. An address of
-//! IP rewrite stands for one customer address alone; which one is noted here, so that what comes for it is found.
+//! IP rewrite stands for one customer address alone; which one is noted here, so that what comes for it is found. So is how long packets
+//! on the way there may be, where a router said that they were too long.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::overlay::PaId;
 use super::table::{Handle, Key, Table};
+use crate::Nanos;
 
 /// Provider addresses at most, those of IP rewrite included.
 pub const LIMIT: u32 = 65_536;
@@ -31,6 +33,20 @@ impl Peers {
     /// The address that a number stands for.
     pub fn address(&self, id: PaId) -> Option<IpAddr> {
         self.table.read(id.0).and_then(|(_, key, _)| address(&key))
+    }
+
+    /// The address that a number stands for, and how long packets to it may be, IP header included, by a router's word: up to a time.
+    #[inline]
+    pub(super) fn path(&self, id: PaId) -> Option<(IpAddr, u16, Nanos)> {
+        let (_, key, [_, mtu, until]) = self.table.read(id.0)?;
+        Some((address(&key)?, mtu as u16, until))
+    }
+
+    /// Notes how long packets to an address may be, and until when that holds.
+    pub(super) fn set_path(&self, id: PaId, mtu: u16, until: Nanos) {
+        if let Some((_, _, [record, ..])) = self.table.read(id.0) {
+            self.table.update(id.0, [record, mtu.into(), until]);
+        }
     }
 
     /// The record whose customer address alone an address stands for (IP rewrite): its place in the table of records.
@@ -81,7 +97,7 @@ impl Peers {
             None => return,
         };
         if value[0] != new {
-            self.table.update(id.0, [new, 0, 0]);
+            self.table.update(id.0, [new, value[1], value[2]]);
         }
     }
 }

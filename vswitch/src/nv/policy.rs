@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::model::{
     Gateway, GatewayMode, MAX_VSID, MIN_VSID, Network, NextHop, Provider, Rdid, Route, Subnet,
 };
+use super::ways::Ways;
 use crate::{Mac, PortId, Segment};
 
 /// The distributed router's address: the same at every host, so that a guest that moves finds its router where it was. Locally
@@ -19,7 +20,7 @@ use crate::{Mac, PortId, Segment};
 pub const ROUTER_MAC: Mac = Mac([0x02, 0x54, 0x50, 0x4b, 0x00, 0x01]);
 
 /// A customer network's number in one policy.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NetworkId(u32);
 
 /// Where a customer address is, by its network's subnets and routes.
@@ -124,6 +125,8 @@ pub struct Policy {
     domains: Vec<Domain>,
     subnets: HashMap<u32, VirtualSubnet>,
     providers: Vec<LocalProvider>,
+    by_rdid: HashMap<Rdid, NetworkId>,
+    ways: Ways,
 }
 
 impl Policy {
@@ -186,6 +189,14 @@ impl Policy {
                 gateway,
             })
             .collect();
+        let mut prefixes: HashMap<NetworkId, Vec<IpNet>> = HashMap::new();
+        for subnet in this.subnets.values() {
+            prefixes.entry(subnet.network).or_default().extend(&subnet.prefixes);
+        }
+        this.ways = Ways::new(&this.providers, this.all_gateways(), &prefixes);
+        for (id, network) in (0..).map(NetworkId).zip(networks) {
+            this.by_rdid.entry(network.rdid).or_insert(id);
+        }
         this
     }
 
@@ -226,26 +237,14 @@ impl Policy {
         (0..).zip(&self.domains).flat_map(of)
     }
 
-    /// One whose shared address this is.
-    pub(super) fn nat_gateway(&self, address: IpAddr) -> Option<&LocalGateway> {
-        let has = |g: &&LocalGateway| {
-            g.mode == GatewayMode::Nat && g.address.is_some_and(|own| own.addr() == address)
-        };
-        self.all_gateways().map(|(_, gateway)| gateway).find(has)
+    /// Where this host is in physical networks.
+    pub(super) fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// A customer network by its identity.
     pub(super) fn network_of(&self, rdid: Rdid) -> Option<NetworkId> {
-        let at = self.networks.iter().position(|network| network.rdid == rdid)?;
-        u32::try_from(at).ok().map(NetworkId)
-    }
-
-    /// The addresses that this host has for itself in a network of an uplink: those of providers and of gateways.
-    pub(super) fn own_on(&self, segment: Segment) -> impl Iterator<Item = (PortId, IpNet)> {
-        let providers = self.on(segment).map(|p| (p.port, p.address));
-        let here = move |g: &LocalGateway| Segment(g.vlan.unwrap_or(0).into()) == segment;
-        let gateways = self.all_gateways().map(|(_, g)| g).filter(move |g| here(g));
-        providers.chain(gateways.filter_map(|g| Some((g.port, g.address?))))
+        self.by_rdid.get(&rdid).copied()
     }
 
     /// The provider addresses of this host.
@@ -264,11 +263,6 @@ impl Policy {
         let on_link = self.providers.iter().filter(|provider| provider.address.contains(&to));
         let routed = || self.providers.iter().find(|provider| provider.next_hop(to).is_some());
         on_link.max_by_key(|provider| provider.address.prefix_len()).or_else(routed)
-    }
-
-    /// The provider addresses of this host in a network of an uplink.
-    pub(super) fn on(&self, segment: Segment) -> impl Iterator<Item = &LocalProvider> {
-        self.providers.iter().filter(move |provider| provider.segment() == segment)
     }
 }
 
@@ -303,7 +297,7 @@ impl Domain {
 }
 
 /// The first `len` bits of an address.
-fn bits(address: IpAddr, len: u8) -> u128 {
+pub(super) fn bits(address: IpAddr, len: u8) -> u128 {
     let (bits, width) = match address {
         IpAddr::V4(v4) => (u128::from(u32::from(v4)), 32),
         IpAddr::V6(v6) => (u128::from(v6), 128),

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::errors::LIFETIME;
 use super::members::{Member, Members};
 use super::model::{Encap, Kind, Record};
 use super::overlay::{PaId, Reach};
@@ -27,6 +28,9 @@ pub const DEFAULT_CAPACITY: u32 = 1 << 20;
 
 /// How long after a move frames follow a record's guest, in nanoseconds (30 seconds).
 pub const GRACE: Nanos = 30_000_000_000;
+
+/// Arrivals of IP rewrite that are remembered until the provider network was told, at most.
+pub(super) const ARRIVALS: usize = 1024;
 
 /// By what a record is found within its virtual subnet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -103,6 +107,8 @@ struct Writer {
     names: Vec<u32>,
     /// Records that remember a move, and since when.
     moved: VecDeque<(Handle, Nanos)>,
+    /// Addresses of IP rewrite that are at this host from now on, which the provider network is to be told.
+    arrived: Vec<IpAddr>,
     /// Records that are one guest's who forwards; by key of the table.
     gateways: HashMap<(u32, u64), u32, hash::Seeded>,
 }
@@ -122,6 +128,7 @@ impl Records {
             writer: Mutex::new(Writer {
                 names: Vec::new(),
                 moved: VecDeque::new(),
+                arrived: Vec::new(),
                 gateways: HashMap::with_hasher(hash::Seeded(hash::expand(seed, 23))),
             }),
         }
@@ -174,6 +181,10 @@ impl Records {
         let of = of(record);
         let key = key(record.vsid, of);
         let found = self.table.find(&key).map(|(handle, value)| (handle.index(), view(&value)));
+        let here = local && found.is_none_or(|(_, old)| !old.local || old.wire != wire);
+        if here && encap == Encap::Rewrite && writer.arrived.len() < ARRIVALS {
+            writer.arrived.extend(record.rewrite_pa);
+        }
         let Some((index, old)) = found else {
             let Some(handle) = self.table.insert(&key, words(&new), now) else {
                 self.unname(&mut writer, pa);
@@ -225,6 +236,20 @@ impl Records {
             self.unname(&mut writer, pa);
         }
         true
+    }
+
+    /// A router says that packets of `mtu` bytes, IP header included, get to a provider address: no longer ones do, for a while. Nothing is
+    /// done if it says more than is known, or if a writer is busy: the next packet that is too long makes it say so again.
+    pub(super) fn narrow(&self, id: PaId, mtu: u16, now: Nanos) {
+        let Ok(_alone) = self.writer.try_lock() else { return };
+        if self.peers.path(id).is_some_and(|(_, known, until)| now >= until || mtu <= known) {
+            self.peers.set_path(id, mtu, now.saturating_add(LIFETIME));
+        }
+    }
+
+    /// The addresses of IP rewrite that came to this host since the last call, as far as they were noted: [`ARRIVALS`] of them.
+    pub(super) fn take_arrived(&self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.lock().arrived)
     }
 
     /// Forgets moves that are longer ago than [`GRACE`]. To be called every few seconds.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::answer::{arp_request, neighbour_solicitation};
 use super::discovery::{self, Says};
+use super::errors;
 use super::model::Encap;
 use super::neighbours::Hop;
 use super::overlay::Tunnel;
@@ -20,10 +21,10 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Step, Verdict, stop};
-use crate::{Mac, Nanos, PortId, Segment};
+use crate::{Mac, Nanos, PortId, Segment, announce};
 
 /// TTL and hop limit of outer packets.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 
 /// The two ends of a tunnel, as its packets name them, and whom they are given to.
 struct Ends<'a> {
@@ -85,10 +86,14 @@ pub fn encapsulate(
     template.emit(entropy, len as usize, wire::tos(head), 0, out).ok_or(DropReason::MtuExceeded)
 }
 
-/// By how many bytes packets must be shorter than an uplink's MTU to go into a tunnel.
-pub fn overhead(_: &Snapshot, state: &State, tunnel: &Tunnel) -> u32 {
-    let v6 = state.nv.records.peers.address(tunnel.dst).is_some_and(|address| address.is_ipv6());
-    wire::overhead(tunnel.encap, v6, false) as u32
+/// How long a customer's packet may be, IP header included, to go into a tunnel and out of an uplink whose MTU is `mtu`.
+#[inline]
+pub fn room(state: &State, now: Nanos, tunnel: &Tunnel, mtu: u16) -> u16 {
+    let path = state.nv.records.peers.path(tunnel.dst);
+    let v6 = path.is_some_and(|(address, ..)| address.is_ipv6());
+    let narrower = path.filter(|&(_, _, until)| now < until).map_or(mtu, |(_, path, _)| mtu.min(path));
+    // The outer Ethernet header does not count, the inner one does.
+    narrower.saturating_sub(wire::overhead(tunnel.encap, v6, false) as u16)
 }
 
 /// IP rewrite: replaces the addresses of a frame with those that stand for them on the wire, and says which tag it goes with. The error as in
@@ -109,7 +114,8 @@ pub fn readdress(
     })
 }
 
-/// Frames that are to go straight out of uplinks now: questions for next hops. To be called about every second.
+/// Frames that are to go straight out of uplinks now: questions for next hops, and where addresses of IP rewrite are that came here. To be called about every second; [`errors::Errors::take`] has
+/// what an operator may want to know after it.
 pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)> {
     let Some(policy) = snap.nv() else { return Vec::new() };
     state.nv.neighbours.tick(now);
@@ -121,12 +127,29 @@ pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)>
     }
     state.nv.nats.follow(policy, now);
     let asked = state.nv.neighbours.due(now);
-    asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?))).collect()
+    let known = |port, address| state.nv.neighbours.knows(port, address);
+    state.nv.errors.follow(now, &state.nv.neighbours.silent(now), known);
+    let questions = asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?)));
+    let arrived = state.nv.records.take_arrived();
+    questions.chain(arrived.into_iter().filter_map(|address| announcement(policy, address))).collect()
+}
+
+/// Tells the provider network that an address of IP rewrite is here now: routers and hosts that knew it elsewhere learn so at once.
+fn announcement(policy: &Policy, address: IpAddr) -> Option<(PortId, Vec<u8>)> {
+    let provider = policy.providers().iter().find(|provider| provider.address.contains(&address))?;
+    // The first of these announces the Ethernet address alone.
+    let mut frame = announce::frames(provider.mac, std::iter::once(address)).into_iter().nth(1)?;
+    if let Some(vlan) = provider.vlan {
+        let [high, low] = vlan.to_be_bytes();
+        let [t0, t1] = ethertype::VLAN.to_be_bytes();
+        frame.splice(12..12, [t0, t1, high, low]);
+    }
+    Some((provider.port, frame))
 }
 
 fn question(snap: &Snapshot, policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
     let segment = Segment(hop.vlan.unwrap_or(0).into());
-    let own = policy.own_on(segment).filter(|(port, _)| *port == hop.port).map(|(_, own)| own);
+    let own = policy.ways().own_on(segment).iter().filter(|(port, _)| *port == hop.port).map(|(_, own)| own);
     let own = own.filter(|own| own.addr().is_ipv4() == hop.address.is_ipv4());
     let from = own.max_by_key(|own| own.contains(&hop.address))?;
     let mac = snap.port(hop.port)?.mac;
@@ -143,7 +166,7 @@ fn question(snap: &Snapshot, policy: &Policy, hop: &Hop) -> Option<Vec<u8>> {
 /// answered; next hops that say where they are are heard.
 pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     let Some(policy) = frame.snap.nv() else { return Step::Continue(()) };
-    if frame.port.policy.vsid.is_some() || policy.own_on(frame.segment).next().is_none() {
+    if frame.port.policy.vsid.is_some() || policy.ways().own_on(frame.segment).is_empty() {
         return Step::Continue(());
     }
     frame.looked = true;
@@ -160,9 +183,8 @@ pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
     };
     let peers = &frame.state.nv.records.peers;
     let used = headers.ip.map(|ip| ip.src).into_iter().chain(claimed);
-    let mut used = used.filter(|&address| {
-        policy.own_on(frame.segment).any(|(_, own)| own.addr() == address) || peers.find(address).is_some()
-    });
+    let mut used =
+        used.filter(|&address| policy.ways().is_own(frame.segment, address) || peers.find(address).is_some());
     if let Some(address) = used.next() {
         frame.notice(Event::AddressSpoofed { port: frame.port.id, address });
         return stop(DropReason::ProviderSpoofed);
@@ -173,11 +195,14 @@ pub(crate) fn guard(frame: &mut Frame<'_>) -> Step {
 /// The physical network's side of [`guard`].
 fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
     let Ok(headers) = frame.headers().copied() else { return Step::Continue(()) };
-    let Some((claimed, says)) = said(frame, &headers) else { return Step::Continue(()) };
+    let Some((claimed, says)) = said(frame, &headers) else {
+        errors::hear(frame, policy, &headers);
+        return Step::Continue(());
+    };
     let vlan = u16::try_from(frame.segment.0).ok().filter(|&vlan| vlan != 0);
     if let Some(address) = claimed {
         let hop = Hop { port: frame.port.id, vlan, address };
-        if policy.own_on(frame.segment).any(|(_, own)| own.addr() == address) {
+        if policy.ways().is_own(frame.segment, address) {
             if frame.port.mac != frame.src {
                 frame.notice(Event::ProviderDuplicate { port: frame.port.id, address, mac: frame.src });
             }
@@ -198,12 +223,13 @@ fn wire_side(frame: &mut Frame<'_>, policy: &Policy) -> Step {
 
 /// The Ethernet address of a provider address that is this host's in the frame's network, or stands for a guest of this host.
 fn own(frame: &Frame<'_>, policy: &Policy, address: IpAddr) -> Option<Mac> {
-    let here = || policy.own_on(frame.segment).filter(|(port, _)| *port == frame.port.id);
-    if here().any(|(_, own)| own.addr() == address) {
+    let (ways, port) = (policy.ways(), frame.port.id);
+    if ways.is_own_at(frame.segment, port, address) {
         return Some(frame.port.mac);
     }
     frame.state.nv.records.rewritten(address).filter(|(_, _, view)| view.local)?;
-    here().any(|(_, own)| own.contains(&address)).then_some(frame.port.mac)
+    let mut here = ways.own_on(frame.segment).iter().filter(|(at, _)| *at == port);
+    here.any(|(_, own)| own.contains(&address)).then_some(frame.port.mac)
 }
 
 /// What an ARP message or one of neighbour discovery says, and whose address it says is at the frame's source.

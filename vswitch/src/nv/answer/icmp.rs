@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::{TTL, ethernet, finish, ip, is_one_station, pad, question, seal, v4_pair, v6_pair, vlan};
 use crate::Mac;
 use crate::frame::ethernet::{Ethernet, ethertype};
+use crate::frame::headers::Ip;
 use crate::frame::ipv4::{self, Ipv4};
 use crate::frame::ipv6::{self, Ipv6};
 use crate::frame::neighbour::kind;
@@ -21,6 +22,9 @@ mod message {
     pub(super) const ECHO: u8 = 8;
     pub(super) const TIME_EXCEEDED: u8 = 11;
     pub(super) const PARAMETER_PROBLEM: u8 = 12;
+    pub(super) const HOST: u8 = 1; // a code
+    pub(super) const V6_UNREACHABLE: u8 = 1;
+    pub(super) const V6_ADDRESS: u8 = 3; // a code
     pub(super) const V6_TOO_BIG: u8 = 2;
     pub(super) const V6_TIME_EXCEEDED: u8 = 3;
     pub(super) const V6_FIRST_INFORMATION: u8 = 128;
@@ -34,6 +38,10 @@ const HEADER: usize = 8;
 /// Bytes of the largest error: what every host must take (RFC 1812, 4.3.2.3; RFC 4443, 2.4).
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
+
+/// Of that for what is quoted.
+const ROOM_V4: usize = MAX_V4 - ipv4::MIN_HEADER_LEN - HEADER;
+const ROOM_V6: usize = MAX_V6 - ipv6::HEADER_LEN - HEADER;
 
 /// Precedence of what routers say about the network itself (RFC 1812, 4.3.2.5: internetwork control).
 const TOS_V4: u8 = 0xc0;
@@ -114,22 +122,28 @@ impl<'a> Asked<'a> {
     /// Whether it is an ICMP error or a redirect, or may be: what is answered with an error must not be one (RFC 1812, 4.3.2.7;
     /// RFC 4443, 2.4).
     fn is_error(&self, frame: &[u8]) -> bool {
-        let icmp = matches!(
-            (self.protocol, self.dst),
-            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_))
-        );
-        icmp && frame.get(self.upper).is_none_or(|&kind| match self.dst {
-            IpAddr::V4(_) => matches!(
-                kind,
-                message::UNREACHABLE
-                    | message::SOURCE_QUENCH
-                    | message::REDIRECT
-                    | message::TIME_EXCEEDED
-                    | message::PARAMETER_PROBLEM
-            ),
-            IpAddr::V6(_) => kind < message::V6_FIRST_INFORMATION || kind == kind::REDIRECT,
-        })
+        is_error(self.protocol, self.dst, frame.get(self.upper).copied())
     }
+}
+
+/// The same of a packet whose headers are known.
+pub fn may_be_error(ip: &Ip) -> bool {
+    is_error(ip.protocol, ip.dst, ip.icmp.map(|(kind, _)| kind))
+}
+
+fn is_error(protocol: u8, dst: IpAddr, kind: Option<u8>) -> bool {
+    let icmp = matches!((protocol, dst), (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)));
+    icmp && kind.is_none_or(|kind| match dst {
+        IpAddr::V4(_) => matches!(
+            kind,
+            message::UNREACHABLE
+                | message::SOURCE_QUENCH
+                | message::REDIRECT
+                | message::TIME_EXCEEDED
+                | message::PARAMETER_PROBLEM
+        ),
+        IpAddr::V6(_) => kind < message::V6_FIRST_INFORMATION || kind == kind::REDIRECT,
+    })
 }
 
 /// Writes the reply to an echo request in the name of the address it was sent to. `frame` is all of it. `false` if it is no echo request,
@@ -189,6 +203,39 @@ pub fn too_big(frame: &[u8], from: IpAddr, router_mac: Mac, mtu: u16, out: &mut 
     finish(out, done)
 }
 
+/// Writes what tells a station that a packet of its cannot be delivered to the guest it is for: "host unreachable" (RFC 792) or "address
+/// unreachable" (RFC 4443). The first of `ends` gets it, the second says it; of the packet, given in two parts, as much as may be is quoted.
+/// That the packet may be answered at all is the caller's to say. `false` if the two ends cannot speak with each other.
+pub fn host_unreachable(
+    ends: [(Mac, IpAddr); 2],
+    tag: Option<u16>,
+    packet: [&[u8]; 2],
+    out: &mut Vec<u8>,
+) -> bool {
+    let [(to_mac, to), (from_mac, from)] = ends;
+    let (kind, room, tos, ethertype) = match from {
+        IpAddr::V4(_) => ([message::UNREACHABLE, message::HOST], ROOM_V4, TOS_V4, ethertype::IPV4),
+        IpAddr::V6(_) => ([message::V6_UNREACHABLE, message::V6_ADDRESS], ROOM_V6, 0, ethertype::IPV6),
+    };
+    if !is_one_station(to) {
+        return finish(out, None);
+    }
+    let first = packet[0].get(..room).unwrap_or(packet[0]);
+    let rest = packet[1].get(..room - first.len()).unwrap_or(packet[1]);
+    ethernet(out, to_mac, from_mac, tag, ethertype);
+    let done = ip(out, from, to, HEADER + first.len() + rest.len(), tos, TTL).and_then(|()| {
+        let at = out.len();
+        out.extend_from_slice(&kind);
+        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(first);
+        out.extend_from_slice(rest);
+        seal(out, at, from, to)?;
+        pad(out, tag);
+        Some(())
+    });
+    finish(out, done)
+}
+
 /// An error of one type and code, with the word that follows the checksum.
 fn error(
     frame: &[u8],
@@ -203,8 +250,8 @@ fn error(
         return None;
     }
     let (room, tos) = match from {
-        IpAddr::V4(_) => (MAX_V4 - ipv4::MIN_HEADER_LEN - HEADER, TOS_V4),
-        IpAddr::V6(_) => (MAX_V6 - ipv6::HEADER_LEN - HEADER, 0),
+        IpAddr::V4(_) => (ROOM_V4, TOS_V4),
+        IpAddr::V6(_) => (ROOM_V6, 0),
     };
     let quoted = frame.get(asked.network..asked.end)?;
     let quoted = quoted.get(..room).unwrap_or(quoted);

@@ -10,7 +10,7 @@ mod icmp;
 mod nd;
 
 pub use arp::{arp_reply, arp_request};
-pub use icmp::{echo_reply, time_exceeded, too_big};
+pub use icmp::{echo_reply, host_unreachable, may_be_error, time_exceeded, too_big};
 pub use nd::{Advertised, neighbour_advertisement, neighbour_solicitation};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | outer headers, prebuilt for each tunnel | [`outer`] |
 //! | what came out of a tunnel | [`open`](mod@open) |
+//! | what somebody quotes of one's packet | [`carried`](mod@carried) |
 //! | congestion marks between the two headers (RFC 6040) | [`ecn`] |
 //! | addresses, TTL and checksums of a customer's packet | [`rewrite`] |
 //! | what is equal for all packets of one flow | [`flow`] |
@@ -14,6 +15,7 @@
 //! A tunnel is opened once. What is in it may be a tunnel again, a tenant's own, with any numbers: it is a packet of that tenant's like
 //! any other and nothing here looks into it.
 
+pub mod carried;
 mod delta;
 pub mod ecn;
 pub mod flow;
@@ -21,6 +23,7 @@ pub mod open;
 pub mod outer;
 pub mod rewrite;
 
+pub use carried::{Carried, carried};
 pub use flow::{entropy, tos};
 pub use open::{Malformed, Tunnelled, continues, open};
 pub use outer::{OUTER_MAX, Outer, Template, overhead};

@@ -35,6 +35,9 @@ pub enum Refused {
     SourceRouted,
 }
 
+/// The flag of IPv4 that forbids routers to fragment, in the first byte of its field.
+const DONT_FRAGMENT: u8 = 0x40;
+
 /// Replaces the Ethernet addresses. Nothing happens to what is no frame.
 #[inline]
 pub fn macs(head: &mut [u8], dst: Mac, src: Mac) {
@@ -43,6 +46,17 @@ pub fn macs(head: &mut [u8], dst: Mac, src: Mac) {
     {
         (*old_dst, *old_src) = (dst.0, src.0);
     }
+}
+
+/// Whether routers must leave a frame's packet in one piece: IPv6, and IPv4 that says so.
+pub fn is_whole(head: &[u8]) -> bool {
+    let whole = |ether: &Ethernet<'_>| match ether.ethertype() {
+        ethertype::IPV4 => head
+            .get(ether.header_len() + ipv4::field::FRAGMENT)
+            .is_some_and(|&flags| flags & DONT_FRAGMENT != 0),
+        _ => true,
+    };
+    Ethernet::parse(head).is_some_and(|ether| whole(&ether))
 }
 
 /// Counts a router's hop: TTL or hop limit become one less. Nothing happens to what is not IP, and to what has expired.

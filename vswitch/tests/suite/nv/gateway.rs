@@ -1,10 +1,14 @@
 //! Gateways: a customer network's way to a physical one.
 
+use std::net::IpAddr;
+
+use proptest::prelude::*;
 use vswitch::Mac;
 use vswitch::nv;
 use vswitch::nv::model::{Gateway, GatewayMode};
 use vswitch::nv::neighbours::Hop;
-use vswitch::nv::policy::ROUTER_MAC;
+use vswitch::nv::policy::{ROUTER_MAC, Target};
+use vswitch::pipeline;
 use vswitch::trace::DropReason;
 
 use super::frames::{ip, udp};
@@ -124,4 +128,108 @@ fn s14_11_tenants_with_the_same_addresses_share_one_behind_nat() {
     }
     let nobodys = udp((UPLINK_MAC, ip("172.20.0.5")), (SERVER, ip("172.20.0.9")), (53, 999), b"x");
     assert_eq!(world.arrive(0, &tagged(&nobodys)), [Happened::Dropped(0, DropReason::NvDestinationUnknown)]);
+}
+
+/// So many customer networks, each with a gateway of its own that forwards, in VLAN 30: the addresses of network `n` are 10.x.y.0/24.
+fn crowd(count: u16) -> World {
+    let mut world = World::new(1);
+    for n in 0..count {
+        let name = format!("n{n}");
+        world.network(&name);
+        world.subnet(&name, BLUE + u32::from(n), &[&format!("10.{}.{}.0/24", n >> 8, n & 255)]);
+        world.gateways.push((0, forwards(&name, Some(30))));
+    }
+    world.publish();
+    world
+}
+
+fn forwards(network: &str, vlan: Option<u16>) -> Gateway {
+    let address = Some("172.20.0.5/16".parse().expect("a prefix"));
+    Gateway { network: network.into(), uplink: "up".into(), mode: GatewayMode::Forward, vlan, address }
+}
+
+/// What comes from a physical network for a customer address.
+fn to(address: IpAddr, vlan: Option<u16>) -> Vec<u8> {
+    let mut frame = udp((UPLINK_MAC, address), (SERVER, ip("172.20.0.9")), (53, 1000), b"x");
+    if let Some(vlan) = vlan {
+        frame.splice(12..12, [0x81, 0, 0, vlan as u8]);
+    }
+    frame
+}
+
+#[test]
+fn s14_11_a_frame_costs_the_same_with_a_thousand_gateways_as_with_one() {
+    let took = |count: u16| {
+        let world = crowd(count);
+        let host = &world.hosts[0];
+        let last =
+            to(format!("10.{}.{}.9", (count - 1) >> 8, (count - 1) & 255).parse().expect("ip"), Some(30));
+        let other = udp((UPLINK_MAC, ip("192.168.0.10")), (SERVER, ip("172.20.0.9")), (53, 1000), b"x");
+        let run = || {
+            let began = std::time::Instant::now();
+            for _ in 0..500 {
+                for (frame, ours) in [(&last, true), (&other, false)] {
+                    let opened =
+                        nv::open(&host.snap, &host.state, world.now, UPLINK, frame, frame.len() as u32);
+                    assert_eq!(opened.is_some(), ours);
+                    // A new flow of the provider network asks for this host's own addresses.
+                    let frame = tagged(&other);
+                    let len = frame.len() as u32;
+                    pipeline::decide(&host.snap, &host.state, world.now, UPLINK, &frame, len);
+                }
+            }
+            began.elapsed()
+        };
+        (0..20).map(|_| run()).min().expect("a time")
+    };
+    let (one, many) = (took(1), took(1000));
+    assert!(many < one * 6, "one: {one:?}, a thousand: {many:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The first gateway in the frame's VLAN whose customer network has the address on a link of its own, as a walk over all of them finds it.
+    #[test]
+    fn s14_11_the_gateway_that_is_looked_up_is_the_one_that_a_walk_finds(
+        networks in prop::collection::vec((0_u8..8, prop::option::of(0_u8..4), 0_u8..3, any::<bool>()), 1..10),
+        asked in prop::collection::vec((0_u8..3, 0_u8..3, 0_u8..3, 0_u8..3), 1..20),
+    ) {
+        let vlan = |n: u8| [None, Some(30), Some(31)][usize::from(n)];
+        let mut world = World::new(1);
+        for (n, (prefix, route, at, nat)) in networks.into_iter().enumerate() {
+            let name = format!("n{n}");
+            world.network(&name);
+            let prefixes = ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "10.1.1.0/24", "10.1.2.0/24", "10.2.1.0/24", "10.1.1.0/30", "0.0.0.0/0"];
+            world.subnet(&name, BLUE + n as u32, &[prefixes[usize::from(prefix)]]);
+            if let Some(route) = route {
+                // More specific than the subnet, perhaps: then the address is not on its link.
+                world.route(&name, ["10.1.1.0/25", "10.1.0.0/17", "10.2.1.0/26", "10.0.0.0/9"][usize::from(route)], "gateway");
+            }
+            let mode = if nat { GatewayMode::Nat } else { GatewayMode::Forward };
+            world.gateways.push((0, Gateway { mode, ..forwards(&name, vlan(at)) }));
+        }
+        world.publish();
+        let host = &world.hosts[0];
+        let policy = host.snap.nv().expect("a policy");
+        for (b, c, d, at) in asked {
+            let (address, at) = (IpAddr::from([10, b, c, d]), vlan(at));
+            let wanted = policy.all_gateways().find_map(|(network, g)| match policy.route(network, address) {
+                Some(Target::OnLink(vsid)) if g.mode == GatewayMode::Forward && g.vlan == at => Some(vsid),
+                _ => None,
+            });
+            if let Some(vsid) = wanted {
+                host.state.nv.records.upsert(world.now, &record(vsid, &address.to_string(), mac_of(9), pa(0)), true);
+            }
+            let frame = to(address, at);
+            let opened = nv::open(&host.snap, &host.state, world.now, UPLINK, &frame, frame.len() as u32);
+            let source_inside = Some(Err(DropReason::NvSourceSpoofed));
+            match (wanted, opened) {
+                (Some(vsid), Some(Ok(opened))) => prop_assert_eq!(opened.ingress.vsid, vsid),
+                // The server's own address is in 0.0.0.0/0.
+                (Some(_), opened) => prop_assert_eq!(opened, source_inside),
+                (None, opened) => prop_assert_eq!(opened, None),
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Network virtualization: rules of the packet walk, hosts that send one another tunnels, and properties over random tenants.
 
+mod errors;
 mod frames;
 mod gateway;
 mod hostile;

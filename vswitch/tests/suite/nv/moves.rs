@@ -5,9 +5,10 @@ use vswitch::nv::learning::{self, News};
 use vswitch::nv::model::{Encap, Kind, Record};
 use vswitch::nv::policy::ROUTER_MAC;
 use vswitch::nv::records::{GRACE, Of};
+use vswitch::nv::{self, wire};
 use vswitch::trace::DropReason;
 
-use super::frames::{echo, ip, udp, who_has};
+use super::frames::{echo, ip, packet, udp, who_has};
 use super::world::{Happened, World, pa, receivers, record};
 use crate::support::{SECOND, mac_of};
 
@@ -75,6 +76,84 @@ fn s20_5_what_still_arrives_at_the_former_host_follows_the_guest_for_a_while() {
         world.now += GRACE;
         assert_eq!(world.send(0, 1, &there()), [Happened::Dropped(1, DropReason::NvNotHere)]);
     }
+}
+
+/// Guest 1 sends to guest 2, and the physical network takes the packet to `host`, as one does that has not heard of a move.
+fn astray(world: &mut World, host: usize, frame: &[u8]) -> Vec<Happened> {
+    world.wire.clear();
+    world.send(0, 1, frame);
+    let mut sent = world.wire[0].clone();
+    sent[..6].copy_from_slice(&[0x02, 0xee, 0, 0, 0, host as u8]);
+    world.arrive(host, &sent)
+}
+
+#[test]
+fn s20_5_a_rewritten_packet_that_arrives_at_the_former_host_follows_the_guest_for_a_while() {
+    let mut world = world(Encap::Rewrite);
+    let moved = second(Encap::Rewrite, 2);
+    let mut onward = there();
+    wire::rewrite::hop(&mut onward).expect("a hop is left");
+    // Whether the sender has heard of the move or not: the packet on the wire is the same.
+    for heard in [false, true] {
+        world.record_at(1, &moved);
+        world.record_at(2, &moved);
+        if heard {
+            world.record_at(0, &moved);
+        }
+        for _ in 0..2 {
+            assert_eq!(astray(&mut world, 1, &there()), [Happened::Got(2, 2, onward.clone())], "{heard}");
+            assert_eq!(astray(&mut world, 2, &there()), [Happened::Got(2, 2, there())], "{heard}");
+        }
+    }
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn s20_5_a_rewritten_packet_for_a_guest_that_left_long_ago_ends_here_and_the_sender_is_told() {
+    for forgotten in [false, true] {
+        let mut world = world(Encap::Rewrite);
+        world.record_at(1, &second(Encap::Rewrite, 2));
+        world.now += GRACE;
+        if forgotten {
+            world.hosts[1].state.age(world.now);
+        }
+        let gone = [Happened::Dropped(1, DropReason::NvNotHere)];
+        let (to, from) = ((mac_of(2), ip("10.1.1.12")), (mac_of(1), ip("10.1.1.11")));
+        let error = packet(to, from, 1, 64, &[3, 1, 0xfc, 0xfe, 0, 0, 0, 0]);
+        assert_eq!(astray(&mut world, 1, &error), gone);
+        assert!(world.told.is_empty(), "an error is answered with none");
+        assert_eq!(astray(&mut world, 1, &there()), gone);
+        let [said] = &world.told[..] else { panic!("{:?}", world.told) };
+        let mut said = said.clone();
+        let sent = &world.wire[0][18..];
+        assert_eq!(said[18 + 28..][..sent.len()], *sent, "it quotes the packet as it was on the wire");
+        said[..6].copy_from_slice(&[0x02, 0xee, 0, 0, 0, 0]);
+        world.arrive(0, &said);
+        assert_eq!(world.hosts[0].state.nv.wanted.take(world.now), [(A, Of::Address(ip("10.1.1.12")))]);
+    }
+}
+
+#[test]
+fn s20_5_the_provider_network_is_told_where_an_address_of_ip_rewrite_has_come() {
+    let mut world = world(Encap::Rewrite);
+    let said = |world: &World, n: usize| -> Vec<Vec<u8>> {
+        let frames = nv::due(&world.hosts[n].snap, &world.hosts[n].state, world.now).into_iter();
+        // ARP in VLAN 7 in which somebody asks for his own address.
+        let own = |frame: &Vec<u8>| frame[12..18] == [0x81, 0, 0, 7, 8, 6] && frame[32..36] == frame[42..46];
+        frames.map(|(_, frame)| frame).filter(own).collect()
+    };
+    let here = |host: usize| {
+        let rewrite_pa = Some(ip(&format!("192.168.{host}.77")));
+        Record { rewrite_pa, ..second(Encap::Rewrite, host) }
+    };
+    (0..3).for_each(|n| drop(said(&world, n)));
+    world.record(&here(2));
+    assert!(said(&world, 0).is_empty() && said(&world, 1).is_empty(), "it is at neither");
+    let [frame] = &said(&world, 2)[..] else { panic!("one announcement") };
+    assert_eq!(frame[..12], [&[0xff; 6][..], &[0x02, 0xee, 0, 0, 0, 2]].concat());
+    assert_eq!(frame[32..36], [192, 168, 2, 77]);
+    world.record(&here(2));
+    assert!(said(&world, 2).is_empty(), "once");
 }
 
 #[test]

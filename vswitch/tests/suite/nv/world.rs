@@ -55,6 +55,8 @@ pub(crate) enum Happened {
     Answered(usize, u16, Vec<u8>),
     /// It ended at a host.
     Dropped(usize, DropReason),
+    /// It is longer than what goes from a host into a tunnel.
+    TooBig(usize, usize),
 }
 
 /// All hosts, and what is the same at all of them.
@@ -70,6 +72,8 @@ pub(crate) struct World {
     epoch: u64,
     /// Frames on the physical network, as they were.
     pub(crate) wire: Vec<Vec<u8>>,
+    /// What hosts told others about guests that are not there.
+    pub(crate) told: Vec<Vec<u8>>,
 }
 
 impl World {
@@ -92,6 +96,7 @@ impl World {
             vlan: Some(7),
             epoch: 1,
             wire: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -205,7 +210,16 @@ impl World {
         assert_eq!((verdict, overlay), (plain.verdict, plain.overlay), "host {n} port {from} {frame:02x?}");
         let overlay = overlay.unwrap_or_default();
         match verdict {
-            Verdict::Drop(reason) | Verdict::Refuse(reason, _) => happened.push(Happened::Dropped(n, reason)),
+            Verdict::Drop(reason) | Verdict::Refuse(reason, _) => {
+                happened.push(Happened::Dropped(n, reason));
+                if let Some(ingress) = &ingress
+                    && nv::tells(snap, state, now, ingress, reason, &frame)
+                {
+                    let mut out = Vec::new();
+                    assert!(nv::not_here(snap, state, ingress, &frame, &mut out), "a message {frame:02x?}");
+                    self.told.push(out);
+                }
+            }
             Verdict::Answer => {
                 let mut out = Vec::new();
                 assert!(nv::answer(snap, state, now, from, &frame, len, &mut out), "an answer {frame:02x?}");
@@ -269,6 +283,11 @@ impl World {
             return;
         };
         let host = &self.hosts[n];
+        let room = usize::from(nv::room(&host.state, self.now, &tunnel, 1500));
+        if frame.len() - 14 > room && (tunnel.encap != Encap::Rewrite || wire::rewrite::is_whole(&frame)) {
+            happened.push(Happened::TooBig(n, room));
+            return;
+        }
         let sent = if tunnel.encap == Encap::Rewrite {
             let changed = nv::readdress(&host.snap, &host.state, &tunnel, &mut frame, &Offload::None);
             let tagging = match changed {
