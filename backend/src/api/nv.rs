@@ -3,8 +3,6 @@
 //! A change is planned with the switch locked. With the embedded store it is made at once; with a store that hosts share it is written there
 //! while nothing is locked, and the answer waits until it came back and is in force.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -28,8 +26,6 @@ use crate::control::{Switch, check as value};
 
 /// Longest document. A million records are under 256 MiB.
 const DOCUMENT_LIMIT: usize = 256 << 20;
-/// How long an answer waits for a change that is written to be in force here, too.
-const ECHO: Duration = Duration::from_secs(5);
 
 type Added<S> = Result<(StatusCode, Json<Vec<S>>), ApiError>;
 type Done = Result<StatusCode, ApiError>;
@@ -54,10 +50,7 @@ async fn make(
         let lost = || NvRefusal::StoreLost { reason: "the switch is starting".into() };
         let store = store.ok_or_else(lost).map_err(about)?;
         let (own, common): (Vec<_>, Vec<_>) = changes.iter().cloned().partition(|it| it.key.is_local());
-        let revision = store.commit(common).await.map_err(about)?;
-        if !store.status().applied_up_to(revision, ECHO).await {
-            log::warn!("policy store: revision {revision} is written, but not heard of yet");
-        }
+        store.commit(common).await.map_err(about)?;
         s.with(move |switch| switch.nv_commit(&own)).await??;
     }
     Ok(changes)

@@ -1,12 +1,14 @@
 //! Following a policy store that hosts share: what others wrote is put in force here.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
-use vswitch::Mac;
 use vswitch::event::Event;
+use vswitch::nv::interest;
 use vswitch::nv::model::Record;
+use vswitch::{Mac, PortId};
 
 use super::object::{Change, Key, Object, RecordKey};
 use super::records::{Applied, RecordTable};
@@ -37,7 +39,7 @@ impl Following {
 }
 
 impl Follower for Following {
-    fn records(&self, changes: &[RecordChange]) {
+    fn records(&self, changes: &[RecordChange]) -> usize {
         let Applied { full, left } = self.records.apply(changes);
         if full > 0 {
             log::warn!("policy store: there is no room for {full} records");
@@ -45,10 +47,24 @@ impl Follower for Following {
         if !left.is_empty() {
             self.with(|switch| switch.nv_left(&left));
         }
+        full
+    }
+
+    fn room(&self) -> usize {
+        self.records.room()
     }
 
     fn held(&self) -> Vec<RecordKey> {
         self.records.configured(None).iter().map(RecordKey::of).collect()
+    }
+
+    fn forget(&self, vsids: &BTreeSet<u32>) {
+        self.records.forget(vsids);
+    }
+
+    fn whole(&self, vsids: &BTreeSet<u32>) {
+        self.records.set_whole(vsids);
+        self.with(|switch| switch.nv_whole(vsids));
     }
 
     fn objects(&self, changes: &[(Key, Option<Object>)]) {
@@ -92,12 +108,53 @@ impl Switch {
     /// All objects but a host's own are in a store that hosts share, from now on.
     pub fn share_policy(&mut self) {
         self.nv.shared = true;
+        // What is not known here yet may be there.
+        if let Some(table) = &self.records {
+            table.set_whole(&BTreeSet::new());
+        }
     }
 
     /// This is that store.
     pub fn set_policy_store(&mut self, store: Arc<dyn SharedStore>) {
         self.policy = Some(store);
         self.nv_present();
+        self.nv_interest();
+    }
+
+    /// Tells the store of which virtual subnets the records are needed here, if that changed.
+    pub(in crate::control) fn nv_interest(&mut self) {
+        let Some(store) = &self.policy else { return };
+        let local: BTreeSet<u32> = self.ports.values().filter_map(|it| it.config.policy.vsid).collect();
+        let based_on = (self.nv.version, local);
+        if self.nv.interest.as_ref() == Some(&based_on) {
+            return;
+        }
+        let objects = &self.nv.objects;
+        let subnets: Vec<_> = objects.subnets().map(|it| (it.vsid, it.network.as_str())).collect();
+        let gateways = objects.gateways().map(|gateway| gateway.network.as_str());
+        store.follow(interest::needed(subnets.iter().copied(), &based_on.1, gateways));
+        self.nv.interest = Some(based_on);
+    }
+
+    /// Of these virtual subnets all records are known: guests that arrived before theirs were are said to be here now.
+    fn nv_whole(&mut self, vsids: &BTreeSet<u32>) {
+        let early = self.nv.early.iter();
+        let known: Vec<PortId> =
+            early.filter(|(_, vsid)| vsids.contains(vsid)).map(|(port, _)| *port).collect();
+        for port in known {
+            self.nv.early.remove(&port);
+            let entry = self.ports.values().find(|entry| entry.config.id == port && entry.present);
+            if let Some(config) = entry.map(|entry| entry.config.clone()) {
+                self.nv_arrived(&config);
+            }
+        }
+    }
+
+    /// Asks the store for what the data path missed. To be called a few times a second.
+    pub fn look_up_records(&self) {
+        if let (Some(store), Some(table)) = (&self.policy, &self.records) {
+            store.look_up(table.wanted());
+        }
     }
 
     /// The store that hosts share, if they do.
@@ -140,6 +197,9 @@ impl Switch {
     pub(in crate::control) fn nv_arrived(&mut self, port: &PortConfig) {
         let (Some(vsid), true) = (port.policy.vsid, self.settings.nv) else { return };
         let Some(table) = self.records.clone() else { return };
+        if self.policy.is_some() && !table.is_whole(vsid) {
+            self.nv.early.insert(port.id, vsid);
+        }
         let own: Vec<IpAddr> = self.nv.objects.providers().map(|it| it.address.addr()).collect();
         let moved = |record: &Record| {
             let like = own.iter().find(|address| address.is_ipv4() == record.pa.is_ipv4());

@@ -42,6 +42,12 @@ pub(super) struct Nv {
     misfits: BTreeSet<String>,
     /// In a draft: the changes that it is to make.
     pub(super) planned: Vec<Change>,
+    /// Changes whenever objects do.
+    version: u64,
+    /// What the store was last told to be needed of it is based on: the objects, and the virtual subnets that have ports here.
+    interest: Option<(u64, BTreeSet<u32>)>,
+    /// Guests that arrived before all records of their virtual subnet were known.
+    early: BTreeMap<PortId, u32>,
     compiled: Option<Compiled>,
 }
 
@@ -63,6 +69,7 @@ impl Nv {
     /// The objects changed: they are compiled anew when they are needed.
     pub(super) fn touch(&mut self) {
         self.compiled = None;
+        self.version += 1;
     }
 
     /// The objects as the data path follows them. What does not fit, or is at no uplink, is left out.

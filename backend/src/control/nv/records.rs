@@ -1,12 +1,13 @@
 //! Lookup records as the control plane changes and shows them: the data path's own table, of which there is no copy.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vswitch::Mac;
 use vswitch::nv::model::{Kind, Record};
 use vswitch::nv::records::{Change, Of};
+use vswitch::nv::wanted::Want;
 use vswitch::state::State;
 
 use super::object::RecordKey;
@@ -20,6 +21,8 @@ pub struct RecordTable {
     state: Arc<State>,
     /// This host's provider addresses. Locked while records are written, so that each is marked by those of now.
     own: Arc<Mutex<HashSet<IpAddr>>>,
+    /// The virtual subnets of which all records are known, where not all are.
+    whole: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 /// What came of changes.
@@ -45,7 +48,7 @@ fn now() -> u64 {
 impl RecordTable {
     /// The records in a data path's state.
     pub fn new(state: Arc<State>) -> Self {
-        Self { state, own: Arc::default() }
+        Self { state, own: Arc::default(), whole: Arc::default() }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -86,6 +89,34 @@ impl RecordTable {
         for record in records.list(None).into_iter().filter(|record| changed.contains(&record.pa)) {
             records.upsert(now(), &record, own.contains(&record.pa));
         }
+    }
+
+    /// How many more there is room for; a part is left to those that are looked up.
+    pub fn room(&self) -> usize {
+        let records = &self.state.nv.records;
+        (records.capacity() - records.capacity() / 16).saturating_sub(records.len())
+    }
+
+    /// Takes those of virtual subnets out, but for what was learned here.
+    pub fn forget(&self, vsids: &BTreeSet<u32>) {
+        let gone = self.configured(None).into_iter().filter(|record| vsids.contains(&record.vsid));
+        self.apply(&gone.map(|record| (RecordKey::of(&record), None)).collect::<Vec<_>>());
+    }
+
+    /// Of these virtual subnets all records are known from now on; one of another that is missing is wanted.
+    pub fn set_whole(&self, vsids: &BTreeSet<u32>) {
+        self.state.nv.wanted.set_whole(Some(vsids.iter().copied()));
+        vsids.clone_into(&mut self.whole.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether all records of a virtual subnet are known.
+    pub fn is_whole(&self, vsid: u32) -> bool {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner).contains(&vsid)
+    }
+
+    /// What the data path misses, or doubts.
+    pub fn wanted(&self) -> Vec<Want> {
+        self.state.nv.wanted.take(now())
     }
 
     /// Those that somebody configured, by virtual subnet and address; of one virtual subnet or of all.
