@@ -20,8 +20,12 @@ def record(n, pa="192.168.1.1", vsid=5001):
     return f"records/{vsid}/{ca}", {"vsid": vsid, "ca": ca, "mac": f"02:00:00:00:{n // 256:02x}:{n % 256:02x}", "pa": pa}
 
 
-def switch(etcd, name, *more):
-    return Turnpike("--policy-store", etcd.address, "--host-id", name, *more, name=f"{name}{next(_serial)}")
+def switch(etcd, name, *more, vsid=5001):
+    """A switch with a guest's port in that virtual subnet, so that it holds its records."""
+    s = Turnpike("--policy-store", etcd.address, "--host-id", name, *more, name=f"{name}{next(_serial)}")
+    if vsid:
+        s.port("guest", "--vsid", vsid)
+    return s
 
 
 def records(s):
@@ -85,6 +89,41 @@ def s14_9_a_document_of_thousands_is_imported_and_a_wrong_one_not_at_all():
     must(a.cli("nv", "import", path)["changes"] == [], "again changes nothing")
     exported = b.cli("nv", "export")
     must(len(exported["record"]) == 5000 and exported["subnet"] == [{"network": "blue", "vsid": 5001, "prefix": ["10.1.0.0/16"]}], "as it was said")
+
+
+@test
+def s14_9_a_host_holds_the_records_of_its_networks_and_can_change_and_export_all():
+    etcd = Etcd()
+    a, b = switch(etcd, "a"), switch(etcd, "b", vsid=None)
+    until("both to be there", lambda: store(a)["up"] and store(b)["up"])
+    blue(a)
+    a.cli("nv", "network", "add", "red", "--rdid", BLUE.replace("1", "2"))
+    for vsid, network, prefix in ((5002, "blue", "10.2.0.0/16"), (6001, "red", "10.1.0.0/16")):
+        a.cli("nv", "subnet", "add", "--network", network, "--vsid", vsid, "--prefix", prefix)
+    words = lambda vsid, ca, n: ("--vsid", vsid, "--ca", ca, "--mac", f"02:00:00:00:00:{n:02x}", "--pa", "192.168.1.1")
+    b.cli("nv", "record", "add", *words(5001, "10.1.0.2", 1))
+    b.cli("nv", "record", "add", *words(5002, "10.2.0.2", 2))
+    b.cli("nv", "record", "add", *words(6001, "10.1.0.3", 3))
+    until("those of its network, and of all its subnets", lambda: set(records(a)) == {"10.1.0.2", "10.2.0.2"})
+    must(records(b) == {}, "a host without ports holds none")
+    must(len(b.cli("nv", "export")["record"]) == 3 and b.cli("nv", "export") == a.cli("nv", "export"), "but exports all")
+    code, text = b.cli("nv", "record", "add", *words(6001, "10.1.0.3", 9), check=False)
+    must(code == 1 and "has a record with MAC address 02:00:00:00:00:03 already" in text, text)
+    b.cli("nv", "record", "set", "--vsid", 6001, "--ca", "10.1.0.3", "--pa", "192.168.1.2")
+    must(etcd.get("records/6001/10.1.0.3")["pa"] == "192.168.1.2", "and changes what it does not hold")
+    code, text = b.cli("nv", "subnet", "remove", 6001, check=False)
+    must(code == 1 and "record" in text and etcd.get("subnets/6001"), text)
+    path = host.work() / "all.json"
+    path.write_text(json.dumps(b.cli("nv", "export")))
+    must(b.cli("nv", "import", path)["changes"] == [], "what is exported is what there is")
+    b.port("guest", "--vsid", 6001)
+    must(records(b) == {"10.1.0.3": "192.168.1.2"}, "a port's records are there when it is")
+    b.cli("nv", "record", "remove", "--vsid", 5002, "--ca", "10.2.0.2")
+    until("what is removed to be gone", lambda: set(records(a)) == {"10.1.0.2"})
+    etcd.kill()
+    until("the loss to be noticed", lambda: not store(b)["up"], 10)
+    code, text = b.cli("nv", "export", check=False)
+    must(code == 1 and "the policy store does not answer" in text, f"a part is not exported as all: {text}")
 
 
 @test

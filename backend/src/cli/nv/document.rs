@@ -124,6 +124,7 @@ fn show(store: &PolicyStoreView) -> String {
         ("in force", format!("revision {} of {}", store.revision, store.newest)),
         ("lost", format!("{} times", store.losses)),
         ("read again", format!("{} times", store.reloads)),
+        ("subnets", format!("{} followed, {} being read", store.subnets, store.reading)),
         ("hosts", store.hosts.join(", ")),
         ("wrong keys", store.skipped.to_string()),
     ]);

@@ -124,7 +124,8 @@ impl Switch {
     /// Tells the store of which virtual subnets the records are needed here, if that changed.
     pub(in crate::control) fn nv_interest(&mut self) {
         let Some(store) = &self.policy else { return };
-        let local: BTreeSet<u32> = self.ports.values().filter_map(|it| it.config.policy.vsid).collect();
+        let mut local: BTreeSet<u32> = self.ports.values().filter_map(|it| it.config.policy.vsid).collect();
+        local.extend(&self.nv.expected);
         let based_on = (self.nv.version, local);
         if self.nv.interest.as_ref() == Some(&based_on) {
             return;
@@ -134,6 +135,20 @@ impl Switch {
         let gateways = objects.gateways().map(|gateway| gateway.network.as_str());
         store.follow(interest::needed(subnets.iter().copied(), &based_on.1, gateways));
         self.nv.interest = Some(based_on);
+    }
+
+    /// A port of this virtual subnet is about to be made (`on`), or is no longer: its records are read before its guest can be there, which
+    /// is offered an MTU by them. The records, where they are to be waited for.
+    pub fn nv_expect(&mut self, vsid: u32, on: bool) -> Option<RecordTable> {
+        let store = self.policy.as_ref()?;
+        let table = self.records.clone()?;
+        let is_worth = store.status().is_up() && self.nv.objects.subnet(vsid).is_some();
+        let changed =
+            if on { is_worth && self.nv.expected.insert(vsid) } else { self.nv.expected.remove(&vsid) };
+        if changed {
+            self.nv_interest();
+        }
+        (on && is_worth && !table.is_whole(vsid)).then_some(table)
     }
 
     /// Of these virtual subnets all records are known: guests that arrived before theirs were are said to be here now.

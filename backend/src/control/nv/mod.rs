@@ -15,16 +15,16 @@ pub mod objects;
 pub mod records;
 pub mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vswitch::nv::model::{Network, Route, Subnet};
+use vswitch::nv::model::{Network, Record, Route, Subnet};
 use vswitch::nv::policy::Policy;
 use vswitch::port::PortKind;
 use vswitch::{Mac, PortId};
 
-use self::object::{Change, Object};
+use self::object::{Change, Object, RecordKey};
 use self::objects::Objects;
 use super::Entry;
 
@@ -46,6 +46,10 @@ pub(super) struct Nv {
     version: u64,
     /// What the store was last told to be needed of it is based on: the objects, and the virtual subnets that have ports here.
     interest: Option<(u64, BTreeSet<u32>)>,
+    /// Virtual subnets of ports that are about to be made.
+    expected: BTreeSet<u32>,
+    /// While a change is planned: records as the shared store has them, beside those that this host holds.
+    read: Option<HashMap<RecordKey, Record>>,
     /// Guests that arrived before all records of their virtual subnet were known.
     early: BTreeMap<PortId, u32>,
     compiled: Option<Compiled>,

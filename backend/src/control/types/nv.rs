@@ -234,4 +234,8 @@ pub struct PolicyStoreView {
     pub skipped_keys: std::collections::BTreeMap<String, String>,
     /// The hosts that are there.
     pub hosts: Vec<String>,
+    /// Virtual subnets whose records this host follows: those of the customer networks that it has ports or gateways in.
+    pub subnets: u64,
+    /// Those of them whose records are still being read.
+    pub reading: u64,
 }
