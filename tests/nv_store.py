@@ -6,9 +6,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import host, suite  # noqa: E402
 from lab.authority import Authority  # noqa: E402
 from lab.etcd import PREFIX, Etcd, free_port  # noqa: E402
+from lab.fabric import Fabric, NvHost  # noqa: E402
 from lab.host import sh  # noqa: E402
 from lab.suite import must, test  # noqa: E402
 from lab.switch import Turnpike  # noqa: E402
+from lab.world import reachable  # noqa: E402
 
 BLUE = "11111111-1111-1111-1111-111111111111"
 _serial = iter(range(1, 1000))
@@ -211,6 +213,40 @@ def s14_9_a_restarted_and_a_taken_over_switch_know_what_they_knew():
     a.process.wait(10)
     a.start()
     until("a restarted one to have read all", lambda: len(records(a)) == 6)
+
+
+@test
+def s14_9_a_switch_that_is_started_without_the_store_goes_on_with_what_it_knew():
+    etcd, fabric = Etcd(everywhere=True), Fabric("192.168.34.0/24")
+    h = NvHost(fabric, "192.168.34.8/24", "--policy-store", f"etcd://192.0.2.5:{etcd.port}", name="host1", manage=1)
+    until("it to be there", lambda: store(h.switch)["up"])
+    h.cli("nv", "network", "add", "blue", "--rdid", BLUE)
+    h.cli("nv", "subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.1.0.0/16", "--gateway", "10.1.255.254")
+    macs = {n: f"52:54:00:aa:03:{n:02x}" for n in (1, 2)}
+    for n, mac in macs.items():
+        h.cli("nv", "record", "add", "--vsid", 5001, "--ca", f"10.1.0.{n}", "--mac", mac, "--pa", h.pa)
+    machines = lambda tag: [h.machine(f"{tag}{n}", 5001, f"10.1.0.{n}/16", mac) for n, mac in macs.items()]
+    first, _ = machines("m")
+    reachable(first, "10.1.0.2")
+    must(len(records(h.switch)) == 2 and not store(h.switch)["from_memory"], f"{records(h.switch)}")
+    etcd.kill()
+    h.switch.close()
+    h.switch.start()
+    shown = store(h.switch)
+    must(not shown["up"] and shown["from_memory"], f"{shown}")
+    remembered = next(e for e in events(h.switch) if e["kind"] == "policy-remembered")
+    must(remembered["objects"] == 2 and remembered["records"] == 2, f"{remembered}")
+    for n in macs:
+        h.cli("port", "remove", f"m{n}")
+    first, _ = machines("n")
+    reachable(first, "10.1.0.2")
+
+    def meanwhile():
+        etcd.delete("records/5001/10.1.0.2")
+        etcd.put("records/5001/10.1.0.9", {"vsid": 5001, "ca": "10.1.0.9", "mac": "52:54:00:aa:03:09", "pa": h.pa})
+
+    etcd.elsewhere(meanwhile)
+    until("the store's own", lambda: set(records(h.switch)) == {"10.1.0.1", "10.1.0.9"} and not store(h.switch)["from_memory"])
 
 
 @test

@@ -337,6 +337,13 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// What was known of the policy store when the switch ended is in force until the store answers.
+    PolicyRemembered {
+        /// Objects, but for records.
+        objects: u64,
+        /// Lookup records.
+        records: u64,
+    },
     /// A key of the policy store has a wrong value; what it said before stays in force.
     PolicySkipped {
         /// The key.

@@ -212,6 +212,7 @@ impl Switch {
 
     /// Stops all rings; every later change is refused.
     pub fn stop(&mut self) {
+        self.nv_remember_all();
         if let Some(data) = self.data.take() {
             data.shutdown();
         }
@@ -248,6 +249,7 @@ impl Switch {
         }
         self.follow_devices();
         self.follow_awaited();
+        self.nv_remember();
     }
 
     /// To be called every second or sooner: asks for next hops of the provider network, and for records that are missing.

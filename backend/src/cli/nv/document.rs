@@ -117,11 +117,16 @@ fn show(store: &PolicyStoreView) -> String {
         return "embedded: in this switch's state directory".into();
     }
     let state = if store.up { format!("yes, {}", store.member) } else { format!("no: {}", store.reason) };
+    let in_force = if store.from_memory {
+        "what was known when the switch ended".into()
+    } else {
+        format!("revision {} of {}", store.revision, store.newest)
+    };
     let mut text = pairs(&[
         ("kind", store.kind.clone()),
         ("answers", state),
         ("heard", format!("{} ms ago", store.silent_ms)),
-        ("in force", format!("revision {} of {}", store.revision, store.newest)),
+        ("in force", in_force),
         ("lost", format!("{} times", store.losses)),
         ("read again", format!("{} times", store.reloads)),
         ("subnets", format!("{} followed, {} being read", store.subnets, store.reading)),

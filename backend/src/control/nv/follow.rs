@@ -81,6 +81,7 @@ impl Follower for Following {
 
     fn loaded(&self, objects: Vec<Object>, unreadable: &[Key]) {
         self.with(|switch| {
+            switch.nv.from_memory = false;
             let stays = |key: &Key| key.is_local() || unreadable.contains(key);
             let gone: Vec<Key> =
                 switch.nv.objects.all().map(|object| object.key()).filter(|key| !stays(key)).collect();
@@ -105,9 +106,11 @@ struct Presence<'a> {
 }
 
 impl Switch {
-    /// All objects but a host's own are in a store that hosts share, from now on.
-    pub fn share_policy(&mut self) {
+    /// All objects but a host's own are in a store that hosts share, from now on. `from_memory`: those that are here were remembered of it
+    /// when the switch ended.
+    pub fn share_policy(&mut self, from_memory: bool) {
         self.nv.shared = true;
+        self.nv_remembers(from_memory);
         // What is not known here yet may be there.
         if let Some(table) = &self.records {
             table.set_whole(&BTreeSet::new());

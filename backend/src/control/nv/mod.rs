@@ -9,6 +9,7 @@ pub mod change;
 pub mod check;
 pub mod document;
 pub mod follow;
+mod memory;
 pub(super) mod mtu;
 pub mod object;
 pub mod objects;
@@ -24,7 +25,7 @@ use vswitch::nv::policy::Policy;
 use vswitch::port::PortKind;
 use vswitch::{Mac, PortId};
 
-use self::object::{Change, Object, RecordKey};
+use self::object::{Change, Key, Object, RecordKey};
 use self::objects::Objects;
 use super::Entry;
 
@@ -46,6 +47,10 @@ pub(super) struct Nv {
     version: u64,
     /// What the store was last told to be needed of it is based on: the objects, and the virtual subnets that have ports here.
     interest: Option<(u64, BTreeSet<u32>)>,
+    /// Objects that hosts share, as they were last remembered, and at which [`Self::version`].
+    remembered: (u64, BTreeMap<Key, Object>),
+    /// Whether what hosts share is what was remembered when the switch started: the store has not answered yet.
+    pub(super) from_memory: bool,
     /// Virtual subnets of ports that are about to be made.
     expected: BTreeSet<u32>,
     /// While a change is planned: records as the shared store has them, beside those that this host holds.

@@ -23,6 +23,8 @@ pub struct RecordTable {
     own: Arc<Mutex<HashSet<IpAddr>>>,
     /// The virtual subnets of which all records are known, where not all are.
     whole: Arc<Mutex<BTreeSet<u32>>>,
+    /// Records that changed since they were last remembered, where they are.
+    changed: Arc<Mutex<Option<HashSet<RecordKey>>>>,
 }
 
 /// What came of changes.
@@ -48,7 +50,7 @@ fn now() -> u64 {
 impl RecordTable {
     /// The records in a data path's state.
     pub fn new(state: Arc<State>) -> Self {
-        Self { state, own: Arc::default(), whole: Arc::default() }
+        Self { state, own: Arc::default(), whole: Arc::default(), changed: Arc::default() }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -58,11 +60,17 @@ impl RecordTable {
     /// Puts records in and takes them out.
     pub fn apply(&self, changes: &[RecordChange]) -> Applied {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut note = |key: &RecordKey| changed.as_mut().map(|changed| changed.insert(*key));
         let (records, mut applied) = (&self.state.nv.records, Applied::default());
         for (key, record) in changes {
             if let Some(record) = record {
                 let here = own.contains(&record.pa);
-                match records.upsert(now(), record, here) {
+                let change = records.upsert(now(), record, here);
+                if !matches!(change, Change::Same | Change::Full) {
+                    note(key);
+                }
+                match change {
                     Change::Full => applied.full += 1,
                     Change::Moved { from } if !here && own.contains(&from) => {
                         applied.left.push((record.vsid, record.mac));
@@ -71,7 +79,9 @@ impl RecordTable {
                 }
             } else {
                 let (vsid, of) = of(key);
-                records.remove(vsid, of);
+                if records.remove(vsid, of) {
+                    note(key);
+                }
             }
         }
         applied
@@ -89,6 +99,22 @@ impl RecordTable {
         for record in records.list(None).into_iter().filter(|record| changed.contains(&record.pa)) {
             records.upsert(now(), &record, own.contains(&record.pa));
         }
+    }
+
+    /// Notes which records change, for [`Self::take_changed`].
+    pub(super) fn note_changes(&self) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+    }
+
+    /// Records that changed and are not remembered yet, so many at most, as they are now.
+    pub(super) fn take_changed(&self, most: usize) -> Vec<RecordChange> {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(changed) = changed.as_mut() else { return Vec::new() };
+        let some: Vec<RecordKey> = changed.iter().take(most).copied().collect();
+        for key in &some {
+            changed.remove(key);
+        }
+        some.into_iter().map(|key| (key, self.record(&key))).collect()
     }
 
     /// How many more there is room for; a part is left to those that are looked up.

@@ -100,6 +100,7 @@ impl Switch {
             return PolicyStoreView {
                 kind: kind.into(),
                 up,
+                from_memory: self.nv.from_memory,
                 reason: reason.into(),
                 ..PolicyStoreView::default()
             };
@@ -121,6 +122,7 @@ impl Switch {
             hosts: status.hosts(),
             subnets: status.followed(),
             reading: status.reading(),
+            from_memory: self.nv.from_memory,
         }
     }
 

@@ -238,4 +238,7 @@ pub struct PolicyStoreView {
     pub subnets: u64,
     /// Those of them whose records are still being read.
     pub reading: u64,
+    /// Whether what is in force was remembered when the switch ended, because the store has not answered since it started.
+    #[serde(default)]
+    pub from_memory: bool,
 }

@@ -27,6 +27,9 @@ const READERS: usize = 4;
 /// Look-ups that are on their way at once; further ones are not made, but may be wanted again.
 const LOOK_UPS: usize = 8;
 
+/// Longer than a switch runs.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
+
 /// What a reader says.
 pub(super) struct Page {
     vsid: u32,
@@ -62,6 +65,8 @@ pub(super) struct Held {
     last_run: u64,
     /// Which virtual subnets were last said to be known whole.
     whole: Option<BTreeSet<u32>>,
+    /// When is to be forgotten what was held before anything was followed.
+    strays: Option<Instant>,
     /// Whether it was counted that something is read again since there is this connection.
     counted: bool,
 }
@@ -74,6 +79,7 @@ impl Held {
             reading: HashMap::new(),
             last_run: 0,
             whole: None,
+            strays: None,
             counted: false,
         }
     }
@@ -242,6 +248,13 @@ impl Session {
     /// Forgets what nobody has needed for as long as the grace.
     pub(super) fn leave_records(&mut self, it: &mut Connection<'_>) {
         let now = Instant::now();
+        if now >= *self.held.strays.get_or_insert(now + self.held.grace) {
+            // Once: from then on nothing is held that is not followed.
+            self.held.strays = Some(now + FOREVER);
+            let held = self.follower.held().into_iter().map(|key| key.vsid());
+            let strays = held.filter(|vsid| !self.scopes.all.contains_key(&Scope::Records(*vsid))).collect();
+            self.follower.forget(&strays);
+        }
         let over: Vec<(u32, i64)> = self
             .scopes
             .records()
