@@ -250,6 +250,31 @@ def s14_9_a_switch_that_is_started_without_the_store_goes_on_with_what_it_knew()
 
 
 @test
+def s12_3_an_address_that_one_host_learned_is_reached_from_another():
+    etcd, fabric = Etcd(everywhere=True), Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = []
+    for number, pa in enumerate(("192.168.34.8/24", "192.168.42.12/24"), 1):
+        h = NvHost(fabric, pa, "--policy-store", f"etcd://192.0.2.{4 * number + 1}:{etcd.port}", name=f"host{number}", manage=number)
+        until("the store to be there", lambda h=h: store(h.switch)["up"])
+        hosts.append(h)
+    a, b = hosts
+    blue(a.switch)
+    macs = [f"52:54:00:aa:04:{n:02x}" for n in (1, 2)]
+    a.cli("nv", "record", "add", "--vsid", 5001, "--kind", "l2-only", "--mac", macs[0], "--pa", a.pa)
+    b.cli("nv", "record", "add", "--vsid", 5001, "--ca", "10.1.0.9", "--mac", macs[1], "--pa", b.pa)
+    guest = a.machine("guest", 5001, "10.1.0.7/16", macs[0])
+    other = b.machine("other", 5001, "10.1.0.9/16", macs[1])
+    reachable(guest, "10.1.0.9")
+    until("the address to be told", lambda: records(b.switch).get("10.1.0.7") == a.pa, 5)
+    must(etcd.get("records/5001/10.1.0.7")["kind"] == "dynamic", "by a record of its kind")
+    other.run("ip neigh flush all")
+    reachable(other, "10.1.0.7")
+    must(not any(r.get("kind") == "dynamic" for r in b.cli("nv", "export")["record"]), "nobody configured it")
+    a.switch.close()
+    until("it to go with its host", lambda: "10.1.0.7" not in records(b.switch), 5)
+
+
+@test
 def s14_9_the_store_is_asked_over_tls_with_certificates_on_both_sides():
     authority = Authority("store")
     etcd = Etcd(authority.sign("etcd", "127.0.0.1"))

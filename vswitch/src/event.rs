@@ -356,6 +356,17 @@ pub enum Event {
         /// The key.
         key: String,
     },
+    /// An address that was learned from a guest of this host is not told other hosts: somebody configured it.
+    PolicyLearnedRefused {
+        /// The virtual subnet.
+        vsid: u32,
+        /// The customer address.
+        address: IpAddr,
+        /// The guest's MAC address.
+        mac: Mac,
+        /// The MAC address of the guest whose it is.
+        owner: Mac,
+    },
     /// An object of the policy store fits to no other, or to none any more, and is not in force.
     PolicyMisfit {
         /// The object.

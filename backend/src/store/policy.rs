@@ -43,6 +43,8 @@ pub trait SharedStore: Send + Sync {
     /// Asks what the records of these guests say now; what comes of it is told to the follower. Never waits; what cannot be asked now is
     /// not asked.
     fn look_up(&self, wanted: Vec<Want>);
+    /// Tells other hosts of addresses that were learned here, or were forgotten; with `all` of these and no others. Never waits.
+    fn publish(&self, learned: Vec<RecordChange>, all: bool);
     /// Reads the records of these keys, those that there are.
     fn find(&self, keys: Vec<RecordKey>) -> Answer<Result<Vec<Record>, NvRefusal>>;
     /// Reads all records that are valid, whether they are followed or not.
@@ -73,6 +75,8 @@ pub struct Status {
     known: AtomicI64,
     reading: AtomicU64,
     followed: AtomicU64,
+    /// Changes that are written, and that are to be.
+    writing: Mutex<(u64, u64)>,
     words: Mutex<Words>,
 }
 
@@ -106,6 +110,7 @@ impl Default for Status {
             known: AtomicI64::new(0),
             reading: AtomicU64::new(0),
             followed: AtomicU64::new(0),
+            writing: Mutex::default(),
             words: Mutex::new(words),
         }
     }
@@ -178,6 +183,11 @@ impl Status {
         self.words().hosts.iter().cloned().collect()
     }
 
+    /// Of changes that are being written, those that are, and all.
+    pub fn writing(&self) -> (u64, u64) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Virtual subnets whose records are followed.
     pub fn followed(&self) -> u64 {
         self.followed.load(Ordering::Relaxed)
@@ -215,6 +225,13 @@ impl Status {
 
     pub(super) fn reloaded(&self) {
         self.reloads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many changes are to be written.
+    pub(super) fn begins(self: &Arc<Self>, all: usize) -> Writing {
+        let all = all as u64;
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner).1 += all;
+        Writing { status: Arc::clone(self), written: 0, all }
     }
 
     /// So many changes were applied.
@@ -277,6 +294,28 @@ impl Status {
 
     pub(super) fn forget_hosts(&self) {
         self.words().hosts.clear();
+    }
+}
+
+/// Changes that are being written, until it is dropped.
+pub(super) struct Writing {
+    status: Arc<Status>,
+    written: u64,
+    all: u64,
+}
+
+impl Writing {
+    /// So many more are written.
+    pub(super) fn wrote(&mut self, more: usize) {
+        self.written += more as u64;
+        self.status.writing.lock().unwrap_or_else(PoisonError::into_inner).0 += more as u64;
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut writing = self.status.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *writing = (writing.0.saturating_sub(self.written), writing.1.saturating_sub(self.all));
     }
 }
 

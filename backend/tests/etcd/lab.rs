@@ -316,6 +316,11 @@ impl Lab {
         self.store.handle().look_up(vec![(vsid, of)]);
     }
 
+    /// Learns an address from a guest, or forgets it.
+    pub fn publish(&self, key: RecordKey, record: Option<Record>) {
+        self.store.handle().publish(vec![(key, record)], false);
+    }
+
     pub fn all(&self) -> Result<Vec<Record>, NvRefusal> {
         runtime().block_on(self.store.handle().all())
     }

@@ -6,9 +6,10 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use backend::control::nv::object::{Change, RecordKey};
+use backend::control::nv::object::{Change, Object, RecordKey};
 use backend::store::policy::Status;
 use serde_json::json;
+use vswitch::nv::model::{Kind, Record};
 use vswitch::refusal::NvRefusal;
 
 use self::lab::{Etcd, LAB_GRACE, Lab, Seen, object, record, record_in};
@@ -312,6 +313,61 @@ fn s14_9_a_subnet_whose_records_this_host_does_not_hold_is_not_removed_under_the
         etcd.delete("records/5009/10.1.0.2");
         lab.commit(vec![Change::remove(there)]).expect("removed");
         assert!(lab.seen().objects.is_empty());
+    });
+}
+
+#[test]
+fn s14_9_what_a_host_learned_others_know_until_it_forgets_or_dies() {
+    with_etcd(|mut etcd| {
+        let (a, b) = (Lab::with_name(&etcd, "a"), Lab::with_name(&etcd, "b"));
+        a.wait("a is there", Status::is_up);
+        b.wait("b is there", Status::is_up);
+        let learned = |n, pa: &str| match object(n, pa) {
+            Object::Record(record) => {
+                let record = Record { kind: Kind::Dynamic, ..record };
+                (RecordKey::of(&record), record)
+            }
+            other => panic!("{other:?}"),
+        };
+        let publish = |lab: &Lab, n, pa: &str| {
+            let (key, record) = learned(n, pa);
+            lab.publish(key, Some(record));
+        };
+        for n in 0..3 {
+            publish(&a, n, "192.168.1.1");
+        }
+        b.until("the other host knows", |seen| seen.records.len() == 3);
+        assert!(b.seen().records.values().all(|record| record.kind == Kind::Dynamic));
+        a.publish(learned(1, "192.168.1.1").0, None);
+        b.until("what is forgotten is withdrawn", |seen| seen.records.len() == 2);
+        publish(&b, 2, "192.168.1.2");
+        a.until("who learned it last has it", |seen| seen.pa("10.1.0.4") == Some("192.168.1.2"));
+        // Somebody configures one that was learned, and one that is learned is configured.
+        b.commit(vec![Change::create(object(0, "192.168.1.7"))]).expect("what is configured goes before");
+        etcd.put("records/5001/10.1.0.9", &record(7, "192.168.1.7"));
+        publish(&a, 7, "192.168.1.1");
+        let start = Instant::now();
+        while !a.told("policy-learned-refused") {
+            assert!(start.elapsed() < Duration::from_secs(10), "the host is told");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        publish(&a, 20, "192.168.1.1");
+        b.until("the others go on", |seen| seen.pa("10.1.0.22").is_some());
+        assert_eq!(b.seen().pa("10.1.0.9"), Some("192.168.1.7"), "what is configured stays");
+        // The store is away for longer than the lease.
+        etcd.kill();
+        a.until_down();
+        etcd.restart();
+        a.wait("it is back", Status::is_up);
+        drop(b);
+        a.until("the dead host's are gone", |seen| seen.pa("10.1.0.4").is_none());
+        let seen = a.seen();
+        assert_eq!((seen.pa("10.1.0.22"), seen.pa("10.1.0.2")), (Some("192.168.1.1"), Some("192.168.1.7")));
+        drop(a);
+        let left = Lab::with_name(&etcd, "c");
+        left.until("only what is configured outlives its host", |seen| {
+            seen.records.len() == 2 && seen.records.values().all(|record| record.kind == Kind::Static)
+        });
     });
 }
 

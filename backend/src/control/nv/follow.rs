@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use serde::Serialize;
 use vswitch::event::Event;
 use vswitch::nv::interest;
-use vswitch::nv::model::Record;
+use vswitch::nv::model::{Kind, Record};
 use vswitch::{Mac, PortId};
 
 use super::object::{Change, Key, Object, RecordKey};
@@ -40,6 +40,15 @@ impl Following {
 
 impl Follower for Following {
     fn records(&self, changes: &[RecordChange]) -> usize {
+        // What was learned here is so whatever the store has lost of it.
+        let is_kept = |(key, record): &RecordChange| record.is_none() && self.records.is_learned(key);
+        let others: Vec<RecordChange>;
+        let changes = if changes.iter().any(is_kept) {
+            others = changes.iter().filter(|change| !is_kept(change)).copied().collect();
+            &others
+        } else {
+            changes
+        };
         let Applied { full, left } = self.records.apply(changes);
         if full > 0 {
             log::warn!("policy store: there is no room for {full} records");
@@ -55,7 +64,7 @@ impl Follower for Following {
     }
 
     fn held(&self) -> Vec<RecordKey> {
-        self.records.configured(None).iter().map(RecordKey::of).collect()
+        self.records.others().iter().map(RecordKey::of).collect()
     }
 
     fn forget(&self, vsids: &BTreeSet<u32>) {
@@ -168,10 +177,12 @@ impl Switch {
         }
     }
 
-    /// Asks the store for what the data path missed. To be called a few times a second.
+    /// Asks the store for what the data path missed, and tells it what that learned. To be called a few times a second.
     pub fn look_up_records(&self) {
         if let (Some(store), Some(table)) = (&self.policy, &self.records) {
             store.look_up(table.wanted());
+            let (learned, all) = table.learned();
+            store.publish(learned, all);
         }
     }
 
@@ -224,7 +235,19 @@ impl Switch {
             let pa = *like.or(own.first())?;
             (!own.contains(&record.pa)).then_some(Record { pa, ..*record })
         };
-        let records = table.configured(Some(vsid)).into_iter().filter(|record| record.mac == port.mac);
+        let (learned, said): (Vec<_>, Vec<_>) = table
+            .list(Some(vsid))
+            .into_iter()
+            .filter(|record| record.mac == port.mac)
+            .partition(|record| record.kind == Kind::Dynamic);
+        // What its former host learned of it, this one knows.
+        let learned = learned.iter().filter_map(moved).map(|record| (RecordKey::of(&record), Some(record)));
+        let learned: Vec<RecordChange> = learned.collect();
+        table.apply(&learned);
+        if let Some(store) = &self.policy {
+            store.publish(learned, false);
+        }
+        let records = said.into_iter();
         let changes: Vec<Change> = records
             .filter_map(|before| {
                 let after = moved(&before)?;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vswitch::Mac;
+use vswitch::nv::learning::{News, PENDING};
 use vswitch::nv::model::{Kind, Record};
 use vswitch::nv::records::{Change, Of};
 use vswitch::nv::wanted::Want;
@@ -125,8 +126,40 @@ impl RecordTable {
 
     /// Takes those of virtual subnets out, but for what was learned here.
     pub fn forget(&self, vsids: &BTreeSet<u32>) {
-        let gone = self.configured(None).into_iter().filter(|record| vsids.contains(&record.vsid));
+        let gone = self.others().into_iter().filter(|record| vsids.contains(&record.vsid));
         self.apply(&gone.map(|record| (RecordKey::of(&record), None)).collect::<Vec<_>>());
+    }
+
+    /// All but what was learned here.
+    pub(super) fn others(&self) -> Vec<Record> {
+        let mut list = self.list(None);
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|record| record.kind != Kind::Dynamic || !own.contains(&record.pa));
+        list
+    }
+
+    /// Whether a record was learned here.
+    pub(super) fn is_learned(&self, key: &RecordKey) -> bool {
+        let (vsid, of) = of(key);
+        let found = self.state.nv.records.find(vsid, of);
+        found.is_some_and(|(_, view)| view.kind == Kind::Dynamic && view.local)
+    }
+
+    /// What was learned here and forgotten since this was asked last; or everything that is learned, and that it is.
+    pub(super) fn learned(&self) -> (Vec<RecordChange>, bool) {
+        let nv = &self.state.nv;
+        let news = nv.learned.take();
+        if news.len() >= PENDING {
+            let keys = nv.learned.list().into_iter().map(|(vsid, ca, ..)| (vsid, ca));
+            let record =
+                |(vsid, ca)| Some((RecordKey::Address(vsid, ca), nv.records.get(vsid, Of::Address(ca))?));
+            return (keys.filter_map(record).map(|(key, record)| (key, Some(record))).collect(), true);
+        }
+        let change = |news| match news {
+            News::Learned(record) => (RecordKey::of(&record), Some(record)),
+            News::Forgotten { vsid, ca } => (RecordKey::Address(vsid, ca), None),
+        };
+        (news.into_iter().map(change).collect(), false)
     }
 
     /// Of these virtual subnets all records are known from now on; one of another that is missing is wanted.

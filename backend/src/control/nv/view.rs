@@ -106,6 +106,7 @@ impl Switch {
             };
         };
         let status = store.status();
+        let (written, to_write) = status.writing();
         PolicyStoreView {
             kind: "etcd".into(),
             up: status.is_up(),
@@ -122,6 +123,8 @@ impl Switch {
             hosts: status.hosts(),
             subnets: status.followed(),
             reading: status.reading(),
+            to_write,
+            written,
             from_memory: self.nv.from_memory,
         }
     }

@@ -238,6 +238,12 @@ pub struct PolicyStoreView {
     pub subnets: u64,
     /// Those of them whose records are still being read.
     pub reading: u64,
+    /// Changes that are being written into it now.
+    #[serde(default)]
+    pub to_write: u64,
+    /// Those of them that are written.
+    #[serde(default)]
+    pub written: u64,
     /// Whether what is in force was remembered when the switch ended, because the store has not answered since it started.
     #[serde(default)]
     pub from_memory: bool,

@@ -21,26 +21,24 @@ use vswitch::event::Event;
 use vswitch::refusal::NvRefusal;
 
 use super::hold::{Held, Page};
-use super::keys::{self, Meaning, Scope};
-use super::read::{self, Pages, too_large};
+use super::keys::{self, Scope};
+use super::learned::{self, Published, Told};
+use super::read::{self, too_large};
 use super::rpc::{
-    ALL_WATCHES, Client, Header, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, WatchAsk,
-    WatchCancel, WatchCreate, WatchProgress, WatchRequest, WatchResponse,
+    Client, Header, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, WatchAsk, WatchCancel, WatchCreate,
+    WatchProgress, WatchRequest,
 };
 use super::scope::{Followed, Scopes};
 use super::write::{self, Written};
 use super::{Command, Commands, End, FAREWELL, words};
 use crate::control::nv::object::{Change, Key, Object};
 use crate::spec::EventSink;
-use crate::store::objects;
-use crate::store::policy::{Follower, RecordChange, Status};
+use crate::store::policy::{Follower, Status, Writing};
 
 /// How often this host says that it is there; that is also how soon it notices that the store is not.
 const SIGN: Duration = Duration::from_secs(2);
 /// How long others take this host to be there without a sign, in seconds.
 const PRESENCE: i64 = 15;
-/// Wrong values of one reading that are told one by one.
-pub(super) const TOLD: usize = 16;
 /// How long objects that changed wait for those that changed with them.
 const TOGETHER: Duration = Duration::from_millis(20);
 /// How often is looked after what has its time.
@@ -54,7 +52,7 @@ const ECHO: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     host: String,
     pub(super) follower: Arc<dyn Follower>,
-    events: Arc<dyn EventSink>,
+    pub(super) events: Arc<dyn EventSink>,
     pub(super) status: Arc<Status>,
     /// What this host says of itself.
     presence: Vec<u8>,
@@ -66,11 +64,13 @@ pub(super) struct Session {
     /// Which store it was.
     cluster: u64,
     /// The newest revision that it was known to have.
-    newest: i64,
+    pub(super) newest: i64,
     pub(super) scopes: Scopes,
     pub(super) held: Held,
+    /// What was learned here.
+    pub(super) learned: Published,
     /// Objects that changed and are not applied yet.
-    pending: Vec<(Key, Option<Object>)>,
+    pub(super) pending: Vec<(Key, Option<Object>)>,
 }
 
 /// What there is while a member is connected.
@@ -81,15 +81,16 @@ pub(super) struct Connection<'a> {
     pub(super) readers: JoinSet<()>,
     pub(super) look_ups: JoinSet<Result<read::Answers, Failure>>,
     writers: JoinSet<Ended>,
+    tellers: JoinSet<Result<Told, Failure>>,
     echoes: Vec<Echo>,
     /// When objects were first kept back.
-    kept_since: Option<Instant>,
+    pub(super) kept_since: Option<Instant>,
     /// Since when an answer is awaited to how far the watches are.
-    asked: Option<Instant>,
+    pub(super) asked: Option<Instant>,
     /// When that may be asked again.
     next_question: Instant,
     /// Whether it is to be asked.
-    is_due: bool,
+    pub(super) is_due: bool,
 }
 
 impl Connection<'_> {
@@ -123,16 +124,6 @@ impl Drop for Echo {
     }
 }
 
-/// What was found in keys that were read or changed.
-#[derive(Default)]
-pub(super) struct Batch {
-    pub(super) records: Vec<RecordChange>,
-    pub(super) objects: Vec<(Key, Option<Object>)>,
-    /// Keys of objects and records whose value is wrong.
-    pub(super) unreadable: Vec<Key>,
-    pub(super) wrong: usize,
-}
-
 impl Session {
     pub(super) fn new(
         host: String,
@@ -155,6 +146,7 @@ impl Session {
             newest: 0,
             scopes,
             held: Held::new(grace),
+            learned: Published::default(),
             pending: Vec::new(),
         }
     }
@@ -169,6 +161,7 @@ impl Session {
             Command::Carry(changes) => self.carried.push(changes),
             Command::Present(value) => self.presence = value,
             Command::Follow(vsids) => self.follow_records(&vsids),
+            Command::Publish(learned, all) => self.learned.news(learned, all),
             Command::LookUp(_) => {}
         }
     }
@@ -223,6 +216,7 @@ impl Session {
         lease: &mut i64,
     ) -> Result<std::convert::Infallible, Failure> {
         *lease = self.appear(client).await?;
+        self.learned.again();
         if Scope::OBJECTS.iter().any(|scope| self.scopes.all.get(scope).is_none_or(|it| it.revision == 0)) {
             self.read_objects(client).await?;
         }
@@ -235,6 +229,7 @@ impl Session {
             readers: JoinSet::new(),
             look_ups: JoinSet::new(),
             writers: JoinSet::new(),
+            tellers: JoinSet::new(),
             echoes: Vec::new(),
             kept_since: None,
             asked: None,
@@ -270,8 +265,8 @@ impl Session {
                         self.status.found(member);
                         let revision = self.status.revision();
                         self.events.emit(Event::PolicyStoreUp { member: member.to_owned(), revision });
-                        for changes in self.carried.drain(..) {
-                            it.writers.spawn(carry(client.clone(), changes));
+                        for changes in std::mem::take(&mut self.carried) {
+                            it.writers.spawn(self.carry(client, changes));
                         }
                     }
                     self.heard(it, response).await?;
@@ -302,6 +297,12 @@ impl Session {
                     }
                     while it.readers.try_join_next().is_some() {}
                     self.leave_records(it);
+                    if it.tellers.is_empty() {
+                        let due = self.learned.next();
+                        if !due.is_empty() {
+                            it.tellers.spawn(learned::write(client.clone(), *lease, due));
+                        }
+                    }
                     self.tell_whole();
                     self.echo(it);
                 }
@@ -316,9 +317,17 @@ impl Session {
                     if answer.ttl <= 0 {
                         // It was away for longer than the lease lasts.
                         *lease = self.appear(client).await?;
+                        self.learned.again();
                         if self.scopes.all.values().all(|followed| followed.revision == 0) {
                             return Err(Failure::unavailable("it is another one"));
                         }
+                    }
+                }
+                Some(told) = it.tellers.join_next() => {
+                    let told = told.map_err(|e| Failure::internal(e.to_string()))??;
+                    for (learned, there) in self.learned.told(told) {
+                        let (vsid, address, mac) = (learned.vsid, learned.ca, learned.mac);
+                        self.events.emit(Event::PolicyLearnedRefused { vsid, address, mac, owner: there.mac });
                     }
                 }
                 command = commands.recv() => match command {
@@ -347,15 +356,17 @@ impl Session {
     fn command(&mut self, it: &mut Connection<'_>, command: Command) {
         match command {
             Command::Commit(changes, reply) => {
-                let writing = write::commit(it.client.clone(), changes);
+                let progress = self.status.begins(changes.len());
+                let writing = write::commit(it.client.clone(), changes, progress);
                 it.writers.spawn(async move { Ended::Commit(writing.await, reply) });
             }
-            Command::Carry(changes) => drop(it.writers.spawn(carry(it.client.clone(), changes))),
+            Command::Carry(changes) => drop(it.writers.spawn(self.carry(it.client, changes))),
             Command::Present(value) => self.presence = value,
             Command::Follow(vsids) => {
                 self.follow_records(&vsids);
                 self.read_records(it);
             }
+            Command::Publish(learned, all) => self.learned.news(learned, all),
             Command::LookUp(wanted) => self.look_up(it, wanted),
             // Readers who end with the connection leave whoever asked without an answer, which is one.
             Command::Find(keys, reply) => {
@@ -367,6 +378,12 @@ impl Session {
                 it.readers.spawn(async move { drop(reply.send(reading.await)) });
             }
         }
+    }
+
+    /// Writes changes of this host itself.
+    fn carry(&self, client: &Client, changes: Vec<Change>) -> impl Future<Output = Ended> + use<> {
+        let progress = self.status.begins(changes.len());
+        carry(client.clone(), changes, progress)
     }
 
     /// Answers those whose changes are in force here.
@@ -421,37 +438,6 @@ impl Session {
         Ok(header)
     }
 
-    /// Reads all objects but records as they are at one revision.
-    async fn read_objects(&mut self, client: &Client) -> Result<(), Failure> {
-        let (mut objects, mut unreadable, mut wrong, mut revision) = (Vec::new(), Vec::new(), 0, 0);
-        self.status.forget_hosts();
-        for scope in Scope::OBJECTS {
-            let (first, end) = scope.range();
-            self.status.forget_skipped(&first, &end);
-            let mut pages = Pages::new(client.clone(), (first, end), revision);
-            while let Some(page) = pages.next().await? {
-                let mut batch = Batch { wrong, ..Batch::default() };
-                for kv in &page.kvs {
-                    self.read(&mut batch, scope, kv, true);
-                }
-                wrong = batch.wrong;
-                self.status.changed(batch.objects.len());
-                objects.extend(batch.objects.into_iter().filter_map(|(_, object)| object));
-                unreadable.append(&mut batch.unreadable);
-            }
-            revision = pages.revision();
-        }
-        self.pending.clear();
-        self.follower.loaded(objects, &unreadable);
-        for scope in Scope::OBJECTS {
-            self.scopes.all.entry(scope).or_default().revision = revision;
-        }
-        self.newest = self.newest.max(revision);
-        self.status.heard(revision);
-        tell_more(wrong);
-        Ok(())
-    }
-
     /// Watches a part after what is applied of it.
     pub(super) fn watch(&mut self, it: &mut Connection<'_>, scope: Scope) {
         let watch = self.scopes.watch(scope);
@@ -470,160 +456,11 @@ impl Session {
             it.ask(WatchAsk::Cancel(WatchCancel { watch }));
         }
     }
-
-    /// Takes in what the stream of watches says.
-    async fn heard(&mut self, it: &mut Connection<'_>, response: WatchResponse) -> Result<(), Failure> {
-        let revision = response.header.unwrap_or_default().revision;
-        self.status.heard(revision);
-        self.newest = self.newest.max(revision);
-        if response.canceled && response.watch == ALL_WATCHES {
-            return Err(Failure::unavailable(format!("it refused a watch: {}", response.cancel_reason)));
-        }
-        if response.watch == ALL_WATCHES {
-            it.asked = None;
-            it.kept_since = None;
-            self.apply_objects();
-            self.all_heard(revision);
-            return Ok(());
-        }
-        let Some((scope, followed)) = self.scopes.of_watch(response.watch) else { return Ok(()) };
-        if response.compact_revision != 0 {
-            log::info!("policy store: what was after {} is compacted away, reading again", followed.revision);
-            followed.again();
-            self.scopes.unwatch(response.watch);
-            if self.held.reloads() {
-                self.status.reloaded();
-            }
-            if let Scope::Records(vsid) = scope {
-                self.held.queue(vsid);
-                self.read_records(it);
-            } else {
-                self.reread_objects(it).await?;
-            }
-            return Ok(());
-        }
-        if response.canceled {
-            return Err(Failure::unavailable(format!("it ended the watch: {}", response.cancel_reason)));
-        }
-        it.is_due = true;
-        self.changed(scope, response);
-        if !self.pending.is_empty() {
-            it.kept_since.get_or_insert_with(Instant::now);
-        }
-        Ok(())
-    }
-
-    /// Reads all objects again, and watches them from there.
-    async fn reread_objects(&mut self, it: &mut Connection<'_>) -> Result<(), Failure> {
-        for scope in Scope::OBJECTS {
-            let watch = self.scopes.all.get(&scope).map_or(0, |followed| followed.watch);
-            self.unwatch(it, watch);
-        }
-        self.read_objects(it.client).await?;
-        Scope::OBJECTS.iter().for_each(|scope| self.watch(it, *scope));
-        Ok(())
-    }
-
-    /// Applies what changed in one part.
-    fn changed(&mut self, scope: Scope, response: WatchResponse) {
-        let (mut batch, mut last, events) = (Batch::default(), 0, response.events.len());
-        for event in response.events {
-            let Some(kv) = event.kv else { continue };
-            last = kv.mod_revision.max(last);
-            let before = batch.records.len();
-            self.read(&mut batch, scope, &kv, event.kind == 0);
-            if let Some((key, _)) = batch.records.get(before)
-                && let Some(followed) = self.scopes.all.get_mut(&scope)
-                && !followed.admits(key, kv.mod_revision)
-            {
-                batch.records.truncate(before);
-            }
-        }
-        let lacks = !batch.records.is_empty() && self.follower.records(&batch.records) > 0;
-        self.pending.append(&mut batch.objects);
-        // A response in fragments ends with the one that is none; before that, a revision may have come in part. One without events says
-        // how far the watch is.
-        if events == 0 && !response.created {
-            last = response.header.unwrap_or_default().revision;
-        }
-        if let Some(followed) = self.scopes.all.get_mut(&scope) {
-            followed.lacking |= lacks;
-            if !response.fragment {
-                followed.reached(last);
-            }
-        }
-        self.status.changed(events);
-    }
-
-    /// All watches have said everything up to `revision`.
-    fn all_heard(&mut self, revision: i64) {
-        for followed in self.scopes.all.values_mut().filter(|it| it.watch != 0) {
-            followed.heard_all(revision);
-        }
-        if !self.held.is_reading() {
-            self.status.advanced(revision);
-        }
-    }
-
-    fn apply_objects(&mut self) {
-        if !self.pending.is_empty() {
-            self.follower.objects(&std::mem::take(&mut self.pending));
-        }
-    }
-
-    /// Notes what a key holds, or (`is_there` false) that it is gone.
-    pub(super) fn read(&self, batch: &mut Batch, scope: Scope, kv: &KeyValue, is_there: bool) {
-        let name = || String::from_utf8_lossy(&kv.key).into_owned();
-        let key = match keys::meaning(&kv.key) {
-            Some(Meaning::Host(id)) => return self.status.host(&id, is_there),
-            Some(Meaning::Object(key)) => key,
-            None if is_there => return self.wrong(batch, scope, &name(), "there is no such key".into()),
-            None => {
-                self.status.mend(&name());
-                return;
-            }
-        };
-        let object = if is_there { objects::object(&key, &kv.value).map(Some) } else { Ok(None) };
-        match object {
-            Ok(object) => {
-                if self.status.mend(&name()) {
-                    self.events.emit(Event::PolicyMended { key: name() });
-                }
-                match (key, object) {
-                    (Key::Record(key), Some(Object::Record(record))) => {
-                        batch.records.push((key, Some(record)));
-                    }
-                    (Key::Record(key), _) => batch.records.push((key, None)),
-                    (key, object) => batch.objects.push((key, object)),
-                }
-            }
-            Err(reason) => {
-                self.wrong(batch, scope, &name(), reason);
-                batch.unreadable.push(key);
-            }
-        }
-    }
-
-    fn wrong(&self, batch: &mut Batch, scope: Scope, key: &str, reason: String) {
-        if self.status.skip(&scope.range().0, key, &reason) {
-            batch.wrong += 1;
-            if batch.wrong <= TOLD {
-                self.events.emit(Event::PolicySkipped { key: key.to_owned(), reason });
-            }
-        }
-    }
-}
-
-/// Says how many keys with wrong values were not told one by one.
-pub(super) fn tell_more(wrong: usize) {
-    if wrong > TOLD {
-        log::warn!("policy store: {} more keys have wrong values", wrong - TOLD);
-    }
 }
 
 /// Writes changes; gives them back if the store was lost meanwhile. What somebody else made of their objects stays.
-async fn carry(client: Client, changes: Vec<Change>) -> Ended {
-    let left = match write::commit(client, changes.clone()).await {
+async fn carry(client: Client, changes: Vec<Change>, progress: Writing) -> Ended {
+    let left = match write::commit(client, changes.clone(), progress).await {
         Ok(_) => None,
         Err(NvRefusal::StoreLost { .. } | NvRefusal::Partly { .. }) => Some(changes),
         Err(why) => {

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tonic::Status as Failure;
 use vswitch::nv::wanted::Want;
 
-use super::follow::{Batch, Connection, Session, tell_more};
+use super::apply::{Batch, tell_more};
+use super::follow::{Connection, Session};
 use super::keys::Scope;
 use super::read::{self, Answers, Pages};
 use super::rpc::RangeResponse;

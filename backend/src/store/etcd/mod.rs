@@ -11,9 +11,11 @@
 //! Threading: one thread with a runtime of its own does all the talking, and tells a [`Follower`] what changed. A [`Handle`] may be used
 //! from anywhere.
 
+mod apply;
 mod follow;
 mod hold;
 mod keys;
+mod learned;
 mod read;
 mod rpc;
 mod scope;
@@ -32,7 +34,7 @@ use vswitch::refusal::{NvRefusal, Object, Refusal, Refused};
 
 use self::follow::Session;
 use self::rpc::Client;
-use super::policy::{Answer, Follower, SharedStore, Status};
+use super::policy::{Answer, Follower, RecordChange, SharedStore, Status};
 use crate::control::nv::object::{Change, RecordKey};
 use crate::spec::EventSink;
 
@@ -85,6 +87,8 @@ enum Command {
     Follow(BTreeSet<u32>),
     /// Look these records up.
     LookUp(Vec<Want>),
+    /// Tell other hosts of these addresses that were learned; all there are, or what changed.
+    Publish(Vec<RecordChange>, bool),
     /// Read the records of these keys.
     Find(Vec<RecordKey>, oneshot::Sender<Result<Vec<Record>, NvRefusal>>),
     /// Read all records.
@@ -130,6 +134,12 @@ impl SharedStore for Handle {
         // Too much of it is as good as none: it is wanted again if it is still needed.
         if !wanted.is_empty() && self.status.is_up() {
             let _ = self.commands.try_send(Command::LookUp(wanted));
+        }
+    }
+
+    fn publish(&self, learned: Vec<RecordChange>, all: bool) {
+        if all || !learned.is_empty() {
+            self.say(Command::Publish(learned, all));
         }
     }
 

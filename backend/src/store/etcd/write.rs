@@ -11,6 +11,7 @@ use super::rpc::{
 };
 use crate::control::nv::object::{Change, Key, Object};
 use crate::store::objects;
+use crate::store::policy::Writing;
 
 /// Changes of one transaction at most; etcd takes 128 operations unless it is told otherwise.
 pub(super) const TOGETHER: usize = 120;
@@ -30,7 +31,11 @@ pub(super) struct Written {
 /// Makes the changes, [`TOGETHER`] in a transaction.
 ///
 /// A change that is there already counts as made, so that what was interrupted can be repeated.
-pub(super) async fn commit(client: Client, changes: Vec<Change>) -> Result<Written, NvRefusal> {
+pub(super) async fn commit(
+    client: Client,
+    changes: Vec<Change>,
+    mut progress: Writing,
+) -> Result<Written, NvRefusal> {
     let (mut written, mut done) = (Written::default(), 0);
     for together in changes.chunks(TOGETHER) {
         match transaction(&client, together).await {
@@ -47,6 +52,7 @@ pub(super) async fn commit(client: Client, changes: Vec<Change>) -> Result<Writt
             }
         }
         done += together.len();
+        progress.wrote(together.len());
     }
     Ok(written)
 }
