@@ -32,9 +32,9 @@ class World:
             h.address, mac = f"10.0.0.{50 + number}", f"52:54:00:aa:02:{number:02x}"
             first.cli("nv", *record(VSID, h.address, mac, h.pa))
         for number, h in enumerate(self.hosts, 1):
-            host.until("all records", lambda h=h: len(h.cli("nv", "record", "list")) == 3, 10)
             h.peer = h.machine("peer", VSID, f"{h.address}/24", f"52:54:00:aa:02:{number:02x}")
             h.card = {"socket": h.switch.port("guest", "--mac", fleet.MAC, "--vsid", VSID)}
+            host.until("all records", lambda h=h: len(h.cli("nv", "record", "list")) == 3, 10)
         self.mover = fleet.Mover(self, {"qemu": image.qemu(10)})
 
     def where(self):

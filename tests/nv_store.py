@@ -6,9 +6,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import host, suite  # noqa: E402
 from lab.authority import Authority  # noqa: E402
 from lab.etcd import PREFIX, Etcd, free_port  # noqa: E402
+from lab.fabric import Fabric, NvHost  # noqa: E402
 from lab.host import sh  # noqa: E402
 from lab.suite import must, test  # noqa: E402
 from lab.switch import Turnpike  # noqa: E402
+from lab.world import reachable  # noqa: E402
 
 BLUE = "11111111-1111-1111-1111-111111111111"
 _serial = iter(range(1, 1000))
@@ -20,8 +22,12 @@ def record(n, pa="192.168.1.1", vsid=5001):
     return f"records/{vsid}/{ca}", {"vsid": vsid, "ca": ca, "mac": f"02:00:00:00:{n // 256:02x}:{n % 256:02x}", "pa": pa}
 
 
-def switch(etcd, name, *more):
-    return Turnpike("--policy-store", etcd.address, "--host-id", name, *more, name=f"{name}{next(_serial)}")
+def switch(etcd, name, *more, vsid=5001):
+    """A switch with a guest's port in that virtual subnet, so that it holds its records."""
+    s = Turnpike("--policy-store", etcd.address, "--host-id", name, *more, name=f"{name}{next(_serial)}")
+    if vsid:
+        s.port("guest", "--vsid", vsid)
+    return s
 
 
 def records(s):
@@ -85,6 +91,41 @@ def s14_9_a_document_of_thousands_is_imported_and_a_wrong_one_not_at_all():
     must(a.cli("nv", "import", path)["changes"] == [], "again changes nothing")
     exported = b.cli("nv", "export")
     must(len(exported["record"]) == 5000 and exported["subnet"] == [{"network": "blue", "vsid": 5001, "prefix": ["10.1.0.0/16"]}], "as it was said")
+
+
+@test
+def s14_9_a_host_holds_the_records_of_its_networks_and_can_change_and_export_all():
+    etcd = Etcd()
+    a, b = switch(etcd, "a"), switch(etcd, "b", vsid=None)
+    until("both to be there", lambda: store(a)["up"] and store(b)["up"])
+    blue(a)
+    a.cli("nv", "network", "add", "red", "--rdid", BLUE.replace("1", "2"))
+    for vsid, network, prefix in ((5002, "blue", "10.2.0.0/16"), (6001, "red", "10.1.0.0/16")):
+        a.cli("nv", "subnet", "add", "--network", network, "--vsid", vsid, "--prefix", prefix)
+    words = lambda vsid, ca, n: ("--vsid", vsid, "--ca", ca, "--mac", f"02:00:00:00:00:{n:02x}", "--pa", "192.168.1.1")
+    b.cli("nv", "record", "add", *words(5001, "10.1.0.2", 1))
+    b.cli("nv", "record", "add", *words(5002, "10.2.0.2", 2))
+    b.cli("nv", "record", "add", *words(6001, "10.1.0.3", 3))
+    until("those of its network, and of all its subnets", lambda: set(records(a)) == {"10.1.0.2", "10.2.0.2"})
+    must(records(b) == {}, "a host without ports holds none")
+    must(len(b.cli("nv", "export")["record"]) == 3 and b.cli("nv", "export") == a.cli("nv", "export"), "but exports all")
+    code, text = b.cli("nv", "record", "add", *words(6001, "10.1.0.3", 9), check=False)
+    must(code == 1 and "has a record with MAC address 02:00:00:00:00:03 already" in text, text)
+    b.cli("nv", "record", "set", "--vsid", 6001, "--ca", "10.1.0.3", "--pa", "192.168.1.2")
+    must(etcd.get("records/6001/10.1.0.3")["pa"] == "192.168.1.2", "and changes what it does not hold")
+    code, text = b.cli("nv", "subnet", "remove", 6001, check=False)
+    must(code == 1 and "record" in text and etcd.get("subnets/6001"), text)
+    path = host.work() / "all.json"
+    path.write_text(json.dumps(b.cli("nv", "export")))
+    must(b.cli("nv", "import", path)["changes"] == [], "what is exported is what there is")
+    b.port("guest", "--vsid", 6001)
+    must(records(b) == {"10.1.0.3": "192.168.1.2"}, "a port's records are there when it is")
+    b.cli("nv", "record", "remove", "--vsid", 5002, "--ca", "10.2.0.2")
+    until("what is removed to be gone", lambda: set(records(a)) == {"10.1.0.2"})
+    etcd.kill()
+    until("the loss to be noticed", lambda: not store(b)["up"], 10)
+    code, text = b.cli("nv", "export", check=False)
+    must(code == 1 and "the policy store does not answer" in text, f"a part is not exported as all: {text}")
 
 
 @test
@@ -172,6 +213,65 @@ def s14_9_a_restarted_and_a_taken_over_switch_know_what_they_knew():
     a.process.wait(10)
     a.start()
     until("a restarted one to have read all", lambda: len(records(a)) == 6)
+
+
+@test
+def s14_9_a_switch_that_is_started_without_the_store_goes_on_with_what_it_knew():
+    etcd, fabric = Etcd(everywhere=True), Fabric("192.168.34.0/24")
+    h = NvHost(fabric, "192.168.34.8/24", "--policy-store", f"etcd://192.0.2.5:{etcd.port}", name="host1", manage=1)
+    until("it to be there", lambda: store(h.switch)["up"])
+    h.cli("nv", "network", "add", "blue", "--rdid", BLUE)
+    h.cli("nv", "subnet", "add", "--network", "blue", "--vsid", 5001, "--prefix", "10.1.0.0/16", "--gateway", "10.1.255.254")
+    macs = {n: f"52:54:00:aa:03:{n:02x}" for n in (1, 2)}
+    for n, mac in macs.items():
+        h.cli("nv", "record", "add", "--vsid", 5001, "--ca", f"10.1.0.{n}", "--mac", mac, "--pa", h.pa)
+    machines = lambda tag: [h.machine(f"{tag}{n}", 5001, f"10.1.0.{n}/16", mac) for n, mac in macs.items()]
+    first, _ = machines("m")
+    reachable(first, "10.1.0.2")
+    must(len(records(h.switch)) == 2 and not store(h.switch)["from_memory"], f"{records(h.switch)}")
+    etcd.kill()
+    h.switch.close()
+    h.switch.start()
+    shown = store(h.switch)
+    must(not shown["up"] and shown["from_memory"], f"{shown}")
+    remembered = next(e for e in events(h.switch) if e["kind"] == "policy-remembered")
+    must(remembered["objects"] == 2 and remembered["records"] == 2, f"{remembered}")
+    for n in macs:
+        h.cli("port", "remove", f"m{n}")
+    first, _ = machines("n")
+    reachable(first, "10.1.0.2")
+
+    def meanwhile():
+        etcd.delete("records/5001/10.1.0.2")
+        etcd.put("records/5001/10.1.0.9", {"vsid": 5001, "ca": "10.1.0.9", "mac": "52:54:00:aa:03:09", "pa": h.pa})
+
+    etcd.elsewhere(meanwhile)
+    until("the store's own", lambda: set(records(h.switch)) == {"10.1.0.1", "10.1.0.9"} and not store(h.switch)["from_memory"])
+
+
+@test
+def s12_3_an_address_that_one_host_learned_is_reached_from_another():
+    etcd, fabric = Etcd(everywhere=True), Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = []
+    for number, pa in enumerate(("192.168.34.8/24", "192.168.42.12/24"), 1):
+        h = NvHost(fabric, pa, "--policy-store", f"etcd://192.0.2.{4 * number + 1}:{etcd.port}", name=f"host{number}", manage=number)
+        until("the store to be there", lambda h=h: store(h.switch)["up"])
+        hosts.append(h)
+    a, b = hosts
+    blue(a.switch)
+    macs = [f"52:54:00:aa:04:{n:02x}" for n in (1, 2)]
+    a.cli("nv", "record", "add", "--vsid", 5001, "--kind", "l2-only", "--mac", macs[0], "--pa", a.pa)
+    b.cli("nv", "record", "add", "--vsid", 5001, "--ca", "10.1.0.9", "--mac", macs[1], "--pa", b.pa)
+    guest = a.machine("guest", 5001, "10.1.0.7/16", macs[0])
+    other = b.machine("other", 5001, "10.1.0.9/16", macs[1])
+    reachable(guest, "10.1.0.9")
+    until("the address to be told", lambda: records(b.switch).get("10.1.0.7") == a.pa, 5)
+    must(etcd.get("records/5001/10.1.0.7")["kind"] == "dynamic", "by a record of its kind")
+    other.run("ip neigh flush all")
+    reachable(other, "10.1.0.7")
+    must(not any(r.get("kind") == "dynamic" for r in b.cli("nv", "export")["record"]), "nobody configured it")
+    a.switch.close()
+    until("it to go with its host", lambda: "10.1.0.7" not in records(b.switch), 5)
 
 
 @test

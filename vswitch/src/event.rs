@@ -353,6 +353,13 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// What was known of the policy store when the switch ended is in force until the store answers.
+    PolicyRemembered {
+        /// Objects, but for records.
+        objects: u64,
+        /// Lookup records.
+        records: u64,
+    },
     /// A key of the policy store has a wrong value; what it said before stays in force.
     PolicySkipped {
         /// The key.
@@ -364,6 +371,17 @@ pub enum Event {
     PolicyMended {
         /// The key.
         key: String,
+    },
+    /// An address that was learned from a guest of this host is not told other hosts: somebody configured it.
+    PolicyLearnedRefused {
+        /// The virtual subnet.
+        vsid: u32,
+        /// The customer address.
+        address: IpAddr,
+        /// The guest's MAC address.
+        mac: Mac,
+        /// The MAC address of the guest whose it is.
+        owner: Mac,
     },
     /// An object of the policy store fits to no other, or to none any more, and is not in force.
     PolicyMisfit {

@@ -90,6 +90,10 @@ fn policy_store(out: &mut String, store: &PolicyStoreView) {
     let help = "Times everything was read again because the store had forgotten what was between";
     one("reloads_total", "counter", help, store.reloads);
     one("hosts", "gauge", "Hosts that are there", store.hosts.len() as u64);
+    one("subnets", "gauge", "Virtual subnets whose records are followed", store.subnets);
+    let help = "1 while what is in force was remembered when the switch ended";
+    one("from_memory", "gauge", help, store.from_memory.into());
+    one("reading_subnets", "gauge", "Virtual subnets whose records are still being read", store.reading);
 }
 
 fn family<V: Display>(

@@ -3,15 +3,13 @@
 //! A change is planned with the switch locked. With the embedded store it is made at once; with a store that hosts share it is written there
 //! while nothing is locked, and the answer waits until it came back and is in force.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
-use vswitch::nv::model::NextHop;
+use vswitch::nv::model::{NextHop, Record};
 use vswitch::refusal::{NvRefusal, Object as About, Refusal, Refused};
 
 use super::Shared;
@@ -19,7 +17,7 @@ use super::body::{ApiError, Body, Bulk, ErrorBody, Name, Query};
 use super::routes::Answer;
 use crate::control::nv::check::{self, Spec};
 use crate::control::nv::document;
-use crate::control::nv::object::{Change, Hop, Key};
+use crate::control::nv::object::{Change, Hop, Key, RecordKey};
 use crate::control::types::{
     Applied, GatewaySpec, NetworkSpec, NvDocument, PolicyStoreView, ProviderSpec, RecordChange, RecordSpec,
     ResolutionView, RouteSpec, SubnetSpec,
@@ -28,19 +26,46 @@ use crate::control::{Switch, check as value};
 
 /// Longest document. A million records are under 256 MiB.
 const DOCUMENT_LIMIT: usize = 256 << 20;
-/// How long an answer waits for a change that is written to be in force here, too.
-const ECHO: Duration = Duration::from_secs(5);
 
 type Added<S> = Result<(StatusCode, Json<Vec<S>>), ApiError>;
 type Done = Result<StatusCode, ApiError>;
+
+fn refused(why: NvRefusal) -> ApiError {
+    ApiError(Refusal::Nv(why).of(About::Nv { noun: "policy store", key: String::new() }))
+}
+
+fn starting() -> ApiError {
+    refused(NvRefusal::StoreLost { reason: "the switch is starting".into() })
+}
+
+/// What the store that hosts share has of a record, or of all of them, that this host may not hold; `None` = what is here is all.
+async fn stored(s: &Shared, key: Option<RecordKey>) -> Result<Option<Vec<Record>>, ApiError> {
+    let store = s.with(move |switch| switch.nv_lacks(key.as_ref()).then(|| switch.policy_store())).await?;
+    let Some(store) = store else { return Ok(None) };
+    let store = store.ok_or_else(starting)?;
+    let read = match key {
+        Some(key) => store.find(vec![key]),
+        None => store.all(),
+    };
+    read.await.map(Some).map_err(refused)
+}
 
 /// Makes the changes that `plan` finds.
 async fn make(
     s: &Shared,
     plan: impl FnOnce(&mut Switch) -> Result<Vec<Change>, Refused> + Send + 'static,
 ) -> Result<Vec<Change>, ApiError> {
+    make_knowing(s, None, plan).await
+}
+
+/// Makes the changes that `plan` finds with these records, which this host may not hold.
+async fn make_knowing(
+    s: &Shared,
+    records: Option<Vec<Record>>,
+    plan: impl FnOnce(&mut Switch) -> Result<Vec<Change>, Refused> + Send + 'static,
+) -> Result<Vec<Change>, ApiError> {
     let planned = move |switch: &mut Switch| {
-        let changes = plan(switch)?;
+        let changes = switch.nv_knowing(records, plan)?;
         let shared = switch.nv_shared(&changes);
         if !shared {
             switch.nv_commit(&changes)?;
@@ -49,15 +74,9 @@ async fn make(
     };
     let (changes, store, shared) = s.with(planned).await??;
     if shared {
-        let about =
-            |why| ApiError(Refusal::Nv(why).of(About::Nv { noun: "policy store", key: String::new() }));
-        let lost = || NvRefusal::StoreLost { reason: "the switch is starting".into() };
-        let store = store.ok_or_else(lost).map_err(about)?;
+        let store = store.ok_or_else(starting)?;
         let (own, common): (Vec<_>, Vec<_>) = changes.iter().cloned().partition(|it| it.key.is_local());
-        let revision = store.commit(common).await.map_err(about)?;
-        if !store.status().applied_up_to(revision, ECHO).await {
-            log::warn!("policy store: revision {revision} is written, but not heard of yet");
-        }
+        store.commit(common).await.map_err(refused)?;
         s.with(move |switch| switch.nv_commit(&own)).await??;
     }
     Ok(changes)
@@ -76,7 +95,11 @@ where
 /// Removes the object of a key.
 async fn remove(s: &Shared, noun: &'static str, name: String, key: Result<Key, Refusal>) -> Done {
     let key = key.map_err(|why| why.of(About::Nv { noun, key: name }))?;
-    make(s, move |switch| switch.nv_remove(&key)).await?;
+    let records = match &key {
+        Key::Record(key) => stored(s, Some(*key)).await?,
+        _ => None,
+    };
+    make_knowing(s, records, move |switch| switch.nv_remove(&key)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -162,7 +185,8 @@ pub(super) struct RecordsQuery {
     vsid: Option<u64>,
 }
 
-/// List the lookup records, learned ones included.
+/// List the lookup records that this host holds, learned ones included. With a policy store that hosts share these are the records of the
+/// customer networks that it has ports or gateways in.
 #[utoipa::path(get, path = "/v1/nv/records", tag = "nv", params(RecordsQuery), responses(
     (status = 200, description = "The records, by subnet and address", body = Vec<RecordSpec>),
     (status = 400, description = "A value is not valid", body = ErrorBody),
@@ -199,7 +223,12 @@ pub(super) async fn set_record(
     State(s): State<Shared>,
     Body(change): Body<RecordChange>,
 ) -> Answer<Vec<RecordSpec>> {
-    let changes = make(&s, move |switch| switch.nv_set_record(&change)).await?;
+    // One that is wrong is refused below.
+    let records = match check::record_key(change.vsid, change.ca.as_deref(), change.mac.as_deref()) {
+        Ok(key) => stored(&s, Some(key)).await?,
+        Err(_) => None,
+    };
+    let changes = make_knowing(&s, records, move |switch| switch.nv_set_record(&change)).await?;
     Ok(Json(changes.iter().filter_map(|change| RecordSpec::said(change.after.as_ref()?)).collect()))
 }
 
@@ -354,9 +383,11 @@ pub(super) async fn remove_gateway(State(s): State<Shared>, Name(network): Name)
 /// Show all that is configured, as one document.
 #[utoipa::path(get, path = "/v1/nv/export", tag = "nv", responses(
     (status = 200, description = "The document; importing it changes nothing", body = NvDocument),
+    (status = 503, description = "The policy store that hosts share does not answer", body = ErrorBody),
 ))]
 pub(super) async fn export_policy(State(s): State<Shared>) -> Answer<NvDocument> {
-    Ok(Json(s.with(|switch| switch.nv_export()).await?))
+    let records = stored(&s, None).await?;
+    Ok(Json(s.with(move |switch| switch.nv_knowing(records, |switch| switch.nv_export())).await?))
 }
 
 /// How to import a document.
@@ -383,10 +414,12 @@ pub(super) async fn import_policy(
     Body(document): Body<NvDocument, DOCUMENT_LIMIT>,
 ) -> Answer<Applied> {
     let dry_run = how.dry_run == Some(true);
+    let records = stored(&s, None).await?;
+    let plan = move |switch: &mut Switch| switch.nv_import(&document);
     let changes = if dry_run {
-        s.with(move |switch| switch.nv_import(&document)).await??
+        s.with(move |switch| switch.nv_knowing(records, plan)).await??
     } else {
-        make(&s, move |switch| switch.nv_import(&document)).await?
+        make_knowing(&s, records, plan).await?
     };
     Ok(Json(Applied { dry_run, changes: document::lines(&changes) }))
 }

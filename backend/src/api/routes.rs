@@ -155,12 +155,28 @@ async fn add_port(
     State(s): State<Shared>,
     Body(new): Body<NewPort>,
 ) -> Result<(StatusCode, Json<PortView>), ApiError> {
+    let vsid = new.policy.vsid.flatten().and_then(|vsid| u32::try_from(vsid).ok());
+    if let Some(vsid) = vsid
+        && let Some(records) = s.with(move |switch| switch.nv_expect(vsid, true)).await?
+    {
+        let until = tokio::time::Instant::now() + RECORDS;
+        while !records.is_whole(vsid) && tokio::time::Instant::now() < until {
+            tokio::time::sleep(RECORDS / 200).await;
+        }
+    }
     let added = move |switch: &mut crate::control::Switch| {
-        switch.add_port(&new)?;
+        let added = switch.add_port(&new);
+        if let Some(vsid) = vsid {
+            switch.nv_expect(vsid, false);
+        }
+        added?;
         switch.show_port(&new.name)
     };
     Ok((StatusCode::CREATED, Json(s.with(added).await??)))
 }
+
+/// How long a new port waits for the records of its virtual subnet. It is made without them then, and has them later.
+const RECORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Show a port.
 #[utoipa::path(get, path = "/v1/ports/{name}", tag = "ports", params(("name" = String, Path, description = "The port's name")), responses(

@@ -62,6 +62,8 @@ impl Beginning<'_> {
         if self.shares_policy {
             // What is left from when they were kept here is not what the hosts agree on.
             saved.nv.retain(|object| object.key().is_local());
+            // What was known of that is, until they say something else.
+            saved.nv.extend(store.remembered().into_iter().filter(|object| !object.key().is_local()));
         }
         let tallies = Tallies::open(self.directory, self.workers)?;
         let listener = api::bind(self.api, callers)?;
@@ -75,7 +77,7 @@ impl Beginning<'_> {
             Dataplane::start(&options, tallies, snapshot, sink, keeper)
         })?;
         if self.shares_policy {
-            switch.share_policy();
+            switch.share_policy(true);
         }
         Ok(Begun { switch, listener, metrics, socket, taking: None })
     }
@@ -111,7 +113,7 @@ impl Beginning<'_> {
             Dataplane::start(&options, counted, snapshot, sink, keeper)
         })?;
         if self.shares_policy {
-            switch.share_policy();
+            switch.share_policy(false);
         }
         switch.expect_ports(&present, last_id);
 

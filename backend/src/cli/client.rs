@@ -21,6 +21,9 @@ use crate::control::check;
 /// Longest wait for an answer. Changes wait for workers and for the disk, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Longest wait for a look at how a long request fares.
+const LOOK: Duration = Duration::from_millis(800);
+
 /// A client of one switch.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -40,12 +43,14 @@ impl Client {
         self.call(Method::POST, path, Some(body))
     }
 
-    /// A request whose answer may take long; `tick` is called every second meanwhile.
+    /// A request whose answer may take long. Every second meanwhile `watched` is looked at, and `tell` is given what is there, or nothing
+    /// where that has no time to answer either.
     pub(super) fn post_long<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
-        tick: impl Fn(),
+        watched: &str,
+        tell: impl Fn(Option<Bytes>),
     ) -> Result<T, Failure> {
         let body: Bytes = serde_json::to_vec(body).map_err(|e| broken(&e))?.into();
         let answer = Self::blocking(async {
@@ -55,7 +60,12 @@ impl Client {
             loop {
                 tokio::select! {
                     answer = &mut talk => return answer,
-                    _ = second.tick() => tick(),
+                    _ = second.tick() => {}
+                }
+                let look = async { whole(self.send(Method::GET, watched, Bytes::new()).await?).await };
+                tokio::select! {
+                    answer = &mut talk => return answer,
+                    seen = tokio::time::timeout(LOOK, look) => tell(seen.ok().and_then(Result::ok)),
                 }
             }
         });

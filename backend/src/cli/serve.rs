@@ -391,7 +391,8 @@ fn policy_store(
     // It is a part of the key that says that this host is there.
     check::name(host).map_err(|why| why.of(Object::Option("--host-id")))?;
     let tls = ca.map(|ca| etcd::Tls { ca, own });
-    Ok(Some(etcd::Options { members: members.clone(), tls, host: host.to_owned() }))
+    let (members, host) = (members.clone(), host.to_owned());
+    Ok(Some(etcd::Options { members, tls, host, grace: etcd::GRACE }))
 }
 
 #[cfg(not(feature = "etcd"))]

@@ -212,6 +212,7 @@ impl Switch {
 
     /// Stops all rings; every later change is refused.
     pub fn stop(&mut self) {
+        self.nv_remember_all();
         if let Some(data) = self.data.take() {
             data.shutdown();
         }
@@ -248,10 +249,12 @@ impl Switch {
         }
         self.follow_devices();
         self.follow_awaited();
+        self.nv_remember();
     }
 
-    /// To be called every second or sooner: asks for next hops of the provider network.
+    /// To be called every second or sooner: asks for next hops of the provider network, and for records that are missing.
     pub fn ask_next_hops(&self) {
+        self.look_up_records();
         if let Some(data) = self.data.as_ref().filter(|_| self.settings.nv) {
             data.ask_next_hops();
         }
@@ -343,6 +346,7 @@ impl Switch {
         self.last_id = id.0;
         self.events.emit(Event::PortAdded { port: id, name });
         self.follow_devices();
+        self.nv_interest();
         Ok(())
     }
 
@@ -465,6 +469,7 @@ impl Switch {
         if let Some(data) = &self.data {
             data.publish(snapshot);
         }
+        self.nv_interest();
     }
 
     fn snapshot(&mut self) -> Snapshot {

@@ -102,6 +102,7 @@ impl Switch {
 
     /// Closes the store, so that another process can open it. To be followed by [`Self::reclaim_store`] or [`Self::stop`].
     pub fn release_store(&mut self) {
+        self.nv_remember_all();
         self.store = Store::none();
     }
 

@@ -22,7 +22,7 @@ use vswitch::refusal::{Object as About, Refusal, Refused};
 
 use crate::control::list::{self, Item, List};
 use crate::control::model::{PortConfig, Settings};
-use crate::control::nv::object::{Change, Object};
+use crate::control::nv::object::{Change, Key, Object};
 use crate::control::{acl, rule};
 
 /// Name of the file in the state directory.
@@ -46,6 +46,9 @@ const RULES: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("rules"
 
 /// Name of an object of network virtualization, as in `networks/blue` → object as JSON.
 const NV: TableDefinition<&str, &[u8]> = TableDefinition::new("nv");
+
+/// The same of what hosts share in another store, as it was last known of that: a cache, which may be behind.
+const KNOWN: TableDefinition<&str, &[u8]> = TableDefinition::new("nv-known");
 
 /// What a store held when it was opened.
 #[derive(Debug, Default)]
@@ -138,6 +141,46 @@ impl Store {
             Backing::Failing => Err("no space left on device".into()),
         }
         .map_err(|reason| Refusal::StoreFailed { reason })
+    }
+}
+
+impl Store {
+    /// Remembers what is known of a store that hosts share: objects as they are now, or that there is none of a key.
+    pub fn remember(&self, known: &[(Key, Option<Object>)]) -> Result<(), Refusal> {
+        let Backing::File(database) = &self.0 else { return Ok(()) };
+        let change = || -> Result<(), Box<dyn std::error::Error>> {
+            let transaction = database.begin_write()?;
+            let mut table = transaction.open_table(KNOWN)?;
+            for (key, object) in known {
+                let key = objects::text(key);
+                match object {
+                    Some(object) => drop(table.insert(key.as_str(), objects::value(object).as_slice())?),
+                    None => drop(table.remove(key.as_str())?),
+                }
+            }
+            drop(table);
+            transaction.commit()?;
+            Ok(())
+        };
+        change().map_err(|e| Refusal::StoreFailed { reason: e.to_string() })
+    }
+
+    /// What was remembered. What of it cannot be read is left out: the store that it was known of has it.
+    pub fn remembered(&self) -> Vec<Object> {
+        let Backing::File(database) = &self.0 else { return Vec::new() };
+        let read = || -> Result<Vec<Object>, Box<dyn std::error::Error>> {
+            let mut known = Vec::new();
+            for row in database.begin_read()?.open_table(KNOWN)?.iter()? {
+                let (key, bytes) = row?;
+                let object = objects::key(key.value()).map(|key| objects::object(&key, bytes.value()));
+                known.extend(object.and_then(Result::ok));
+            }
+            Ok(known)
+        };
+        read().unwrap_or_else(|e| {
+            log::debug!("nothing is remembered of the policy store: {e}");
+            Vec::new()
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
-use vswitch::nv::model::NextHop;
+use vswitch::nv::model::{Kind, NextHop, Record};
 
 use crate::control::nv::check::{Spec, say};
 use crate::control::nv::object::{Hop, Key, Object, RecordKey};
@@ -69,12 +69,27 @@ pub(super) fn object(key: &Key, value: &[u8]) -> Result<Object, String> {
         Key::Network(_) => judged::<NetworkSpec>(value),
         Key::Subnet(_) => judged::<SubnetSpec>(value),
         Key::Route(..) => judged::<RouteSpec>(value),
-        Key::Record(_) => judged::<RecordSpec>(value),
+        Key::Record(_) => record_of(value),
         Key::Provider(_) => judged::<ProviderSpec>(value),
         Key::Gateway(_) => judged::<GatewaySpec>(value),
     }?;
     let said = object.key();
     if said == *key { Ok(object) } else { Err(format!("the value is that of {} '{said}'", said.noun())) }
+}
+
+/// A record, which may be one that was learned.
+fn record_of(value: &[u8]) -> Result<Object, String> {
+    let mut spec: RecordSpec =
+        serde_json::from_slice(value).map_err(|e| format!("the value is not valid: {e}"))?;
+    let is_learned = spec.kind.as_deref() == say::kind(Kind::Dynamic);
+    if is_learned {
+        spec.kind = None;
+    }
+    let object = spec.judge().map_err(|why| format!("{why}; valid: {}", why.hint()))?;
+    Ok(match object {
+        Object::Record(record) if is_learned => Object::Record(Record { kind: Kind::Dynamic, ..record }),
+        object => object,
+    })
 }
 
 fn judged<S: Spec + DeserializeOwned>(value: &[u8]) -> Result<Object, String> {

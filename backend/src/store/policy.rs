@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use vswitch::nv::model::Record;
+use vswitch::nv::wanted::Want;
 use vswitch::refusal::NvRefusal;
 
 use crate::control::nv::object::{Change, Key, Object, RecordKey};
@@ -17,10 +17,16 @@ pub type RecordChange = (RecordKey, Option<Record>);
 
 /// Who follows a policy store: it is told what the store has, in the order in which that changed. Called from the store's thread.
 pub trait Follower: Send + Sync {
-    /// Records changed.
-    fn records(&self, changes: &[RecordChange]);
+    /// Records changed. For how many of them there is no room.
+    fn records(&self, changes: &[RecordChange]) -> usize;
+    /// How many more records there is room for.
+    fn room(&self) -> usize;
     /// The keys of all records that the follower has.
     fn held(&self) -> Vec<RecordKey>;
+    /// The records of these virtual subnets are of no use any more.
+    fn forget(&self, vsids: &BTreeSet<u32>);
+    /// Of these virtual subnets all records are known from now on, of others not.
+    fn whole(&self, vsids: &BTreeSet<u32>);
     /// Other objects changed.
     fn objects(&self, changes: &[(Key, Option<Object>)]);
     /// `objects` is all that the store has beside records, and `unreadable` are keys whose value there is wrong: what the follower has
@@ -32,8 +38,19 @@ pub trait Follower: Send + Sync {
 pub trait SharedStore: Send + Sync {
     /// How it fares.
     fn status(&self) -> &Arc<Status>;
-    /// Writes changes, of which each has its condition: all of them in one transaction as far as one holds them. Says from which revision on
-    /// everybody sees them.
+    /// Follows the records of these virtual subnets from now on. Those of others are forgotten a while later. Never waits.
+    fn follow(&self, vsids: BTreeSet<u32>);
+    /// Asks what the records of these guests say now; what comes of it is told to the follower. Never waits; what cannot be asked now is
+    /// not asked.
+    fn look_up(&self, wanted: Vec<Want>);
+    /// Tells other hosts of addresses that were learned here, or were forgotten; with `all` of these and no others. Never waits.
+    fn publish(&self, learned: Vec<RecordChange>, all: bool);
+    /// Reads the records of these keys, those that there are.
+    fn find(&self, keys: Vec<RecordKey>) -> Answer<Result<Vec<Record>, NvRefusal>>;
+    /// Reads all records that are valid, whether they are followed or not.
+    fn all(&self) -> Answer<Result<Vec<Record>, NvRefusal>>;
+    /// Writes changes, of which each has its condition: all of them in one transaction as far as one holds them. Answers when the follower
+    /// has been told what it follows of them, or that does not come; with the revision from which on everybody sees them.
     fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>>;
     /// Writes changes sooner or later, also when the store is away now. Never waits.
     fn carry(&self, changes: Vec<Change>);
@@ -54,8 +71,12 @@ pub struct Status {
     reloads: AtomicU64,
     losses: AtomicU64,
     applied: AtomicU64,
-    revision: watch::Sender<i64>,
+    revision: AtomicI64,
     known: AtomicI64,
+    reading: AtomicU64,
+    followed: AtomicU64,
+    /// Changes that are written, and that are to be.
+    writing: Mutex<(u64, u64)>,
     words: Mutex<Words>,
 }
 
@@ -65,7 +86,8 @@ struct Words {
     reason: String,
     endpoint: String,
     skipped: BTreeMap<String, String>,
-    beyond: BTreeSet<u64>,
+    /// Numbers of keys, each with that of its part.
+    beyond: BTreeMap<u64, u64>,
     hosts: BTreeSet<String>,
 }
 
@@ -76,7 +98,7 @@ impl Default for Status {
             reason: "it has not answered yet".into(),
             endpoint: String::new(),
             skipped: BTreeMap::new(),
-            beyond: BTreeSet::new(),
+            beyond: BTreeMap::new(),
             hosts: BTreeSet::new(),
         };
         Self {
@@ -84,8 +106,11 @@ impl Default for Status {
             reloads: AtomicU64::new(0),
             losses: AtomicU64::new(0),
             applied: AtomicU64::new(0),
-            revision: watch::channel(0).0,
+            revision: AtomicI64::new(0),
             known: AtomicI64::new(0),
+            reading: AtomicU64::new(0),
+            followed: AtomicU64::new(0),
+            writing: Mutex::default(),
             words: Mutex::new(words),
         }
     }
@@ -114,7 +139,7 @@ impl Status {
 
     /// Up to which revision everything is applied.
     pub fn revision(&self) -> i64 {
-        *self.revision.borrow()
+        self.revision.load(Ordering::Relaxed)
     }
 
     /// The newest revision that the store was heard to have.
@@ -158,10 +183,19 @@ impl Status {
         self.words().hosts.iter().cloned().collect()
     }
 
-    /// Waits until everything up to `revision` is applied, or for so long; whether it is.
-    pub async fn applied_up_to(&self, revision: i64, patience: Duration) -> bool {
-        let mut applied = self.revision.subscribe();
-        tokio::time::timeout(patience, applied.wait_for(|applied| *applied >= revision)).await.is_ok()
+    /// Of changes that are being written, those that are, and all.
+    pub fn writing(&self) -> (u64, u64) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Virtual subnets whose records are followed.
+    pub fn followed(&self) -> u64 {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Those of them whose records are still being read.
+    pub fn reading(&self) -> u64 {
+        self.reading.load(Ordering::Relaxed)
     }
 
     // === for the store itself ===
@@ -193,28 +227,43 @@ impl Status {
         self.reloads.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn advanced(&self, revision: i64, changes: usize) {
+    /// So many changes are to be written.
+    pub(super) fn begins(self: &Arc<Self>, all: usize) -> Writing {
+        let all = all as u64;
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner).1 += all;
+        Writing { status: Arc::clone(self), written: 0, all }
+    }
+
+    /// So many changes were applied.
+    pub(super) fn changed(&self, changes: usize) {
         self.applied.fetch_add(changes as u64, Ordering::Relaxed);
-        self.revision.send_if_modified(|old| {
-            let more = revision > *old;
-            *old = revision.max(*old);
-            more
-        });
+    }
+
+    /// Everything up to `revision` is applied.
+    pub(super) fn advanced(&self, revision: i64) {
+        self.revision.fetch_max(revision, Ordering::Relaxed);
+        self.known.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// So many virtual subnets are followed, and so many of them are still being read.
+    pub(super) fn follows(&self, followed: usize, reading: usize) {
+        self.followed.store(followed as u64, Ordering::Relaxed);
+        self.reading.store(reading as u64, Ordering::Relaxed);
     }
 
     /// The store begins anew, with a history of its own.
     pub(super) fn rewound(&self) {
         self.known.store(0, Ordering::Relaxed);
-        self.revision.send_replace(0);
+        self.revision.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that the value of `key` is wrong; whether that is news.
-    pub(super) fn skip(&self, key: &str, reason: &str) -> bool {
+    /// Notes that the value of `key`, which is in the part that begins with the key `first`, is wrong; whether that is news.
+    pub(super) fn skip(&self, first: &[u8], key: &str, reason: &str) -> bool {
         let mut words = self.words();
         if words.skipped.len() < NAMED || words.skipped.contains_key(key) {
             return words.skipped.insert(key.to_owned(), reason.to_owned()).as_deref() != Some(reason);
         }
-        words.beyond.insert(number(key));
+        words.beyond.insert(number(key.as_bytes()), number(first));
         false
     }
 
@@ -224,14 +273,14 @@ impl Status {
         if words.skipped.is_empty() {
             return false;
         }
-        words.skipped.remove(key).is_some() | words.beyond.remove(&number(key))
+        words.skipped.remove(key).is_some() | words.beyond.remove(&number(key.as_bytes())).is_some()
     }
 
-    /// Forgets which keys were wrong, because all are read again.
-    pub(super) fn forget_skipped(&self) {
+    /// Forgets which keys were wrong of those from `first` to before `end`, because they are read again or no longer followed.
+    pub(super) fn forget_skipped(&self, first: &[u8], end: &[u8]) {
         let mut words = self.words();
-        words.skipped.clear();
-        words.beyond.clear();
+        words.skipped.retain(|key, _| !(first..end).contains(&key.as_bytes()));
+        words.beyond.retain(|_, of| *of != number(first));
     }
 
     pub(super) fn host(&self, id: &str, is_there: bool) {
@@ -248,8 +297,30 @@ impl Status {
     }
 }
 
+/// Changes that are being written, until it is dropped.
+pub(super) struct Writing {
+    status: Arc<Status>,
+    written: u64,
+    all: u64,
+}
+
+impl Writing {
+    /// So many more are written.
+    pub(super) fn wrote(&mut self, more: usize) {
+        self.written += more as u64;
+        self.status.writing.lock().unwrap_or_else(PoisonError::into_inner).0 += more as u64;
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut writing = self.status.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *writing = (writing.0.saturating_sub(self.written), writing.1.saturating_sub(self.all));
+    }
+}
+
 /// A number for a key that is only counted.
-fn number(key: &str) -> u64 {
+fn number(key: &[u8]) -> u64 {
     use std::hash::{Hash, Hasher};
     let mut hasher = std::hash::DefaultHasher::new();
     key.hash(&mut hasher);

@@ -1,9 +1,10 @@
 //! An etcd in a directory of its own, and a follower that remembers what it was told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use vswitch::nv::model::Record;
 use vswitch::refusal::NvRefusal;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long records are kept that nobody needs any more.
+pub const LAB_GRACE: Duration = Duration::from_millis(700);
 const PREFIX: &str = "/turnpike/v1/";
 
 /// The program `name`, if it is there.
@@ -172,9 +175,14 @@ impl Drop for Etcd {
 
 /// What the value of record `n` is.
 pub fn record(n: usize, pa: &str) -> Value {
+    record_in(5001, n, pa)
+}
+
+/// The same in another virtual subnet.
+pub fn record_in(vsid: u32, n: usize, pa: &str) -> Value {
     let ca = format!("10.1.{}.{}", n / 200, n % 200 + 2);
     let mac = format!("02:00:00:00:{:02x}:{:02x}", n / 256, n % 256);
-    json!({"vsid": 5001, "ca": ca, "mac": mac, "pa": pa})
+    json!({"vsid": vsid, "ca": ca, "mac": mac, "pa": pa})
 }
 
 /// Record `n` itself.
@@ -187,6 +195,7 @@ pub fn object(n: usize, pa: &str) -> Object {
 pub struct Seen {
     pub records: BTreeMap<RecordKey, Record>,
     pub objects: BTreeMap<Key, Object>,
+    pub whole: BTreeSet<u32>,
 }
 
 impl Seen {
@@ -199,7 +208,7 @@ impl Seen {
 }
 
 #[derive(Default)]
-struct Memory(Mutex<Seen>);
+struct Memory(Mutex<Seen>, AtomicUsize);
 
 impl Memory {
     fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
@@ -208,7 +217,7 @@ impl Memory {
 }
 
 impl Follower for Memory {
-    fn records(&self, changes: &[RecordChange]) {
+    fn records(&self, changes: &[RecordChange]) -> usize {
         self.with(|seen| {
             for (key, record) in changes {
                 match record {
@@ -217,6 +226,19 @@ impl Follower for Memory {
                 };
             }
         });
+        0
+    }
+
+    fn room(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    fn forget(&self, vsids: &BTreeSet<u32>) {
+        self.with(|seen| seen.records.retain(|key, _| !vsids.contains(&key.vsid())));
+    }
+
+    fn whole(&self, vsids: &BTreeSet<u32>) {
+        self.with(|seen| vsids.clone_into(&mut seen.whole));
     }
 
     fn held(&self) -> Vec<RecordKey> {
@@ -268,11 +290,43 @@ impl Lab {
     }
 
     fn begin(etcd: &Etcd, name: &str, tls: Option<Tls>) -> Self {
-        let (memory, events) = (Arc::new(Memory::default()), Arc::new(EventLog::default()));
-        let options = Options { members: vec![etcd.member()], tls, host: name.to_owned() };
+        let lab = Self::with_room(etcd, name, tls, usize::MAX);
+        lab.follow(&[5001]);
+        lab
+    }
+
+    /// One that follows no records yet, and has room for so many.
+    pub fn with_room(etcd: &Etcd, name: &str, tls: Option<Tls>, room: usize) -> Self {
+        let memory = Arc::new(Memory(Mutex::default(), AtomicUsize::new(room)));
+        let events = Arc::new(EventLog::default());
+        let options = Options { members: vec![etcd.member()], tls, host: name.to_owned(), grace: LAB_GRACE };
         let store = Store::start(&options, memory.clone(), events.clone()).expect("it starts");
         store.handle().present(json!({"host": name}).to_string().into_bytes());
         Self { memory, events, store }
+    }
+
+    /// Needs the records of these virtual subnets.
+    pub fn follow(&self, vsids: &[u32]) {
+        self.store.handle().follow(vsids.iter().copied().collect());
+    }
+
+    /// Misses the record of an address.
+    pub fn look_up(&self, vsid: u32, ca: &str) {
+        let of = vswitch::nv::records::Of::Address(ca.parse().expect("an address"));
+        self.store.handle().look_up(vec![(vsid, of)]);
+    }
+
+    /// Learns an address from a guest, or forgets it.
+    pub fn publish(&self, key: RecordKey, record: Option<Record>) {
+        self.store.handle().publish(vec![(key, record)], false);
+    }
+
+    pub fn all(&self) -> Result<Vec<Record>, NvRefusal> {
+        runtime().block_on(self.store.handle().all())
+    }
+
+    pub fn find(&self, keys: Vec<RecordKey>) -> Result<Vec<Record>, NvRefusal> {
+        runtime().block_on(self.store.handle().find(keys))
     }
 
     pub fn status(&self) -> &Status {
@@ -307,10 +361,6 @@ impl Lab {
 
     pub fn commit(&self, changes: Vec<Change>) -> Result<i64, NvRefusal> {
         runtime().block_on(self.store.handle().commit(changes))
-    }
-
-    pub fn applied(&self, revision: i64) -> bool {
-        runtime().block_on(self.status().applied_up_to(revision, PATIENCE))
     }
 
     /// Whether there was an event of this kind.

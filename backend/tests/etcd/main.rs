@@ -6,12 +6,13 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use backend::control::nv::object::Change;
+use backend::control::nv::object::{Change, Object, RecordKey};
 use backend::store::policy::Status;
 use serde_json::json;
+use vswitch::nv::model::{Kind, Record};
 use vswitch::refusal::NvRefusal;
 
-use self::lab::{Etcd, Lab, Seen, object, record};
+use self::lab::{Etcd, LAB_GRACE, Lab, Seen, object, record, record_in};
 
 /// Runs `test` with an etcd of its own.
 fn with_etcd(test: impl FnOnce(Etcd)) {
@@ -142,8 +143,8 @@ fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
         let (a, b) = (object(0, "192.168.1.1"), object(1, "192.168.1.1"));
         let revision =
             lab.commit(vec![Change::create(a.clone()), Change::create(b.clone())]).expect("created");
-        assert!(lab.applied(revision), "and read back");
-        assert_eq!(lab.seen().records.len(), 2);
+        assert_eq!(lab.seen().records.len(), 2, "and read back");
+        lab.wait("all is said to be in force", |status| status.revision() >= revision);
         // Repeated it is done already; with another value it is not what was there.
         lab.commit(vec![Change::create(a.clone())]).expect("is there");
         let other = object(0, "192.168.1.9");
@@ -165,7 +166,6 @@ fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
         let before = lab.status().revision();
         let revision = lab.commit(moved).expect("moved");
         assert_eq!(revision, before + 1, "a move is one transaction");
-        assert!(lab.applied(revision));
         assert_eq!(lab.seen().pa("10.1.0.2"), Some("192.168.1.9"));
     });
 }
@@ -206,6 +206,169 @@ fn s14_9_the_store_and_the_host_know_each_other_by_their_certificates() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(!plain.status().is_up(), "nor one that does not encrypt");
     assert!(lab.status().is_up());
+}
+
+#[test]
+fn s14_9_a_host_holds_the_records_that_it_needs_and_no_others() {
+    with_etcd(|etcd| {
+        for vsid in [5001, 5002, 500] {
+            etcd.put(&format!("records/{vsid}/10.1.0.2"), &record_in(vsid, 0, "192.168.1.1"));
+        }
+        etcd.put("networks/blue", &json!({"name": "blue", "rdid": "6f9619ff-8b86-d011-b42d-00c04fc964ff"}));
+        let lab = Lab::with_room(&etcd, "a", None, usize::MAX);
+        lab.until("objects are read", |seen| seen.objects.len() == 1);
+        assert!(lab.seen().records.is_empty(), "nobody needs any record");
+        let held = |seen: &Seen| seen.records.keys().map(RecordKey::vsid).collect::<Vec<_>>();
+        lab.follow(&[5001]);
+        lab.until("it is known whole", |seen| seen.whole.contains(&5001));
+        assert_eq!(held(&lab.seen()), [5001]);
+        lab.follow(&[5001, 5002]);
+        lab.until("so is the other", |seen| seen.whole.len() == 2);
+        assert_eq!(held(&lab.seen()), [5001, 5002]);
+        etcd.put("records/5002/10.1.0.3", &record_in(5002, 1, "192.168.1.1"));
+        lab.until("each is followed", |seen| seen.records.len() == 3);
+        // It leaves, and is back before anybody has forgotten it.
+        lab.follow(&[5001]);
+        etcd.put("records/5002/10.1.0.4", &record_in(5002, 2, "192.168.1.1"));
+        lab.until("it is followed in its grace", |seen| seen.records.len() == 4);
+        lab.follow(&[5001, 5002]);
+        std::thread::sleep(2 * LAB_GRACE);
+        assert_eq!(held(&lab.seen()), [5001, 5002, 5002, 5002]);
+        lab.follow(&[5001]);
+        lab.until("it is forgotten", |seen| held(seen) == [5001] && seen.whole.len() == 1);
+        etcd.put("records/5002/10.1.0.5", &record_in(5002, 3, "192.168.1.1"));
+        etcd.put("records/5001/10.1.0.5", &record(3, "192.168.1.1"));
+        lab.until("the one is followed", |seen| seen.pa("10.1.0.5").is_some());
+        assert_eq!(held(&lab.seen()), [5001, 5001], "the other is not");
+        assert_eq!(lab.all().expect("all").len(), 6, "all valid ones can be read all the same");
+    });
+}
+
+#[test]
+fn s14_9_each_virtual_subnet_is_resumed_or_read_again_for_itself() {
+    with_etcd(|mut etcd| {
+        for vsid in [5001, 5002] {
+            etcd.put(&format!("records/{vsid}/10.1.0.2"), &record_in(vsid, 0, "192.168.1.1"));
+        }
+        let lab = Lab::new(&etcd);
+        lab.follow(&[5001, 5002]);
+        lab.until("both are read", |seen| seen.whole.len() == 2);
+        etcd.kill();
+        lab.until_down();
+        etcd.restart_elsewhere(|etcd| {
+            etcd.delete("records/5001/10.1.0.2");
+            etcd.put("records/5002/10.1.0.3", &record_in(5002, 1, "192.168.1.1"));
+            etcd.compact();
+            etcd.put("records/5002/10.1.0.4", &record_in(5002, 2, "192.168.1.1"));
+        });
+        let keys = |seen: &Seen| seen.records.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let wanted = ["5002/10.1.0.2", "5002/10.1.0.3", "5002/10.1.0.4"];
+        lab.until("both are caught up with", |seen| keys(seen) == wanted && seen.whole.len() == 2);
+        assert_eq!(lab.status().reloads(), 1);
+        // Needed while the store is away: read when it is back.
+        etcd.kill();
+        lab.until_down();
+        lab.follow(&[5002, 5003]);
+        etcd.restart_elsewhere(|etcd| etcd.put("records/5003/10.1.0.2", &record_in(5003, 0, "192.168.1.1")));
+        lab.until("the new one is read", |seen| keys(seen).contains(&"5003/10.1.0.2".to_owned()));
+    });
+}
+
+#[test]
+fn s14_9_what_does_not_fit_is_looked_up_and_then_followed() {
+    with_etcd(|etcd| {
+        for n in 0..5 {
+            etcd.put(&format!("records/5001/10.1.0.{}", n + 2), &record(n, "192.168.1.1"));
+        }
+        let lab = Lab::with_room(&etcd, "a", None, 4);
+        lab.follow(&[5001, 5002]);
+        lab.until("the other, which is empty, is whole", |seen| seen.whole.contains(&5002));
+        lab.wait("this one is not read on", |status| status.reading() == 0);
+        assert!(lab.seen().records.is_empty() && !lab.seen().whole.contains(&5001));
+        lab.look_up(5001, "10.1.0.3");
+        lab.until("what was asked for is there", |seen| seen.pa("10.1.0.3") == Some("192.168.1.1"));
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.2"));
+        etcd.put("records/5001/10.1.0.3", &record(1, "192.168.1.2"));
+        lab.until("and followed", |seen| seen.pa("10.1.0.3") == Some("192.168.1.2"));
+        assert_eq!(lab.seen().records.len(), 1, "nothing else is");
+        etcd.delete("records/5001/10.1.0.3");
+        lab.until("until it is gone", |seen| seen.records.is_empty());
+        let key = RecordKey::Address(5001, [10, 1, 0, 4].into());
+        assert_eq!(lab.find(vec![key]).expect("found").len(), 1, "others are found by their keys");
+    });
+}
+
+#[test]
+fn s14_9_a_subnet_whose_records_this_host_does_not_hold_is_not_removed_under_them() {
+    with_etcd(|etcd| {
+        let subnet = json!({"network": "blue", "vsid": 5009, "prefix": ["10.1.0.0/16"]});
+        etcd.put("subnets/5009", &subnet);
+        etcd.put("records/5009/10.1.0.2", &record_in(5009, 0, "192.168.1.1"));
+        let lab = Lab::new(&etcd);
+        lab.until("it is read", |seen| seen.objects.len() == 1);
+        lab.wait("it is there", Status::is_up);
+        let there = lab.seen().objects.into_values().next().expect("the subnet");
+        let refused = lab.commit(vec![Change::remove(there.clone())]);
+        assert!(matches!(refused, Err(NvRefusal::InUse { .. })), "{refused:?}");
+        etcd.delete("records/5009/10.1.0.2");
+        lab.commit(vec![Change::remove(there)]).expect("removed");
+        assert!(lab.seen().objects.is_empty());
+    });
+}
+
+#[test]
+fn s14_9_what_a_host_learned_others_know_until_it_forgets_or_dies() {
+    with_etcd(|mut etcd| {
+        let (a, b) = (Lab::with_name(&etcd, "a"), Lab::with_name(&etcd, "b"));
+        a.wait("a is there", Status::is_up);
+        b.wait("b is there", Status::is_up);
+        let learned = |n, pa: &str| match object(n, pa) {
+            Object::Record(record) => {
+                let record = Record { kind: Kind::Dynamic, ..record };
+                (RecordKey::of(&record), record)
+            }
+            other => panic!("{other:?}"),
+        };
+        let publish = |lab: &Lab, n, pa: &str| {
+            let (key, record) = learned(n, pa);
+            lab.publish(key, Some(record));
+        };
+        for n in 0..3 {
+            publish(&a, n, "192.168.1.1");
+        }
+        b.until("the other host knows", |seen| seen.records.len() == 3);
+        assert!(b.seen().records.values().all(|record| record.kind == Kind::Dynamic));
+        a.publish(learned(1, "192.168.1.1").0, None);
+        b.until("what is forgotten is withdrawn", |seen| seen.records.len() == 2);
+        publish(&b, 2, "192.168.1.2");
+        a.until("who learned it last has it", |seen| seen.pa("10.1.0.4") == Some("192.168.1.2"));
+        // Somebody configures one that was learned, and one that is learned is configured.
+        b.commit(vec![Change::create(object(0, "192.168.1.7"))]).expect("what is configured goes before");
+        etcd.put("records/5001/10.1.0.9", &record(7, "192.168.1.7"));
+        publish(&a, 7, "192.168.1.1");
+        let start = Instant::now();
+        while !a.told("policy-learned-refused") {
+            assert!(start.elapsed() < Duration::from_secs(10), "the host is told");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        publish(&a, 20, "192.168.1.1");
+        b.until("the others go on", |seen| seen.pa("10.1.0.22").is_some());
+        assert_eq!(b.seen().pa("10.1.0.9"), Some("192.168.1.7"), "what is configured stays");
+        // The store is away for longer than the lease.
+        etcd.kill();
+        a.until_down();
+        etcd.restart();
+        a.wait("it is back", Status::is_up);
+        drop(b);
+        a.until("the dead host's are gone", |seen| seen.pa("10.1.0.4").is_none());
+        let seen = a.seen();
+        assert_eq!((seen.pa("10.1.0.22"), seen.pa("10.1.0.2")), (Some("192.168.1.1"), Some("192.168.1.7")));
+        drop(a);
+        let left = Lab::with_name(&etcd, "c");
+        left.until("only what is configured outlives its host", |seen| {
+            seen.records.len() == 2 && seen.records.values().all(|record| record.kind == Kind::Static)
+        });
+    });
 }
 
 /// `cargo test -p turnpike --test etcd -- --ignored --nocapture figures`

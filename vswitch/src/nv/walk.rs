@@ -139,7 +139,15 @@ pub(super) fn sender(
     }
 }
 
+/// Somebody may know the record that is not there.
+fn miss(frame: &Frame<'_>, vsid: u32, address: IpAddr) {
+    if !frame.dry {
+        frame.state.nv.wanted.missed((vsid, Of::Address(address)), frame.now);
+    }
+}
+
 fn unknown_sender(frame: &mut Frame<'_>, address: IpAddr) -> Result<Sender, DropReason> {
+    miss(frame, frame.segment.0, address);
     frame.single = true;
     let (port, vsid, reason) = (frame.port.id, frame.segment.0, DropReason::NvSourceUnknown);
     frame.notice(Event::NvLookupFailed { port, vsid, address, reason });
@@ -273,6 +281,7 @@ pub(super) fn no_route(frame: &mut Frame<'_>, address: IpAddr) -> Result<Verdict
 }
 
 pub(super) fn unknown(frame: &mut Frame<'_>, vsid: u32, address: IpAddr) -> Result<Verdict, DropReason> {
+    miss(frame, vsid, address);
     frame.single = true;
     let (port, reason) = (frame.port.id, DropReason::NvDestinationUnknown);
     frame.notice(Event::NvLookupFailed { port, vsid, address, reason });

@@ -39,7 +39,9 @@ impl Import {
         let objects = objects + document.provider.len() + document.gateway.len() + document.record.len();
         let url = format!("/v1/nv/import?dry_run={}", self.dry_run);
         let progress = Progress::new(objects);
-        let applied = client.post_long::<Applied>(&url, &document, || progress.tick());
+        let applied = client.post_long::<Applied>(&url, &document, "/v1/nv/store", |seen| {
+            progress.tell(seen.and_then(|bytes| serde_json::from_slice(&bytes).ok()).as_ref());
+        });
         progress.end();
         answer.print(&applied?, |applied| match (applied.changes.len(), self.dry_run) {
             (0, _) => "nothing to change".into(),
@@ -64,10 +66,22 @@ impl Progress {
         Self { objects, start: std::time::Instant::now(), is_shown }
     }
 
-    fn tick(&self) {
+    fn tell(&self, store: Option<&PolicyStoreView>) {
         if self.is_shown {
-            let (objects, seconds) = (count(self.objects as u64), self.start.elapsed().as_secs());
-            eprint!("\r{objects} objects are being judged and stored ({seconds} s) ");
+            eprint!("\r{} ", self.words(store));
+        }
+    }
+
+    /// How far it is: only a store that hosts share is written to in many steps.
+    fn words(&self, store: Option<&PolicyStoreView>) -> String {
+        let (objects, seconds) = (count(self.objects as u64), self.start.elapsed().as_secs());
+        match store.filter(|store| store.to_write > 0) {
+            Some(store) => {
+                let (written, all) = (store.written, store.to_write);
+                let share = 100 * written / all;
+                format!("{share} %: {} of {} changes written ({seconds} s)", count(written), count(all))
+            }
+            None => format!("{objects} objects are being judged and stored ({seconds} s)"),
         }
     }
 
@@ -117,13 +131,19 @@ fn show(store: &PolicyStoreView) -> String {
         return "embedded: in this switch's state directory".into();
     }
     let state = if store.up { format!("yes, {}", store.member) } else { format!("no: {}", store.reason) };
+    let in_force = if store.from_memory {
+        "what was known when the switch ended".into()
+    } else {
+        format!("revision {} of {}", store.revision, store.newest)
+    };
     let mut text = pairs(&[
         ("kind", store.kind.clone()),
         ("answers", state),
         ("heard", format!("{} ms ago", store.silent_ms)),
-        ("in force", format!("revision {} of {}", store.revision, store.newest)),
+        ("in force", in_force),
         ("lost", format!("{} times", store.losses)),
         ("read again", format!("{} times", store.reloads)),
+        ("subnets", format!("{} followed, {} being read", store.subnets, store.reading)),
         ("hosts", store.hosts.join(", ")),
         ("wrong keys", store.skipped.to_string()),
     ]);
@@ -132,4 +152,19 @@ fn show(store: &PolicyStoreView) -> String {
         let _ = write!(text, "\n  {key}: {reason}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_import_says_its_share_where_it_is_written_in_steps() {
+        let progress = Progress { objects: 20_000, start: std::time::Instant::now(), is_shown: false };
+        let store = |written, to_write| PolicyStoreView { written, to_write, ..PolicyStoreView::default() };
+        assert_eq!(progress.words(Some(&store(4800, 20_000))), "24 %: 4.8k of 20k changes written (0 s)");
+        let judged = "20k objects are being judged and stored (0 s)";
+        assert_eq!(progress.words(Some(&store(0, 0))), judged);
+        assert_eq!(progress.words(None), judged);
+    }
 }

@@ -218,7 +218,8 @@ pub(crate) enum Record {
         #[command(flatten)]
         key: RecordKey,
     },
-    /// List the records, those that were learned from guests included.
+    /// List the records that this host holds, those that were learned from guests included. With a policy store that hosts share these are
+    /// the records of the customer networks that it has ports or gateways in; 'turnpike nv export' has all.
     List {
         /// Only those of this virtual subnet.
         #[arg(long, value_name = "N")]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use vswitch::event::Event;
-use vswitch::nv::model::Record;
+use vswitch::nv::model::{Kind, Record};
 use vswitch::port::PortKind;
 use vswitch::refusal::{NvRefusal, Object as About, Refusal, Refused};
 
@@ -23,6 +23,7 @@ const NAMED: usize = 8;
 /// Records as they would be after changes.
 struct Draft<'a> {
     table: Option<&'a RecordTable>,
+    read: Option<&'a HashMap<RecordKey, Record>>,
     changed: HashMap<RecordKey, Option<Record>>,
     rewritten: HashMap<IpAddr, RecordKey>,
 }
@@ -31,7 +32,7 @@ impl Known for Draft<'_> {
     fn record(&self, key: &RecordKey) -> Option<Record> {
         match self.changed.get(key) {
             Some(record) => *record,
-            None => self.table?.record(key),
+            None => self.table?.record(key).or_else(|| self.read?.get(key).copied()),
         }
     }
 
@@ -60,9 +61,38 @@ impl Switch {
     /// The object of a key, as far as this host knows it.
     pub(super) fn nv_object(&self, key: &Key) -> Option<Object> {
         match key {
-            Key::Record(key) => self.records()?.record(key).map(Object::Record),
+            Key::Record(key) => {
+                let read = || self.nv.read.as_ref()?.get(key).copied();
+                self.records()?.record(key).or_else(read).map(Object::Record)
+            }
             key => self.nv.objects.get(key),
         }
+    }
+
+    /// Whether a change can be planned only with what the shared store has: of this record, or of all of them.
+    pub fn nv_lacks(&self, key: Option<&RecordKey>) -> bool {
+        self.nv.shared
+            && key.is_none_or(|key| !self.records().is_some_and(|table| table.record(key).is_some()))
+    }
+
+    /// Plans with these records, which the shared store has.
+    pub fn nv_knowing<T>(&mut self, read: Option<Vec<Record>>, plan: impl FnOnce(&mut Self) -> T) -> T {
+        let said = |record: &Record| record.kind != Kind::Dynamic;
+        let by_key = |record| (RecordKey::of(&record), record);
+        self.nv.read = read.map(|read| read.into_iter().filter(said).map(by_key).collect());
+        let planned = plan(self);
+        self.nv.read = None;
+        planned
+    }
+
+    /// All records that somebody configured, as far as they are known.
+    pub(super) fn nv_configured(&self) -> Vec<Record> {
+        let Some(read) = &self.nv.read else {
+            return self.records().map(|table| table.configured(None)).unwrap_or_default();
+        };
+        let mut list: Vec<Record> = read.values().copied().collect();
+        list.sort_unstable_by_key(RecordKey::of);
+        list
     }
 
     /// The changes that make new objects of what is said, all of them fitting.
@@ -135,7 +165,8 @@ impl Switch {
         let others = changes.iter().any(|change| !matches!(change.key, Key::Record(_)));
         let mut objects = Cow::Borrowed(&self.nv.objects);
         let table = self.records();
-        let mut draft = Draft { table, changed: HashMap::new(), rewritten: HashMap::new() };
+        let read = self.nv.read.as_ref();
+        let mut draft = Draft { table, read, changed: HashMap::new(), rewritten: HashMap::new() };
         for change in changes {
             match (&change.key, &change.after) {
                 (Key::Record(key), Some(Object::Record(record))) => {

@@ -107,7 +107,7 @@ impl Switch {
                 None => changes.push(Change::create(object)),
             }
         }
-        let records = self.records().map(|table| table.configured(None)).unwrap_or_default();
+        let records = self.nv_configured();
         let mut there = HashSet::with_capacity(records.len());
         for record in records {
             let key = RecordKey::of(&record);

@@ -1,12 +1,14 @@
 //! Following a policy store that hosts share: what others wrote is put in force here.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
-use vswitch::Mac;
 use vswitch::event::Event;
-use vswitch::nv::model::Record;
+use vswitch::nv::interest;
+use vswitch::nv::model::{Kind, Record};
+use vswitch::{Mac, PortId};
 
 use super::object::{Change, Key, Object, RecordKey};
 use super::records::{Applied, RecordTable};
@@ -37,7 +39,16 @@ impl Following {
 }
 
 impl Follower for Following {
-    fn records(&self, changes: &[RecordChange]) {
+    fn records(&self, changes: &[RecordChange]) -> usize {
+        // What was learned here is so whatever the store has lost of it.
+        let is_kept = |(key, record): &RecordChange| record.is_none() && self.records.is_learned(key);
+        let others: Vec<RecordChange>;
+        let changes = if changes.iter().any(is_kept) {
+            others = changes.iter().filter(|change| !is_kept(change)).copied().collect();
+            &others
+        } else {
+            changes
+        };
         let Applied { full, left } = self.records.apply(changes);
         if full > 0 {
             log::warn!("policy store: there is no room for {full} records");
@@ -45,10 +56,24 @@ impl Follower for Following {
         if !left.is_empty() {
             self.with(|switch| switch.nv_left(&left));
         }
+        full
+    }
+
+    fn room(&self) -> usize {
+        self.records.room()
     }
 
     fn held(&self) -> Vec<RecordKey> {
-        self.records.configured(None).iter().map(RecordKey::of).collect()
+        self.records.others().iter().map(RecordKey::of).collect()
+    }
+
+    fn forget(&self, vsids: &BTreeSet<u32>) {
+        self.records.forget(vsids);
+    }
+
+    fn whole(&self, vsids: &BTreeSet<u32>) {
+        self.records.set_whole(vsids);
+        self.with(|switch| switch.nv_whole(vsids));
     }
 
     fn objects(&self, changes: &[(Key, Option<Object>)]) {
@@ -65,6 +90,7 @@ impl Follower for Following {
 
     fn loaded(&self, objects: Vec<Object>, unreadable: &[Key]) {
         self.with(|switch| {
+            switch.nv.from_memory = false;
             let stays = |key: &Key| key.is_local() || unreadable.contains(key);
             let gone: Vec<Key> =
                 switch.nv.objects.all().map(|object| object.key()).filter(|key| !stays(key)).collect();
@@ -89,15 +115,75 @@ struct Presence<'a> {
 }
 
 impl Switch {
-    /// All objects but a host's own are in a store that hosts share, from now on.
-    pub fn share_policy(&mut self) {
+    /// All objects but a host's own are in a store that hosts share, from now on. `from_memory`: those that are here were remembered of it
+    /// when the switch ended.
+    pub fn share_policy(&mut self, from_memory: bool) {
         self.nv.shared = true;
+        self.nv_remembers(from_memory);
+        // What is not known here yet may be there.
+        if let Some(table) = &self.records {
+            table.set_whole(&BTreeSet::new());
+        }
     }
 
     /// This is that store.
     pub fn set_policy_store(&mut self, store: Arc<dyn SharedStore>) {
         self.policy = Some(store);
         self.nv_present();
+        self.nv_interest();
+    }
+
+    /// Tells the store of which virtual subnets the records are needed here, if that changed.
+    pub(in crate::control) fn nv_interest(&mut self) {
+        let Some(store) = &self.policy else { return };
+        let mut local: BTreeSet<u32> = self.ports.values().filter_map(|it| it.config.policy.vsid).collect();
+        local.extend(&self.nv.expected);
+        let based_on = (self.nv.version, local);
+        if self.nv.interest.as_ref() == Some(&based_on) {
+            return;
+        }
+        let objects = &self.nv.objects;
+        let subnets: Vec<_> = objects.subnets().map(|it| (it.vsid, it.network.as_str())).collect();
+        let gateways = objects.gateways().map(|gateway| gateway.network.as_str());
+        store.follow(interest::needed(subnets.iter().copied(), &based_on.1, gateways));
+        self.nv.interest = Some(based_on);
+    }
+
+    /// A port of this virtual subnet is about to be made (`on`), or is no longer: its records are read before its guest can be there, which
+    /// is offered an MTU by them. The records, where they are to be waited for.
+    pub fn nv_expect(&mut self, vsid: u32, on: bool) -> Option<RecordTable> {
+        let store = self.policy.as_ref()?;
+        let table = self.records.clone()?;
+        let is_worth = store.status().is_up() && self.nv.objects.subnet(vsid).is_some();
+        let changed =
+            if on { is_worth && self.nv.expected.insert(vsid) } else { self.nv.expected.remove(&vsid) };
+        if changed {
+            self.nv_interest();
+        }
+        (on && is_worth && !table.is_whole(vsid)).then_some(table)
+    }
+
+    /// Of these virtual subnets all records are known: guests that arrived before theirs were are said to be here now.
+    fn nv_whole(&mut self, vsids: &BTreeSet<u32>) {
+        let early = self.nv.early.iter();
+        let known: Vec<PortId> =
+            early.filter(|(_, vsid)| vsids.contains(vsid)).map(|(port, _)| *port).collect();
+        for port in known {
+            self.nv.early.remove(&port);
+            let entry = self.ports.values().find(|entry| entry.config.id == port && entry.present);
+            if let Some(config) = entry.map(|entry| entry.config.clone()) {
+                self.nv_arrived(&config);
+            }
+        }
+    }
+
+    /// Asks the store for what the data path missed, and tells it what that learned. To be called a few times a second.
+    pub fn look_up_records(&self) {
+        if let (Some(store), Some(table)) = (&self.policy, &self.records) {
+            store.look_up(table.wanted());
+            let (learned, all) = table.learned();
+            store.publish(learned, all);
+        }
     }
 
     /// The store that hosts share, if they do.
@@ -140,13 +226,28 @@ impl Switch {
     pub(in crate::control) fn nv_arrived(&mut self, port: &PortConfig) {
         let (Some(vsid), true) = (port.policy.vsid, self.settings.nv) else { return };
         let Some(table) = self.records.clone() else { return };
+        if self.policy.is_some() && !table.is_whole(vsid) {
+            self.nv.early.insert(port.id, vsid);
+        }
         let own: Vec<IpAddr> = self.nv.objects.providers().map(|it| it.address.addr()).collect();
         let moved = |record: &Record| {
             let like = own.iter().find(|address| address.is_ipv4() == record.pa.is_ipv4());
             let pa = *like.or(own.first())?;
             (!own.contains(&record.pa)).then_some(Record { pa, ..*record })
         };
-        let records = table.configured(Some(vsid)).into_iter().filter(|record| record.mac == port.mac);
+        let (learned, said): (Vec<_>, Vec<_>) = table
+            .list(Some(vsid))
+            .into_iter()
+            .filter(|record| record.mac == port.mac)
+            .partition(|record| record.kind == Kind::Dynamic);
+        // What its former host learned of it, this one knows.
+        let learned = learned.iter().filter_map(moved).map(|record| (RecordKey::of(&record), Some(record)));
+        let learned: Vec<RecordChange> = learned.collect();
+        table.apply(&learned);
+        if let Some(store) = &self.policy {
+            store.publish(learned, false);
+        }
+        let records = said.into_iter();
         let changes: Vec<Change> = records
             .filter_map(|before| {
                 let after = moved(&before)?;

@@ -9,22 +9,23 @@ pub mod change;
 pub mod check;
 pub mod document;
 pub mod follow;
+mod memory;
 pub(super) mod mtu;
 pub mod object;
 pub mod objects;
 pub mod records;
 pub mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vswitch::nv::model::{Network, Route, Subnet};
+use vswitch::nv::model::{Network, Record, Route, Subnet};
 use vswitch::nv::policy::Policy;
 use vswitch::port::PortKind;
 use vswitch::{Mac, PortId};
 
-use self::object::{Change, Object};
+use self::object::{Change, Key, Object, RecordKey};
 use self::objects::Objects;
 use super::Entry;
 
@@ -42,6 +43,20 @@ pub(super) struct Nv {
     misfits: BTreeSet<String>,
     /// In a draft: the changes that it is to make.
     pub(super) planned: Vec<Change>,
+    /// Changes whenever objects do.
+    version: u64,
+    /// What the store was last told to be needed of it is based on: the objects, and the virtual subnets that have ports here.
+    interest: Option<(u64, BTreeSet<u32>)>,
+    /// Objects that hosts share, as they were last remembered, and at which [`Self::version`].
+    remembered: (u64, BTreeMap<Key, Object>),
+    /// Whether what hosts share is what was remembered when the switch started: the store has not answered yet.
+    pub(super) from_memory: bool,
+    /// Virtual subnets of ports that are about to be made.
+    expected: BTreeSet<u32>,
+    /// While a change is planned: records as the shared store has them, beside those that this host holds.
+    read: Option<HashMap<RecordKey, Record>>,
+    /// Guests that arrived before all records of their virtual subnet were known.
+    early: BTreeMap<PortId, u32>,
     compiled: Option<Compiled>,
 }
 
@@ -63,6 +78,7 @@ impl Nv {
     /// The objects changed: they are compiled anew when they are needed.
     pub(super) fn touch(&mut self) {
         self.compiled = None;
+        self.version += 1;
     }
 
     /// The objects as the data path follows them. What does not fit, or is at no uplink, is left out.

@@ -44,7 +44,7 @@ impl Switch {
         self.nv.objects.gateways().map(say::gateway).collect()
     }
 
-    /// The lookup records, learned ones included; of one virtual subnet or of all.
+    /// The lookup records that this host holds, learned ones included; of one virtual subnet or of all.
     pub fn nv_records(&self, vsid: Option<u32>) -> Vec<RecordSpec> {
         let records = self.records().map(|table| table.list(vsid)).unwrap_or_default();
         records.iter().map(say::record).collect()
@@ -100,11 +100,13 @@ impl Switch {
             return PolicyStoreView {
                 kind: kind.into(),
                 up,
+                from_memory: self.nv.from_memory,
                 reason: reason.into(),
                 ..PolicyStoreView::default()
             };
         };
         let status = store.status();
+        let (written, to_write) = status.writing();
         PolicyStoreView {
             kind: "etcd".into(),
             up: status.is_up(),
@@ -119,12 +121,17 @@ impl Switch {
             skipped: status.skipped_count() as u64,
             skipped_keys: status.skipped(),
             hosts: status.hosts(),
+            subnets: status.followed(),
+            reading: status.reading(),
+            to_write,
+            written,
+            from_memory: self.nv.from_memory,
         }
     }
 
-    /// Everything that somebody configured, as one document.
+    /// Everything that somebody configured, as one document; of records that hosts share, those that are known ([`Self::nv_knowing`]).
     pub fn nv_export(&self) -> NvDocument {
-        let records = self.records().map(|table| table.configured(None)).unwrap_or_default();
+        let records = self.nv_configured();
         NvDocument {
             network: self.nv_networks(),
             subnet: self.nv.objects.subnets().map(say::subnet).collect(),

@@ -234,4 +234,17 @@ pub struct PolicyStoreView {
     pub skipped_keys: std::collections::BTreeMap<String, String>,
     /// The hosts that are there.
     pub hosts: Vec<String>,
+    /// Virtual subnets whose records this host follows: those of the customer networks that it has ports or gateways in.
+    pub subnets: u64,
+    /// Those of them whose records are still being read.
+    pub reading: u64,
+    /// Changes that are being written into it now.
+    #[serde(default)]
+    pub to_write: u64,
+    /// Those of them that are written.
+    #[serde(default)]
+    pub written: u64,
+    /// Whether what is in force was remembered when the switch ended, because the store has not answered since it started.
+    #[serde(default)]
+    pub from_memory: bool,
 }

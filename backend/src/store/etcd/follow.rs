@@ -1,43 +1,59 @@
-//! Following the store: reading all of it, watching it, and being there.
+//! Following the store: being there, reading what is wanted of it, and watching that.
+//!
+//! Objects of which there are few are followed all; of records those of the virtual subnets that this host needs ([`super::hold`]), each by a
+//! watch of its own. All watches are one stream. A watch resumes after what was applied of it; when that is compacted away, its part is read
+//! again, and no other.
+//!
+//! Other objects are followed by two watches, and what changes together is applied together: they are kept back for [`TOGETHER`] at most, or
+//! until the store says that both watches are as far.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status as Failure;
 use vswitch::event::Event;
 use vswitch::refusal::NvRefusal;
 
-use super::keys::{self, Meaning};
+use super::hold::{Held, Page};
+use super::keys::{self, Scope};
+use super::learned::{self, Published, Told};
+use super::read::{self, too_large};
 use super::rpc::{
-    Client, Header, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchAsk,
-    WatchCreate, WatchRequest, WatchResponse, end_of,
+    Client, Header, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, WatchAsk, WatchCancel, WatchCreate,
+    WatchProgress, WatchRequest,
 };
-use super::{Command, Commands, End, FAREWELL, words, write};
-use crate::control::nv::object::{Change, Key, Object, RecordKey};
+use super::scope::{Followed, Scopes};
+use super::write::{self, Written};
+use super::{Command, Commands, End, FAREWELL, words};
+use crate::control::nv::object::{Change, Key, Object};
 use crate::spec::EventSink;
-use crate::store::objects;
-use crate::store::policy::{Follower, RecordChange, Status};
+use crate::store::policy::{Follower, Status, Writing};
 
-/// Keys of one page when everything is read.
-const PAGE: i64 = 4096;
 /// How often this host says that it is there; that is also how soon it notices that the store is not.
 const SIGN: Duration = Duration::from_secs(2);
 /// How long others take this host to be there without a sign, in seconds.
 const PRESENCE: i64 = 15;
-/// Wrong values of one reading that are told one by one.
-const TOLD: usize = 16;
+/// How long objects that changed wait for those that changed with them.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// How often is looked after what has its time.
+const TICK: Duration = Duration::from_millis(100);
+/// Shortest time between two questions how far the watches are.
+const QUESTION: Duration = Duration::from_millis(10);
+/// How long who wrote a change waits until it is in force here.
+const ECHO: Duration = Duration::from_secs(5);
 
 /// What is kept from one connection to the next.
 pub(super) struct Session {
     host: String,
-    follower: Arc<dyn Follower>,
-    events: Arc<dyn EventSink>,
-    status: Arc<Status>,
+    pub(super) follower: Arc<dyn Follower>,
+    pub(super) events: Arc<dyn EventSink>,
+    pub(super) status: Arc<Status>,
     /// What this host says of itself.
     presence: Vec<u8>,
     /// Changes that are to be written as soon as possible.
@@ -47,18 +63,65 @@ pub(super) struct Session {
     in_pieces: bool,
     /// Which store it was.
     cluster: u64,
-    /// Up to here everything is applied; 0 = nothing is.
-    revision: i64,
+    /// The newest revision that it was known to have.
+    pub(super) newest: i64,
+    pub(super) scopes: Scopes,
+    pub(super) held: Held,
+    /// What was learned here.
+    pub(super) learned: Published,
+    /// Objects that changed and are not applied yet.
+    pub(super) pending: Vec<(Key, Option<Object>)>,
 }
 
-/// What was found in keys that were read or changed.
-#[derive(Default)]
-struct Batch {
-    records: Vec<RecordChange>,
-    objects: Vec<(Key, Option<Object>)>,
-    /// Keys of objects and records whose value is wrong.
-    unreadable: Vec<Key>,
-    wrong: usize,
+/// What there is while a member is connected.
+pub(super) struct Connection<'a> {
+    pub(super) client: &'a Client,
+    questions: mpsc::UnboundedSender<WatchRequest>,
+    pub(super) pages: mpsc::Sender<Page>,
+    pub(super) readers: JoinSet<()>,
+    pub(super) look_ups: JoinSet<Result<read::Answers, Failure>>,
+    writers: JoinSet<Ended>,
+    tellers: JoinSet<Result<Told, Failure>>,
+    echoes: Vec<Echo>,
+    /// When objects were first kept back.
+    pub(super) kept_since: Option<Instant>,
+    /// Since when an answer is awaited to how far the watches are.
+    pub(super) asked: Option<Instant>,
+    /// When that may be asked again.
+    next_question: Instant,
+    /// Whether it is to be asked.
+    pub(super) is_due: bool,
+}
+
+impl Connection<'_> {
+    pub(super) fn ask(&self, ask: WatchAsk) {
+        // Its other end is in the stream, whose own end is noticed there.
+        let _ = self.questions.send(WatchRequest { ask: Some(ask) });
+    }
+}
+
+/// A writer's end.
+enum Ended {
+    Commit(Result<Written, NvRefusal>, oneshot::Sender<Result<i64, NvRefusal>>),
+    /// With what was not written.
+    Carry(Option<Vec<Change>>),
+}
+
+/// Somebody who waits until what was written is in force here. Is answered when it is dropped: it is written in any case.
+struct Echo {
+    needs: BTreeMap<Scope, i64>,
+    revision: i64,
+    until: Instant,
+    reply: Option<oneshot::Sender<Result<i64, NvRefusal>>>,
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            // Whoever asked may have gone.
+            let _ = reply.send(Ok(self.revision));
+        }
+    }
 }
 
 impl Session {
@@ -67,7 +130,10 @@ impl Session {
         follower: Arc<dyn Follower>,
         events: Arc<dyn EventSink>,
         status: Arc<Status>,
+        grace: Duration,
     ) -> Self {
+        let mut scopes = Scopes::default();
+        scopes.all.extend(Scope::OBJECTS.map(|scope| (scope, Followed::default())));
         Self {
             host,
             follower,
@@ -77,22 +143,31 @@ impl Session {
             carried: Vec::new(),
             in_pieces: false,
             cluster: 0,
-            revision: 0,
+            newest: 0,
+            scopes,
+            held: Held::new(grace),
+            learned: Published::default(),
+            pending: Vec::new(),
         }
     }
 
-    /// What this host says of itself from now on.
-    pub(super) fn present(&mut self, value: Vec<u8>) {
-        self.presence = value;
-    }
-
-    /// Changes to be written as soon as possible.
-    pub(super) fn carry(&mut self, changes: Vec<Change>) {
-        self.carried.push(changes);
+    /// What is asked while the store is away.
+    pub(super) fn meanwhile(&mut self, command: Command, reason: &str) {
+        let lost = || NvRefusal::StoreLost { reason: reason.to_owned() };
+        // Whoever asked may have gone.
+        match command {
+            Command::Commit(_, reply) => drop(reply.send(Err(lost()))),
+            Command::Find(_, reply) | Command::All(reply) => drop(reply.send(Err(lost()))),
+            Command::Carry(changes) => self.carried.push(changes),
+            Command::Present(value) => self.presence = value,
+            Command::Follow(vsids) => self.follow_records(&vsids),
+            Command::Publish(learned, all) => self.learned.news(learned, all),
+            Command::LookUp(_) => {}
+        }
     }
 
     /// The store does not answer; whether it did before.
-    pub(super) fn lost(&self, reason: &str) -> bool {
+    pub(super) fn lost(&mut self, reason: &str) -> bool {
         let was_up = self.status.lost(reason);
         if was_up {
             self.events.emit(Event::PolicyStoreLost { reason: reason.to_owned() });
@@ -115,6 +190,9 @@ impl Session {
             end = self.session(member, &client, commands, &mut lease) => Some(end),
             _ = stopping.wait_for(|stop| *stop) => None,
         };
+        self.scopes.unwatch_all();
+        self.held.disconnected();
+        self.apply_objects();
         let end = match ended {
             None => End::Stop,
             Some(Ok(never)) => match never {},
@@ -138,38 +216,95 @@ impl Session {
         lease: &mut i64,
     ) -> Result<std::convert::Infallible, Failure> {
         *lease = self.appear(client).await?;
-        if self.revision == 0 {
-            self.read_all(client).await?;
+        self.learned.again();
+        if Scope::OBJECTS.iter().any(|scope| self.scopes.all.get(scope).is_none_or(|it| it.revision == 0)) {
+            self.read_objects(client).await?;
         }
-        let (mut questions, mut watched) = self.watch(client).await?;
-        let mut sign = tokio::time::interval_at(tokio::time::Instant::now() + SIGN, SIGN);
+        let (questions, receiver) = mpsc::unbounded_channel();
+        let (pages, mut read) = mpsc::channel(4);
+        let mut connection = Connection {
+            client,
+            questions,
+            pages,
+            readers: JoinSet::new(),
+            look_ups: JoinSet::new(),
+            writers: JoinSet::new(),
+            tellers: JoinSet::new(),
+            echoes: Vec::new(),
+            kept_since: None,
+            asked: None,
+            next_question: Instant::now(),
+            is_due: true,
+        };
+        let it = &mut connection;
+        let known: Vec<Scope> = self
+            .scopes
+            .all
+            .iter()
+            .filter(|(_, scope)| scope.revision != 0)
+            .map(|(scope, _)| *scope)
+            .collect();
+        for scope in known {
+            self.watch(it, scope);
+        }
+        let mut watched = client.watch(UnboundedReceiverStream::new(receiver)).await?;
+        self.read_records(it);
+        let mut sign = tokio::time::interval_at(Instant::now() + SIGN, SIGN);
         sign.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut signs: JoinSet<Result<_, Failure>> = JoinSet::new();
-        let mut writers: JoinSet<Option<Vec<Change>>> = JoinSet::new();
         let mut up = false;
         loop {
+            let together = it.kept_since.map_or_else(Instant::now, |since| since + TOGETHER);
             tokio::select! {
                 response = watched.next() => {
                     let response = response.ok_or_else(|| Failure::unavailable("it ended the watch"))??;
-                    if response.compact_revision != 0 {
-                        log::info!("policy store: revision {} is compacted away, reading all", self.revision);
-                        self.status.reloaded();
-                        self.read_all(client).await?;
-                        (questions, watched) = self.watch(client).await?;
-                        continue;
-                    }
-                    if response.canceled {
-                        return Err(Failure::unavailable(format!("it ended the watch: {}", response.cancel_reason)));
-                    }
                     if response.created && !up {
                         up = true;
                         self.status.found(member);
-                        self.events.emit(Event::PolicyStoreUp { member: member.to_owned(), revision: self.revision });
-                        for changes in self.carried.drain(..) {
-                            writers.spawn(carry(client.clone(), changes));
+                        let revision = self.status.revision();
+                        self.events.emit(Event::PolicyStoreUp { member: member.to_owned(), revision });
+                        for changes in std::mem::take(&mut self.carried) {
+                            it.writers.spawn(self.carry(client, changes));
                         }
                     }
-                    self.changed(response);
+                    self.heard(it, response).await?;
+                    self.echo(it);
+                }
+                Some(page) = read.recv() => {
+                    self.page(it, page)?;
+                    self.echo(it);
+                }
+                Some(answers) = it.look_ups.join_next() => {
+                    let answers = answers.map_err(|e| Failure::internal(e.to_string()))??;
+                    self.answered(answers);
+                }
+                () = tokio::time::sleep_until(together), if it.kept_since.is_some() => {
+                    it.kept_since = None;
+                    self.apply_objects();
+                    self.echo(it);
+                }
+                () = tokio::time::sleep_until(it.next_question), if it.is_due && it.asked.is_none() => {
+                    (it.is_due, it.asked) = (false, Some(Instant::now()));
+                    it.next_question = Instant::now() + QUESTION;
+                    it.ask(WatchAsk::Progress(WatchProgress {}));
+                }
+                _ = tick.tick() => {
+                    // It says nothing while a watch has more to say.
+                    if it.asked.is_some_and(|since| since.elapsed() > TICK) {
+                        (it.is_due, it.asked) = (true, None);
+                    }
+                    while it.readers.try_join_next().is_some() {}
+                    self.leave_records(it);
+                    if it.tellers.is_empty() {
+                        let due = self.learned.next();
+                        if !due.is_empty() {
+                            it.tellers.spawn(learned::write(client.clone(), *lease, due));
+                        }
+                    }
+                    self.tell_whole();
+                    self.echo(it);
                 }
                 _ = sign.tick(), if signs.is_empty() => {
                     let (client, lease) = (client.clone(), *lease);
@@ -178,35 +313,98 @@ impl Session {
                 Some(answer) = signs.join_next() => {
                     let answer = answer.map_err(|e| Failure::internal(e.to_string()))??;
                     self.status.heard(answer.header.unwrap_or_default().revision);
+                    it.is_due = true;
                     if answer.ttl <= 0 {
                         // It was away for longer than the lease lasts.
                         *lease = self.appear(client).await?;
+                        self.learned.again();
+                        if self.scopes.all.values().all(|followed| followed.revision == 0) {
+                            return Err(Failure::unavailable("it is another one"));
+                        }
+                    }
+                }
+                Some(told) = it.tellers.join_next() => {
+                    let told = told.map_err(|e| Failure::internal(e.to_string()))??;
+                    for (learned, there) in self.learned.told(told) {
+                        let (vsid, address, mac) = (learned.vsid, learned.ca, learned.mac);
+                        self.events.emit(Event::PolicyLearnedRefused { vsid, address, mac, owner: there.mac });
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(Command::Commit(changes, reply)) => {
-                        let writing = write::commit(client.clone(), changes);
-                        writers.spawn(async move {
-                            // Whoever asked may have gone.
-                            let _ = reply.send(writing.await);
-                            None
-                        });
-                    }
-                    Some(Command::Carry(changes)) => drop(writers.spawn(carry(client.clone(), changes))),
                     Some(Command::Present(value)) => {
                         self.presence = value;
                         self.say_presence(client, *lease).await?;
                     }
+                    Some(command) => self.command(it, command),
                     None => return Err(Failure::cancelled("the switch is stopping")),
                 },
-                Some(written) = writers.join_next() => {
+                Some(ended) = it.writers.join_next() => match ended.map_err(|e| Failure::internal(e.to_string()))? {
+                    Ended::Commit(Ok(Written { revision, touched }), reply) => {
+                        let (until, reply) = (Instant::now() + ECHO, Some(reply));
+                        it.echoes.push(Echo { needs: touched, revision, until, reply });
+                        self.echo(it);
+                    }
+                    // Whoever asked may have gone.
+                    Ended::Commit(Err(why), reply) => drop(reply.send(Err(why))),
                     // Not written yet, because the store is about to be lost: again when it is back.
-                    self.carried.extend(written.ok().flatten());
-                }
+                    Ended::Carry(left) => self.carried.extend(left),
+                },
             }
-            // The channel of questions must stay open for as long as the watch is wanted.
-            let _ = &questions;
         }
+    }
+
+    fn command(&mut self, it: &mut Connection<'_>, command: Command) {
+        match command {
+            Command::Commit(changes, reply) => {
+                let progress = self.status.begins(changes.len());
+                let writing = write::commit(it.client.clone(), changes, progress);
+                it.writers.spawn(async move { Ended::Commit(writing.await, reply) });
+            }
+            Command::Carry(changes) => drop(it.writers.spawn(self.carry(it.client, changes))),
+            Command::Present(value) => self.presence = value,
+            Command::Follow(vsids) => {
+                self.follow_records(&vsids);
+                self.read_records(it);
+            }
+            Command::Publish(learned, all) => self.learned.news(learned, all),
+            Command::LookUp(wanted) => self.look_up(it, wanted),
+            // Readers who end with the connection leave whoever asked without an answer, which is one.
+            Command::Find(keys, reply) => {
+                let finding = read::find(it.client.clone(), keys);
+                it.readers.spawn(async move { drop(reply.send(finding.await)) });
+            }
+            Command::All(reply) => {
+                let reading = read::all(it.client.clone());
+                it.readers.spawn(async move { drop(reply.send(reading.await)) });
+            }
+        }
+    }
+
+    /// Writes changes of this host itself.
+    fn carry(&self, client: &Client, changes: Vec<Change>) -> impl Future<Output = Ended> + use<> {
+        let progress = self.status.begins(changes.len());
+        carry(client.clone(), changes, progress)
+    }
+
+    /// Answers those whose changes are in force here.
+    fn echo(&mut self, it: &mut Connection<'_>) {
+        if it.echoes.is_empty() {
+            return;
+        }
+        let is_applied = |(scope, revision): (&Scope, &i64)| {
+            let of_objects = Scope::OBJECTS.contains(scope);
+            let followed = self.scopes.all.get(scope);
+            followed.is_none_or(|followed| followed.revision >= *revision)
+                && !(of_objects && !self.pending.is_empty())
+        };
+        let now = Instant::now();
+        it.echoes.retain(|echo| {
+            let is_late = now >= echo.until;
+            if is_late {
+                log::warn!("policy store: revision {} is written, but not heard of yet", echo.revision);
+            }
+            !is_late && !echo.needs.iter().all(is_applied)
+        });
     }
 
     /// Takes a lease and says with it that this host is there.
@@ -219,14 +417,16 @@ impl Session {
             return Err(Failure::unavailable(granted.error));
         }
         let header = self.say_presence(client, granted.id).await?;
-        if header.cluster != self.cluster || header.revision < self.revision {
-            if self.revision != 0 {
+        if header.cluster != self.cluster || header.revision < self.newest {
+            if self.newest != 0 {
                 log::warn!("policy store: it is another one, or put back to revision {}", header.revision);
                 self.status.reloaded();
                 self.status.rewound();
             }
-            (self.cluster, self.revision) = (header.cluster, 0);
+            self.cluster = header.cluster;
+            self.scopes.all.values_mut().for_each(Followed::anew);
         }
+        self.newest = header.revision;
         Ok(granted.id)
     }
 
@@ -238,162 +438,37 @@ impl Session {
         Ok(header)
     }
 
-    /// Reads everything as it is at one revision, and applies what differs from what is known.
-    async fn read_all(&mut self, client: &Client) -> Result<(), Failure> {
-        let prefix = keys::PREFIX.as_bytes();
-        let (mut from, end) = (prefix.to_vec(), end_of(prefix));
-        let (mut revision, mut limit) = (0, PAGE);
-        let (mut objects, mut unreadable, mut wrong) = (Vec::new(), Vec::new(), 0);
-        let mut gone: HashSet<RecordKey> = self.follower.held().into_iter().collect();
-        self.status.forget_skipped();
-        self.status.forget_hosts();
-        loop {
-            let request = RangeRequest { key: from.clone(), range_end: end.clone(), limit, revision };
-            let page = match client.range(request).await {
-                // Values may be of any length: fewer of them then.
-                Err(e) if too_large(&e) && limit > 1 => {
-                    limit /= 8;
-                    continue;
-                }
-                page => page?,
-            };
-            if revision == 0 {
-                revision = page.header.unwrap_or_default().revision;
-            }
-            self.status.heard(revision);
-            if let Some(last) = page.kvs.last() {
-                from.clone_from(&last.key);
-                from.push(0);
-            }
-            let mut batch = Batch { wrong, ..Batch::default() };
-            for kv in &page.kvs {
-                self.read(&mut batch, kv, true);
-            }
-            for (key, _) in &batch.records {
-                gone.remove(key);
-            }
-            for key in &batch.unreadable {
-                if let Key::Record(key) = key {
-                    gone.remove(key);
-                }
-            }
-            self.follower.records(&batch.records);
-            self.status.advanced(0, batch.records.len() + batch.objects.len());
-            objects.extend(batch.objects.into_iter().filter_map(|(_, object)| object));
-            unreadable.append(&mut batch.unreadable);
-            wrong = batch.wrong;
-            if !page.more {
-                break;
-            }
-        }
-        let gone: Vec<RecordChange> = gone.into_iter().map(|key| (key, None)).collect();
-        self.follower.records(&gone);
-        self.follower.loaded(objects, &unreadable);
-        self.status.advanced(revision, gone.len());
-        self.revision = revision;
-        if wrong > TOLD {
-            log::warn!("policy store: {} more keys have wrong values", wrong - TOLD);
-        }
-        Ok(())
+    /// Watches a part after what is applied of it.
+    pub(super) fn watch(&mut self, it: &mut Connection<'_>, scope: Scope) {
+        let watch = self.scopes.watch(scope);
+        let (key, range_end) = scope.range();
+        let start_revision = self.scopes.all.get(&scope).map_or(0, |followed| followed.revision) + 1;
+        let fragment = self.in_pieces;
+        let create = WatchCreate { key, range_end, start_revision, progress: true, watch, fragment };
+        it.ask(WatchAsk::Create(create));
+        it.is_due = true;
     }
 
-    /// Begins to watch after what is applied.
-    async fn watch(
-        &self,
-        client: &Client,
-    ) -> Result<(mpsc::UnboundedSender<WatchRequest>, tonic::Streaming<WatchResponse>), Failure> {
-        let prefix = keys::PREFIX.as_bytes();
-        let create = WatchCreate {
-            key: prefix.to_vec(),
-            range_end: end_of(prefix),
-            start_revision: self.revision + 1,
-            fragment: self.in_pieces,
-        };
-        let (questions, receiver) = mpsc::unbounded_channel();
-        // It cannot be closed: the receiver is here.
-        let _ = questions.send(WatchRequest { ask: Some(WatchAsk::Create(create)) });
-        Ok((questions, client.watch(UnboundedReceiverStream::new(receiver)).await?))
-    }
-
-    /// Applies what changed.
-    fn changed(&mut self, response: WatchResponse) {
-        self.status.heard(response.header.unwrap_or_default().revision);
-        let (mut batch, mut last, events) = (Batch::default(), 0, response.events.len());
-        for event in response.events {
-            let Some(kv) = event.kv else { continue };
-            last = kv.mod_revision.max(last);
-            self.read(&mut batch, &kv, event.kind == 0);
-        }
-        if !batch.records.is_empty() {
-            self.follower.records(&batch.records);
-        }
-        if !batch.objects.is_empty() {
-            self.follower.objects(&batch.objects);
-        }
-        // A response in fragments ends with the one that is none; before that, a revision may have come in part.
-        if last > self.revision && !response.fragment {
-            self.revision = last;
-        }
-        self.status.advanced(if response.fragment { 0 } else { last }, events);
-    }
-
-    /// Notes what a key holds, or (`is_there` false) that it is gone.
-    fn read(&self, batch: &mut Batch, kv: &KeyValue, is_there: bool) {
-        let name = || String::from_utf8_lossy(&kv.key).into_owned();
-        let key = match keys::meaning(&kv.key) {
-            Some(Meaning::Host(id)) => return self.status.host(&id, is_there),
-            Some(Meaning::Object(key)) => key,
-            None if is_there => return self.wrong(batch, &name(), "there is no such key".into()),
-            None => {
-                self.status.mend(&name());
-                return;
-            }
-        };
-        let object = if is_there { objects::object(&key, &kv.value).map(Some) } else { Ok(None) };
-        match object {
-            Ok(object) => {
-                if self.status.mend(&name()) {
-                    self.events.emit(Event::PolicyMended { key: name() });
-                }
-                match (key, object) {
-                    (Key::Record(key), Some(Object::Record(record))) => {
-                        batch.records.push((key, Some(record)));
-                    }
-                    (Key::Record(key), _) => batch.records.push((key, None)),
-                    (key, object) => batch.objects.push((key, object)),
-                }
-            }
-            Err(reason) => {
-                self.wrong(batch, &name(), reason);
-                batch.unreadable.push(key);
-            }
-        }
-    }
-
-    fn wrong(&self, batch: &mut Batch, key: &str, reason: String) {
-        if self.status.skip(key, &reason) {
-            batch.wrong += 1;
-            if batch.wrong <= TOLD {
-                self.events.emit(Event::PolicySkipped { key: key.to_owned(), reason });
-            }
+    /// Ends the watch of a part.
+    pub(super) fn unwatch(&mut self, it: &Connection<'_>, watch: i64) {
+        if watch != 0 {
+            self.scopes.unwatch(watch);
+            it.ask(WatchAsk::Cancel(WatchCancel { watch }));
         }
     }
 }
 
 /// Writes changes; gives them back if the store was lost meanwhile. What somebody else made of their objects stays.
-async fn carry(client: Client, changes: Vec<Change>) -> Option<Vec<Change>> {
-    match write::commit(client, changes.clone()).await {
+async fn carry(client: Client, changes: Vec<Change>, progress: Writing) -> Ended {
+    let left = match write::commit(client, changes.clone(), progress).await {
         Ok(_) => None,
         Err(NvRefusal::StoreLost { .. } | NvRefusal::Partly { .. }) => Some(changes),
         Err(why) => {
             log::warn!("policy store: {} changes of this host were not written: {why}", changes.len());
             None
         }
-    }
-}
-
-fn too_large(failure: &Failure) -> bool {
-    matches!(failure.code(), tonic::Code::OutOfRange | tonic::Code::ResourceExhausted)
+    };
+    Ended::Carry(left)
 }
 
 /// Why a call failed, in words.
@@ -401,62 +476,5 @@ fn said(failure: &Failure) -> String {
     match std::error::Error::source(failure) {
         Some(cause) => format!("{}: {}", failure.message(), words(cause)),
         None => failure.message().to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Instant;
-
-    use super::*;
-
-    /// Counts records.
-    #[derive(Default)]
-    struct Counter(AtomicUsize);
-
-    impl Follower for Counter {
-        fn records(&self, changes: &[RecordChange]) {
-            self.0.fetch_add(changes.len(), Ordering::Relaxed);
-        }
-
-        fn held(&self) -> Vec<RecordKey> {
-            Vec::new()
-        }
-
-        fn objects(&self, _: &[(Key, Option<Object>)]) {}
-
-        fn loaded(&self, _: Vec<Object>, _: &[Key]) {}
-    }
-
-    /// `cargo test -p turnpike --lib -- --ignored --nocapture figures_of_watched`
-    #[test]
-    #[ignore = "prints times"]
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_wrap, reason = "small numbers")]
-    fn figures_of_watched_changes() {
-        const CHANGES: usize = 100_000;
-        let event = |n: usize| {
-            let ca = format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
-            let value =
-                format!(r#"{{"vsid":5001,"ca":"{ca}","mac":"02:00:00:00:00:01","pa":"192.168.1.1"}}"#);
-            let key = format!("{}records/5001/{ca}", keys::PREFIX).into_bytes();
-            let kv = KeyValue { key, mod_revision: n as i64, value: value.into_bytes() };
-            crate::store::etcd::rpc::WatchEvent { kind: 0, kv: Some(kv) }
-        };
-        let events: Vec<_> = (1..=CHANGES).map(event).collect();
-        let counter = Arc::new(Counter::default());
-        let log = Arc::new(crate::events::EventLog::default());
-        let mut session = Session::new("a".into(), counter.clone(), log, Arc::default());
-        let responses: Vec<_> = events
-            .chunks(1000)
-            .map(|some| WatchResponse { events: some.to_vec(), ..WatchResponse::default() })
-            .collect();
-        let start = Instant::now();
-        for response in responses {
-            session.changed(response);
-        }
-        let took = start.elapsed();
-        assert_eq!(counter.0.load(Ordering::Relaxed), CHANGES);
-        println!("{:.0} changes of a watch a second", CHANGES as f64 / took.as_secs_f64());
     }
 }

@@ -6,11 +6,13 @@
 //! | `subnets/VSID` | `{"network":"blue","vsid":5001,"prefix":["10.1.0.0/16"]}` |
 //! | `records/VSID/CA` | `{"vsid":5001,"ca":"10.1.1.1","mac":"…","pa":"192.168.1.10"}` |
 //! | `records/VSID/l2-only/MAC` | `{"vsid":5001,"mac":"…","pa":"192.168.1.10","kind":"l2-only"}` |
+//! | `records/VSID/CA` | `{…,"kind":"dynamic"}`: one that a host learned, there for as long as the host is |
 //! | `routes/NETWORK/PREFIX/NEXT-HOP` | `{"network":"blue","prefix":"0.0.0.0/0","next_hop":"gateway"}` |
 //! | `hosts/HOST-ID` | `{"host":"a","providers":[…],"gateways":[…]}`, there for as long as the host is |
 //!
 //! Provider addresses and gateways are a host's own: it keeps them itself, and says them in `hosts/`.
 
+use super::rpc::end_of;
 use crate::control::nv::object::Key;
 use crate::store::objects;
 
@@ -25,6 +27,53 @@ pub(super) fn of(key: &Key) -> Option<String> {
 /// The key of a host's presence.
 pub(super) fn host(id: &str) -> String {
     format!("{PREFIX}hosts/{id}")
+}
+
+/// The part of the store that one watch follows. The keys of records are between those of other objects, which hence are two parts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) enum Scope {
+    /// Other objects, those before records.
+    Before,
+    /// Other objects, those after records.
+    After,
+    /// The records of one virtual subnet.
+    Records(u32),
+}
+
+impl Scope {
+    /// All but records.
+    pub(super) const OBJECTS: [Self; 2] = [Self::Before, Self::After];
+
+    /// Where the key of an object is.
+    pub(super) fn of(key: &Key) -> Self {
+        match key {
+            Key::Record(key) => Self::Records(key.vsid()),
+            Key::Network(_) => Self::Before,
+            _ => Self::After,
+        }
+    }
+
+    /// Its first key and the one after its last.
+    pub(super) fn range(self) -> (Vec<u8>, Vec<u8>) {
+        let (first, last) = (PREFIX.as_bytes().to_vec(), end_of(PREFIX.as_bytes()));
+        let (records, after) = all_records();
+        match self {
+            Self::Before => (first, records),
+            Self::After => (after, last),
+            Self::Records(vsid) => {
+                let prefix = format!("{PREFIX}records/{vsid}/").into_bytes();
+                let end = end_of(&prefix);
+                (prefix, end)
+            }
+        }
+    }
+}
+
+/// The first key of all records and the one after the last.
+pub(super) fn all_records() -> (Vec<u8>, Vec<u8>) {
+    let prefix = format!("{PREFIX}records/").into_bytes();
+    let end = end_of(&prefix);
+    (prefix, end)
 }
 
 /// What a key says it holds.
@@ -59,5 +108,25 @@ mod tests {
         for other in [&b"/turnpike/v1/providers/192.0.2.1"[..], b"/other/v1/subnets/5001", &[0xff]] {
             assert_eq!(meaning(other), None);
         }
+    }
+
+    #[test]
+    fn s14_9_every_key_is_followed_by_the_watch_of_its_part() {
+        let record = Key::Record(crate::control::nv::object::RecordKey::Address(5001, [10, 1, 0, 2].into()));
+        for (key, scope) in [
+            (Key::Network("blue".into()), Scope::Before),
+            (Key::Subnet(5001), Scope::After),
+            (record, Scope::Records(5001)),
+        ] {
+            assert_eq!(Scope::of(&key), scope);
+            let text = of(&key).expect("shared").into_bytes();
+            let others = [Scope::Before, Scope::After, Scope::Records(5001), Scope::Records(500)];
+            for other in others {
+                let (first, end) = other.range();
+                assert_eq!((first..end).contains(&text), other == scope, "{key} in {other:?}");
+            }
+        }
+        let (first, end) = Scope::Before.range();
+        assert!((first..end).contains(&host("a").into_bytes()));
     }
 }

@@ -1,31 +1,41 @@
 //! The policy store of many hosts: etcd, followed by a thread of its own.
 //!
-//! Everything is read once, in pages of one revision, and watched from there. What was missed while the store was away is asked for from
-//! the last revision that was applied; when the store has compacted that away, everything is read again and only the differences are
-//! applied. While the store is away or slow, what is known stays in force; nobody but those who want to change something waits for it.
+//! Networks, subnets, routes and hosts are followed all, of records those of the virtual subnets that this host needs; what else it turns out
+//! to need is looked up. Each part is read once, in pages of one revision, and watched from there. What was missed while the store was away
+//! is asked for from the last revision that was applied; when the store has compacted that away, the part is read again and only the
+//! differences are applied. While the store is away or slow, what is known stays in force; nobody but those who want to change something
+//! waits for it.
 //!
 //! A value that is wrong changes nothing: what its key said before stays in force, until the value is right or gone.
 //!
 //! Threading: one thread with a runtime of its own does all the talking, and tells a [`Follower`] what changed. A [`Handle`] may be used
 //! from anywhere.
 
+mod apply;
 mod follow;
+mod hold;
 mod keys;
+mod learned;
+mod read;
 mod rpc;
+mod scope;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use vswitch::nv::model::Record;
+use vswitch::nv::wanted::Want;
 use vswitch::refusal::{NvRefusal, Object, Refusal, Refused};
 
 use self::follow::Session;
 use self::rpc::Client;
-use super::policy::{Answer, Follower, SharedStore, Status};
-use crate::control::nv::object::Change;
+use super::policy::{Answer, Follower, RecordChange, SharedStore, Status};
+use crate::control::nv::object::{Change, RecordKey};
 use crate::spec::EventSink;
 
 /// Longest pause between two attempts to find the store.
@@ -40,6 +50,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Changes that wait for the store at most.
 const WAITING: usize = 256;
 
+/// How long records are kept that nobody needs any more: a guest that is moved to and fro, or a port that is made anew, finds them.
+pub const GRACE: Duration = Duration::from_secs(30);
+
 /// Where the store is and who asks.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -49,6 +62,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Name of this host.
     pub host: String,
+    /// How long records are kept that nobody needs any more.
+    pub grace: Duration,
 }
 
 /// Files of certificates in PEM.
@@ -68,6 +83,16 @@ enum Command {
     Carry(Vec<Change>),
     /// Say this of this host.
     Present(Vec<u8>),
+    /// Follow the records of these virtual subnets and no others.
+    Follow(BTreeSet<u32>),
+    /// Look these records up.
+    LookUp(Vec<Want>),
+    /// Tell other hosts of these addresses that were learned; all there are, or what changed.
+    Publish(Vec<RecordChange>, bool),
+    /// Read the records of these keys.
+    Find(Vec<RecordKey>, oneshot::Sender<Result<Vec<Record>, NvRefusal>>),
+    /// Read all records.
+    All(oneshot::Sender<Result<Vec<Record>, NvRefusal>>),
 }
 
 /// What is asked, in the order in which it is answered.
@@ -101,29 +126,70 @@ impl SharedStore for Handle {
         &self.status
     }
 
+    fn follow(&self, vsids: BTreeSet<u32>) {
+        self.say(Command::Follow(vsids));
+    }
+
+    fn look_up(&self, wanted: Vec<Want>) {
+        // Too much of it is as good as none: it is wanted again if it is still needed.
+        if !wanted.is_empty() && self.status.is_up() {
+            let _ = self.commands.try_send(Command::LookUp(wanted));
+        }
+    }
+
+    fn publish(&self, learned: Vec<RecordChange>, all: bool) {
+        if all || !learned.is_empty() {
+            self.say(Command::Publish(learned, all));
+        }
+    }
+
+    fn find(&self, keys: Vec<RecordKey>) -> Answer<Result<Vec<Record>, NvRefusal>> {
+        self.ask(|reply| Command::Find(keys, reply))
+    }
+
+    fn all(&self) -> Answer<Result<Vec<Record>, NvRefusal>> {
+        self.ask(Command::All)
+    }
+
     fn commit(&self, changes: Vec<Change>) -> Answer<Result<i64, NvRefusal>> {
-        let Self { commands, status, .. } = self.clone();
-        Box::pin(async move {
-            if !status.is_up() {
-                return Err(NvRefusal::StoreLost { reason: status.reason() });
-            }
-            let gone = || NvRefusal::StoreLost { reason: "the switch is stopping".into() };
-            let (reply, answer) = oneshot::channel();
-            commands.send(Command::Commit(changes, reply)).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())?
-        })
+        self.ask(|reply| Command::Commit(changes, reply))
     }
 
     fn carry(&self, changes: Vec<Change>) {
-        if self.urgent.send(Command::Carry(changes)).is_err() {
+        self.say(Command::Carry(changes));
+    }
+
+    fn present(&self, value: Vec<u8>) {
+        self.say(Command::Present(value));
+    }
+}
+
+impl Handle {
+    /// Says what needs no answer. Never waits.
+    fn say(&self, command: Command) {
+        if self.urgent.send(command).is_err() {
             log::debug!("policy store: the switch is stopping");
         }
     }
 
-    fn present(&self, value: Vec<u8>) {
-        if self.urgent.send(Command::Present(value)).is_err() {
-            log::debug!("policy store: the switch is stopping");
-        }
+    /// Asks, unless the store is away.
+    fn ask<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, NvRefusal>>) -> Command,
+    ) -> Answer<Result<T, NvRefusal>> {
+        let Self { commands, status, .. } = self.clone();
+        let (reply, answer) = oneshot::channel();
+        let command = command(reply);
+        Box::pin(async move {
+            let lost = || NvRefusal::StoreLost { reason: status.reason() };
+            if !status.is_up() {
+                return Err(lost());
+            }
+            let gone = |_| NvRefusal::StoreLost { reason: "the switch is stopping".into() };
+            commands.send(command).await.map_err(gone)?;
+            // Lost before it answered.
+            answer.await.map_err(|_| lost())?
+        })
     }
 }
 
@@ -147,7 +213,7 @@ impl Store {
         let (urgent, receiver) = mpsc::unbounded_channel();
         let commands_of = Commands { urgent: receiver, waiting };
         let (stop, stopping) = watch::channel(false);
-        let session = Session::new(options.host.clone(), follower, events, status.clone());
+        let session = Session::new(options.host.clone(), follower, events, status.clone(), options.grace);
         let failed = |reason: String| {
             Refusal::System { what: "policy store".into(), reason }.of(Object::Option("--policy-store"))
         };
@@ -272,11 +338,7 @@ async fn run(
                 () = tokio::time::sleep_until(again) => break,
                 _ = stopping.wait_for(|stop| *stop) => return,
                 command = commands.recv() => match command {
-                    Some(Command::Commit(_, reply)) => {
-                        let _ = reply.send(Err(NvRefusal::StoreLost { reason: reason.clone() }));
-                    }
-                    Some(Command::Carry(changes)) => session.carry(changes),
-                    Some(Command::Present(value)) => session.present(value),
+                    Some(command) => session.meanwhile(command, &reason),
                     None => return,
                 },
             }

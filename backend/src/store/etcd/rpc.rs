@@ -37,6 +37,9 @@ pub(super) struct KeyValue {
     pub(super) mod_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) value: Vec<u8>,
+    /// With which lease it goes; 0 = it stays.
+    #[prost(int64, tag = "6")]
+    pub(super) lease: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -49,6 +52,9 @@ pub(super) struct RangeRequest {
     pub(super) limit: i64,
     #[prost(int64, tag = "4")]
     pub(super) revision: i64,
+    /// Only to say how many there are.
+    #[prost(bool, tag = "9")]
+    pub(super) count_only: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -59,6 +65,9 @@ pub(super) struct RangeResponse {
     pub(super) kvs: Vec<KeyValue>,
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
+    /// Keys of the range, those of later pages included.
+    #[prost(int64, tag = "4")]
+    pub(super) count: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -138,6 +147,9 @@ pub(super) struct Compare {
     pub(super) key: Vec<u8>,
     #[prost(oneof = "Compared", tags = "6")]
     pub(super) with: Option<Compared>,
+    /// End of the range that is compared, if it is one.
+    #[prost(bytes = "vec", tag = "64")]
+    pub(super) range_end: Vec<u8>,
 }
 
 /// What is compared with. As a choice of one, so that revision 0 is on the wire, too.
@@ -155,7 +167,13 @@ impl Compare {
             target: Target::Mod.into(),
             key,
             with: Some(Compared::ModRevision(revision)),
+            range_end: Vec::new(),
         }
+    }
+
+    /// That no key begins with `prefix`.
+    pub(super) fn nothing_below(prefix: Vec<u8>) -> Self {
+        Self { range_end: end_of(&prefix), ..Self::unchanged(prefix, 0) }
     }
 }
 
@@ -179,7 +197,7 @@ pub(super) struct TxnResponse {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct WatchRequest {
-    #[prost(oneof = "WatchAsk", tags = "1")]
+    #[prost(oneof = "WatchAsk", tags = "1, 2, 3")]
     pub(super) ask: Option<WatchAsk>,
 }
 
@@ -187,7 +205,21 @@ pub(super) struct WatchRequest {
 pub(super) enum WatchAsk {
     #[prost(message, tag = "1")]
     Create(WatchCreate),
+    #[prost(message, tag = "2")]
+    Cancel(WatchCancel),
+    #[prost(message, tag = "3")]
+    Progress(WatchProgress),
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct WatchCancel {
+    #[prost(int64, tag = "1")]
+    pub(super) watch: i64,
+}
+
+/// Asks up to where all watches of the stream have said everything.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct WatchProgress {}
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct WatchCreate {
@@ -197,6 +229,12 @@ pub(super) struct WatchCreate {
     pub(super) range_end: Vec<u8>,
     #[prost(int64, tag = "3")]
     pub(super) start_revision: i64,
+    /// Whether it says now and then how far it is although nothing happened.
+    #[prost(bool, tag = "4")]
+    pub(super) progress: bool,
+    /// Its number in the stream.
+    #[prost(int64, tag = "7")]
+    pub(super) watch: i64,
     #[prost(bool, tag = "8")]
     pub(super) fragment: bool,
 }
@@ -211,10 +249,16 @@ pub(super) struct WatchEvent {
     pub(super) kv: Option<KeyValue>,
 }
 
+/// The number of no watch in particular.
+pub(super) const ALL_WATCHES: i64 = -1;
+
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct WatchResponse {
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<Header>,
+    /// Of which watch; [`ALL_WATCHES`] of all.
+    #[prost(int64, tag = "2")]
+    pub(super) watch: i64,
     #[prost(bool, tag = "3")]
     pub(super) created: bool,
     #[prost(bool, tag = "4")]

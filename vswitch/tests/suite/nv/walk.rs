@@ -238,6 +238,26 @@ fn s14_7_a_probe_for_duplicates_finds_the_guest_that_has_the_address() {
 }
 
 #[test]
+fn s14_9_a_record_that_is_missing_is_wanted_where_not_all_are_known() {
+    let mut world = world(Encap::Nvgre);
+    let take = |world: &World| world.hosts[0].state.nv.wanted.take(world.now);
+    let wanted = |ca: &str| (BLUE, nv::records::Of::Address(ip(ca)));
+    let to = |ca: &str, from: &str| udp((mac_of(2), ip(ca)), (mac_of(1), ip(from)), (1, 2), b"hello");
+    world.send(0, 1, &to("10.1.1.77", "10.1.1.11"));
+    assert_eq!(take(&world), [], "all are known: it does not exist");
+    world.hosts[0].state.nv.wanted.set_whole(Some([YELLOW]));
+    assert_eq!(world.send(0, 1, &to("10.1.1.77", "10.1.1.11")), dropped(0, DropReason::NvDestinationUnknown));
+    world.send(0, 1, &to("10.1.1.12", "10.1.1.78"));
+    world.send(0, 1, &who_has(ip("10.1.1.79"), (mac_of(1), ip("10.1.1.11"))));
+    assert_eq!(take(&world), [wanted("10.1.1.77"), wanted("10.1.1.78"), wanted("10.1.1.79")]);
+    // Nobody is asked for what would only happen.
+    let frame = to("10.1.1.80", "10.1.1.11");
+    let host = &world.hosts[0];
+    explain(&host.snap, &host.state, world.now, PortId(1), &frame, frame.len() as u32);
+    assert_eq!(take(&world), []);
+}
+
+#[test]
 fn s14_7_who_announces_what_another_has_is_not_believed() {
     let mut world = world(Encap::Nvgre);
     let theirs = who_has(ip("10.1.1.12"), (mac_of(1), ip("10.1.1.12")));
