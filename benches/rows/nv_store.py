@@ -182,7 +182,7 @@ def row_changes(contenders, seconds):
             door.open()
             host.until("the switch to find the store", lambda: door.since, 20, 0.002)
             load.lap()
-            _until(s, "all changes", lambda it: it["revision"] >= newest)
+            _until(s, "all changes", lambda it: it["revision"] >= newest and it["changes"] >= before["changes"] + CHANGES)
             took = time.perf_counter() - door.since
             used = _ran(s.pid, follows) - used
             busy = load.lap()
