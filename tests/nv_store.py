@@ -31,7 +31,7 @@ def switch(etcd, name, *more, vsid=5001):
 
 
 def records(s):
-    return {r["ca"]: r["pa"] for r in s.cli("nv", "record", "list")}
+    return {r.get("ca", r["mac"]): r["pa"] for r in s.cli("nv", "record", "list")}
 
 
 def until(what, condition, timeout=20):
