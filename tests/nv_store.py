@@ -31,7 +31,7 @@ def switch(etcd, name, *more, vsid=5001):
 
 
 def records(s):
-    return {r["ca"]: r["pa"] for r in s.cli("nv", "record", "list")}
+    return {r.get("ca", r["mac"]): r["pa"] for r in s.cli("nv", "record", "list")}
 
 
 def until(what, condition, timeout=20):
@@ -253,7 +253,7 @@ def s14_9_a_switch_that_is_started_without_the_store_goes_on_with_what_it_knew()
 def s12_3_an_address_that_one_host_learned_is_reached_from_another():
     etcd, fabric = Etcd(everywhere=True), Fabric("192.168.34.0/24", "192.168.42.0/24")
     hosts = []
-    for number, pa in enumerate(("192.168.34.8/24", "192.168.42.12/24"), 1):
+    for number, pa in enumerate(("192.168.34.8/24", "192.168.42.12/24"), 2):
         h = NvHost(fabric, pa, "--policy-store", f"etcd://192.0.2.{4 * number + 1}:{etcd.port}", name=f"host{number}", manage=number)
         until("the store to be there", lambda h=h: store(h.switch)["up"])
         hosts.append(h)

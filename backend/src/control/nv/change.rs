@@ -71,8 +71,7 @@ impl Switch {
 
     /// Whether a change can be planned only with what the shared store has: of this record, or of all of them.
     pub fn nv_lacks(&self, key: Option<&RecordKey>) -> bool {
-        self.nv.shared
-            && key.is_none_or(|key| !self.records().is_some_and(|table| table.record(key).is_some()))
+        self.nv.shared && key.is_none_or(|key| self.records().is_none_or(|table| table.record(key).is_none()))
     }
 
     /// Plans with these records, which the shared store has.

@@ -110,7 +110,9 @@ impl Session {
             self.unwatch(it, watch);
         }
         self.read_objects(it.client).await?;
-        Scope::OBJECTS.iter().for_each(|scope| self.watch(it, *scope));
+        for scope in Scope::OBJECTS {
+            self.watch(it, scope);
+        }
         Ok(())
     }
 

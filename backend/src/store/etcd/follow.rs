@@ -395,7 +395,7 @@ impl Session {
             let of_objects = Scope::OBJECTS.contains(scope);
             let followed = self.scopes.all.get(scope);
             followed.is_none_or(|followed| followed.revision >= *revision)
-                && !(of_objects && !self.pending.is_empty())
+                && (!of_objects || self.pending.is_empty())
         };
         let now = Instant::now();
         it.echoes.retain(|echo| {

@@ -37,7 +37,7 @@ pub(super) struct Page {
     run: u64,
     revision: i64,
     /// `None` = that was all.
-    page: Result<Option<RangeResponse>, Failure>,
+    read: Result<Option<RangeResponse>, Failure>,
 }
 
 /// One virtual subnet that is being read; its reader ends with it.
@@ -166,9 +166,9 @@ impl Session {
         let to = it.pages.clone();
         let reader = it.readers.spawn(async move {
             loop {
-                let page = pages.next().await;
-                let ended = !matches!(page, Ok(Some(_)));
-                let page = Page { vsid, run, revision: pages.revision(), page };
+                let read = pages.next().await;
+                let ended = !matches!(read, Ok(Some(_)));
+                let page = Page { vsid, run, revision: pages.revision(), read };
                 // Nobody hears it: the connection is gone.
                 if to.send(page).await.is_err() || ended {
                     return;
@@ -180,8 +180,8 @@ impl Session {
 
     /// Applies a page of a virtual subnet's records.
     pub(super) fn page(&mut self, it: &mut Connection<'_>, page: Page) -> Result<(), Failure> {
-        let Page { vsid, run, revision, page } = page;
-        let page = page?;
+        let Page { vsid, run, revision, read } = page;
+        let page = read?;
         let scope = Scope::Records(vsid);
         // It may not be wanted any more, or in another way.
         let Some(mut reading) = self.held.reading.remove(&vsid) else { return Ok(()) };

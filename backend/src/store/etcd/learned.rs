@@ -44,7 +44,9 @@ impl Published {
         if all {
             let there: BTreeMap<RecordKey, _> = news.iter().copied().collect();
             let gone: Vec<_> = self.wanted.keys().filter(|key| !there.contains_key(key)).copied().collect();
-            gone.into_iter().for_each(|key| self.forgotten(key));
+            for key in gone {
+                self.forgotten(key);
+            }
         }
         for (key, record) in news {
             match record {

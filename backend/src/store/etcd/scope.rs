@@ -220,7 +220,7 @@ mod tests {
         it.reached(20);
         assert!(it.admits(&key(1), 21), "it stays followed");
         let many = |n: u32| RecordKey::Address(5001, std::net::Ipv4Addr::from(0x0a02_0000 + n).into());
-        let forgotten: Vec<_> = (0..PARTIAL as u32 + 1).filter_map(|n| it.asks(many(n))).collect();
+        let forgotten: Vec<_> = (0..=PARTIAL as u32).filter_map(|n| it.asks(many(n))).collect();
         assert_eq!(forgotten, [key(1), many(0)]);
         assert!(!it.admits(&key(1), 30));
         assert!(!it.is_whole());
