@@ -23,6 +23,9 @@ const ROUTER: Mac = Mac([0x02, 0xdd, 0, 0, 0, 1]);
 /// The hosts' side of provider networks: 4 or 6.
 type Side = fn(usize) -> IpAddr;
 
+/// What is otherwise in a world, in words and deeds.
+type Change<'a> = (&'a str, &'a dyn Fn(&mut World));
+
 /// Guest 1 at host 0, guest 2 at host 1 with a port prepared for it at host 2.
 fn world(encap: Encap, side: Side) -> World {
     let mut world = World::new(3);
@@ -297,7 +300,6 @@ fn s20_5_a_host_that_knows_nobody_of_a_virtual_subnet_says_so_and_one_with_the_g
     let forget = |world: &World, n: u16| {
         world.hosts[1].state.nv.records.remove(A, Of::Address(ip(&format!("10.1.1.1{n}"))));
     };
-    type Change<'a> = (&'a str, &'a dyn Fn(&mut World));
     let changes: [Change<'_>; 4] = [
         ("the guest is there", &|world| forget(world, 1)),
         ("no record, but its port is there", &|world| {
