@@ -321,20 +321,21 @@ def happened(h, kind):
 
 @test
 def s14_13_a_link_on_the_way_that_carries_less_is_learned_from_its_router():
-    subnets = {"192.168.34.8/24": "192.168.42.12/24", "fd00:34::8/64": "fd00:42::c/64"}
+    v4, v6 = ("192.168.34.8/24", "192.168.42.12/24"), ("fd00:34::8/64", "fd00:42::c/64")
     notes = []
-    for (here, there), encap in zip(subnets.items(), ("nvgre", "vxlan")):
+    for (here, there), encap, overhead in ((v4, "nvgre", 42), (v6, "vxlan", 70), (v4, "rewrite", 0)):
         f = Fabric("192.168.34.0/24", "fd00:34::/64", "192.168.42.0/24", "fd00:42::/64")
         # The router's link towards the other host carries 1400 bytes, though both hosts' own carry 1500.
         f.run("ip link set br2 mtu 1400; ip link set br3 mtu 1400")
         hosts = NvHost(f, here), NvHost(f, there)
         blue(hosts)
         for n, h in enumerate(hosts, 3):
-            policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:03:00:0{n}", h.pa, "--encap", encap))
+            own = ("--rewrite-pa", h.pa + "0") if encap == "rewrite" else ()
+            policy(hosts, record(5001, f"10.16.1.{n}", f"00:15:5d:03:00:0{n}", h.pa, "--encap", encap, *own))
         a, b = (h.machine("vm", 5001, f"10.16.1.{n}/24", f"00:15:5d:03:00:0{n}") for n, h in enumerate(hosts, 3))
-        a.run(f"ip link set {a.tap} mtu {1458 if encap == 'nvgre' else 1430}")
+        a.run(f"ip link set {a.tap} mtu {1500 - overhead}")
         answers(a, "10.16.1.4")
-        fits = 1400 - {"nvgre": 42, "vxlan": 70}[encap]
+        fits = 1400 - overhead
         out = a.run(f"ping -c 4 -i 0.3 -W 1 -M do -s {fits + 10 - 28} 10.16.1.4", check=False).out
         must(f"mtu = {fits}" in out or f"mtu={fits}" in out, f"{encap}: {out}; dropped {hosts[0].drops()}")
         must("From 10.16.1.1" in out, f"the customer network's router says so: {out}")

@@ -128,7 +128,13 @@ pub fn due(snap: &Snapshot, state: &State, now: Nanos) -> Vec<(PortId, Vec<u8>)>
     state.nv.nats.follow(policy, now);
     let asked = state.nv.neighbours.due(now);
     let known = |port, address| state.nv.neighbours.knows(port, address);
-    state.nv.errors.follow(now, &state.nv.neighbours.silent(now), known);
+    // Not whom a guest asks for beyond a gateway: it may ask for anybody.
+    let matters = |hop: &Hop| {
+        state.nv.records.peers.find(hop.address).is_some()
+            || policy.providers().iter().any(|provider| provider.gateway == Some(hop.address))
+    };
+    let silent: Vec<Hop> = state.nv.neighbours.silent(now).into_iter().filter(matters).collect();
+    state.nv.errors.follow(now, &silent, known);
     let questions = asked.iter().filter_map(|(hop, _)| Some((hop.port, question(snap, policy, hop)?)));
     let arrived = state.nv.records.take_arrived();
     questions.chain(arrived.into_iter().filter_map(|address| announcement(policy, address))).collect()

@@ -23,6 +23,9 @@ const ROUTER: Mac = Mac([0x02, 0xdd, 0, 0, 0, 1]);
 /// The hosts' side of provider networks: 4 or 6.
 type Side = fn(usize) -> IpAddr;
 
+/// What is otherwise in a world, in words and deeds.
+type Change<'a> = (&'a str, &'a dyn Fn(&mut World));
+
 /// Guest 1 at host 0, guest 2 at host 1 with a port prepared for it at host 2.
 fn world(encap: Encap, side: Side) -> World {
     let mut world = World::new(3);
@@ -277,6 +280,11 @@ fn s20_5_only_the_host_itself_can_say_that_a_guest_is_not_there() {
     assert!(world.hosts[0].state.nv.wanted.take(world.now).is_empty());
     world.arrive(0, &error(pa(1), pa(0), [3, 1], 0, &sent));
     assert_eq!(world.hosts[0].state.nv.wanted.take(world.now).len(), 1);
+    // In IP rewrite the address is the guest's alone, and whoever cannot reach it says so of the guest.
+    let mut world = self::world(Encap::Rewrite, pa);
+    let sent = on_wire(&mut world, 500);
+    world.arrive(0, &error(ip("10.9.9.9"), ip("192.168.99.1"), [3, 1], 0, &sent));
+    assert_eq!(world.hosts[0].state.nv.wanted.take(world.now), [(A, Of::Address(ip("10.1.1.12")))]);
 }
 
 #[test]
@@ -292,7 +300,6 @@ fn s20_5_a_host_that_knows_nobody_of_a_virtual_subnet_says_so_and_one_with_the_g
     let forget = |world: &World, n: u16| {
         world.hosts[1].state.nv.records.remove(A, Of::Address(ip(&format!("10.1.1.1{n}"))));
     };
-    type Change<'a> = (&'a str, &'a dyn Fn(&mut World));
     let changes: [Change<'_>; 4] = [
         ("the guest is there", &|world| forget(world, 1)),
         ("no record, but its port is there", &|world| {
@@ -356,19 +363,20 @@ fn s14_4_a_next_hop_that_does_not_answer_is_reported_once_and_its_end() {
     let router = ip("192.168.0.1");
     let mut told = Vec::new();
     // The router was last heard of at the beginning; the other one never was.
-    host.state.nv.neighbours.find(&neighbours::Hop {
-        port: UPLINK,
-        vlan: Some(7),
-        address: ip("192.168.0.99"),
-    });
+    let stranger = ip("192.168.0.99");
+    for address in [pa(1), stranger] {
+        host.state.nv.neighbours.find(&neighbours::Hop { port: UPLINK, vlan: Some(7), address });
+    }
     for second in 1..2 * neighbours::LOST / SECOND {
         now += SECOND;
         nv::due(&host.snap, &host.state, now);
         told.extend(host.state.nv.errors.take());
         assert_eq!(told.is_empty(), second < neighbours::LOST / SECOND, "{second}: {told:?}");
     }
-    let about = |e: &&Event| matches!(e, Event::ProviderUnreachable { address, .. } if *address == router);
-    assert_eq!(told.iter().filter(about).count(), 1, "{told:?}");
+    for (whom, times) in [(router, 1), (pa(1), 1), (stranger, 0)] {
+        let about = |e: &&Event| matches!(e, Event::ProviderUnreachable { address, .. } if *address == whom);
+        assert_eq!(told.iter().filter(about).count(), times, "{whom}: {told:?}");
+    }
     let hop = neighbours::Hop { port: UPLINK, vlan: Some(7), address: router };
     host.state.nv.neighbours.hear(now, &hop, ROUTER);
     told.clear();
