@@ -395,7 +395,7 @@ def serve_dhcp(machine, first, last):
 
 def lease(machine, tries=4):
     """The address that a tenant's machine gets by DHCP and uses from now on; None = nobody gives it one."""
-    host.need("busybox")
+    host.need("busybox-static")
     script = host.work() / "lease"
     script.write_text('#!/bin/sh\n[ "$1" = bound ] || exit 0\nip addr flush dev $interface\nip addr add $ip/$mask dev $interface\necho lease $ip\n')
     script.chmod(0o755)
