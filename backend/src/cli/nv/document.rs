@@ -162,8 +162,8 @@ mod tests {
     fn a_long_import_says_its_share_where_it_is_written_in_steps() {
         let progress = Progress { objects: 20_000, start: std::time::Instant::now(), is_shown: false };
         let store = |written, to_write| PolicyStoreView { to_write, written, ..PolicyStoreView::default() };
-        assert_eq!(progress.words(Some(&store(4800, 20_000))), "24 %: 4.8k of 20k changes written (0 s)");
-        let judged = "20k objects are being judged and stored (0 s)";
+        assert_eq!(progress.words(Some(&store(4800, 20_000))), "24 %: 4.80k of 20.0k changes written (0 s)");
+        let judged = "20.0k objects are being judged and stored (0 s)";
         assert_eq!(progress.words(Some(&store(0, 0))), judged);
         assert_eq!(progress.words(None), judged);
     }
