@@ -11,7 +11,9 @@ use vswitch::nv::wire;
 use crate::link::LinkBurst;
 
 /// A sender that has not sent anything for so long pauses, in nanoseconds.
-const PAUSE: Nanos = 40_000;
+const PAUSE: Nanos = 25_000;
+/// How long a worker with nothing else to do looks away from a sender that is still sending, in nanoseconds: its CPU may be the sender's.
+pub(super) const NAP: Nanos = 30_000;
 /// Longest wait of any frame, in nanoseconds.
 const LONGEST: Nanos = 250_000;
 

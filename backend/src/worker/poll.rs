@@ -5,6 +5,7 @@
 //! sources, however many ports wait.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,6 +67,8 @@ impl Worker {
     /// Runs until told to stop.
     pub(super) fn run(mut self) {
         self.handle.attention.store(true, Ordering::SeqCst);
+        // Naps are shorter than the 50 µs by which the kernel is late otherwise; if it stays late, they are longer.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000));
         let mut start = tsc::cycles();
         while !self.handle.stop.load(Ordering::Relaxed) {
             if self.handle.attention.load(Ordering::Relaxed) {
@@ -94,6 +97,9 @@ impl Worker {
                 self.doze(0);
             }
             if moved == 0 && self.shared.poll != PollMode::Busy {
+                if self.is_gathering() {
+                    self.nap();
+                }
                 self.settle(now);
                 if self.active.is_empty() {
                     self.sleep();
