@@ -1,7 +1,7 @@
 """What network virtualization costs: a cached flow within one host, and a stream between two guests on two hosts."""
 import statistics, time
 from lab import fabric, guest, host, net, testpmd, traffic
-from lab.fabric import Fabric, record
+from lab.fabric import Cable, record
 from . import TURNPIKE, frames, options
 
 RDID = "11111111-1111-1111-1111-111111111111"
@@ -54,8 +54,8 @@ def row_flow(contenders, seconds):
 
 def row_stream(contenders, seconds):
     """Mbit/s of one TCP stream between guests on two hosts over NVGRE, mean of both directions; the other is a VLAN on the same uplinks"""
-    f = Fabric("192.168.34.0/24")
-    hosts = [fabric.NvHost(f, f"192.168.34.{8 + i}/24", name=f"nv{i}") for i in range(2)]
+    cable = Cable("192.168.34.0/24")
+    hosts = [fabric.NvHost(cable, f"192.168.34.{8 + i}/24", name=f"nv{i}") for i in range(2)]
     subnet([h.switch for h in hosts], "10.16.1.0/24")
     made = {}
     for number, contender in enumerate(contenders):

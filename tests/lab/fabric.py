@@ -48,6 +48,28 @@ class Fabric:
         return near
 
 
+class Cable:
+    """Two hosts' uplinks and nothing between them: the first two calls of `wire` get its ends."""
+
+    def __init__(self, subnet):
+        self._ends, self._subnet = None, ipaddress.ip_network(subnet)
+
+    def gateway(self, _address):
+        """An address that nobody has: both hosts are in the one subnet."""
+        return str(self._subnet.broadcast_address - 1)
+
+    def wire(self, _address, namespace):
+        """An end of the cable, in `namespace`."""
+        if self._ends is None:
+            self._ends = [_link("w"), _link("w")]
+            sh("ip", "link", "add", self._ends[0], "type", "veth", "peer", "name", self._ends[1])
+            host.at_exit(lambda name=self._ends[0]: sh("ip", "link", "del", name, check=False))
+        end = self._ends.pop()
+        sh("ip", "link", "set", end, "netns", namespace.name)
+        namespace.run(f"sysctl -q net.ipv6.conf.{end}.disable_ipv6=1; ip link set {end} up")
+        return end
+
+
 class NvHost:
     """A host on the fabric with a switch and a provider address (`pa`, with prefix length). `manage`: number of a link to the machine itself,
     which has 192.0.2.(4 × number + 1) on it."""
