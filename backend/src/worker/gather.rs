@@ -13,7 +13,7 @@ use crate::link::LinkBurst;
 /// A sender that has not sent anything for so long pauses, in nanoseconds.
 const PAUSE: Nanos = 25_000;
 /// How long a worker with nothing else to do looks away from a sender that is still sending, in nanoseconds: its CPU may be the sender's.
-pub(super) const NAP: Nanos = 30_000;
+const NAP: std::ffi::c_long = 30_000;
 /// Longest wait of any frame, in nanoseconds.
 const LONGEST: Nanos = 250_000;
 
@@ -67,6 +67,12 @@ impl Gathering {
 
 /// Offset in the virtio-net header: whether the frame stands for many already.
 const GSO_TYPE: usize = 1;
+
+/// Leaves the CPU to others for a moment, shorter than a frame's way through a guest.
+pub(super) fn nap() {
+    // Interrupted by a signal or not: what comes next is looking again.
+    let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: NAP });
+}
 
 #[cfg(test)]
 mod tests {

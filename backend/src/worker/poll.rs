@@ -14,7 +14,7 @@ use vswitch::{Nanos, PortId};
 
 use super::deliver::{Blocked, Delivery, Patience, own_frame};
 use super::forward::report;
-use super::gather::Gathering;
+use super::gather::{self, Gathering};
 use super::sleep::Sleeper;
 use super::source::{Kind, Source, has_more, load, receive, still_there, token};
 use super::{FLOWS, Handle, Own, Port, Shared, View, now};
@@ -98,7 +98,7 @@ impl Worker {
             }
             if moved == 0 && self.shared.poll != PollMode::Busy {
                 if self.is_gathering() {
-                    self.nap();
+                    gather::nap();
                 }
                 self.settle(now);
                 if self.active.is_empty() {

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use vswitch::Nanos;
 
 use super::deliver::Blocked;
-use super::gather;
 use super::now;
 use super::poll::Worker;
 use super::source::{Kind, Source};
@@ -17,13 +16,6 @@ impl Worker {
         let gathers =
             |source: &Source| matches!(&source.kind, Kind::Link { gathering, .. } if gathering.is_on());
         self.active.iter().any(|&slot| self.sources[slot].as_deref().is_some_and(gathers))
-    }
-
-    /// Leaves the CPU to others for a moment, shorter than a frame's way through a guest.
-    pub(super) fn nap(&self) {
-        // Interrupted by a signal or not: what comes next is looking again.
-        let _ =
-            rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: gather::NAP as i64 });
     }
 
     /// Puts sources to rest that had nothing to do for long enough.
