@@ -6,7 +6,7 @@
 //! Invariants: `receive` and `send` never block and never allocate; what the kernel hands over is bounded by the
 //! slots of a [`LinkBurst`]; a fault in the memory that a [`Piece`] names is an error of that one frame.
 //!
-//! Threading: every method may be called from any thread; no lock is taken by `receive` or `send`.
+//! Threading: every method may be called from any thread; no lock that another thread may hold for long is taken by `receive` or `send`.
 
 #![allow(
     clippy::cast_possible_wrap,
