@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
+use vswitch::frame::datagrams::{Datagrams, Place};
 use vswitch::frame::headers::{Headers, Ip};
 use vswitch::frame::offload::Offload;
 use vswitch::nv::answer::{self, Advertised};
@@ -16,7 +17,10 @@ use vswitch::nv::wire::{OUTER_MAX, Outer, ecn, entropy, open, rewrite, tos};
 use vswitch::{HEAD_LEN, Mac};
 
 const ROUTER: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
-const V4: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 34, 8)), IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 42, 12))];
+const V4: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 34, 8)),
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 42, 12)),
+];
 const V6: [IpAddr; 2] = [
     IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 8)),
     IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 12)),
@@ -40,7 +44,21 @@ fuzz_target!(|input: &[u8]| {
         changed(&frame, &Offload::Checksum { start: ip.upper as u16, offset: 6 });
     }
     answers(&frame);
+    apart(&frame, u16::from(how) * 8 + 1);
 });
+
+/// Many datagrams in one frame: each that comes out is one.
+fn apart(frame: &[u8], size: u16) {
+    let Some(mut many) = Datagrams::new(frame, size) else { return };
+    let mut out = vec![0; many.longest()];
+    let mut payload = 0;
+    while let Some(len) = many.next(frame, &mut out) {
+        let place = Place::of(&out[..len]).expect("a datagram");
+        assert_eq!(place.udp, many.udp());
+        payload += len - place.payload();
+    }
+    assert!(payload <= frame.len());
+}
 
 /// Into a tunnel and out of it again.
 fn carry(inner: &[u8], how: u8) {
@@ -71,7 +89,10 @@ fn carry(inner: &[u8], how: u8) {
     let tagged = inner.get(12..14).is_some_and(|kind| matches!(kind, [0x81, 0] | [0x88, 0xa8]));
     assert_eq!(opened.is_ok(), inner.len() >= 14 && !tagged, "{opened:?}");
     let Ok(found) = opened else { return };
-    assert_eq!((found.src, found.dst, found.encap, found.vsid, found.vlan), (from, to, outer.encap, outer.vsid, outer.vlan));
+    assert_eq!(
+        (found.src, found.dst, found.encap, found.vsid, found.vlan),
+        (from, to, outer.encap, outer.vsid, outer.vlan)
+    );
     assert_eq!((found.ecn, found.inner, found.inner_len as usize), (marks & 3, size, inner.len()));
 }
 
@@ -89,7 +110,8 @@ fn arrive(inner: &[u8], outer: u8) {
 /// Rewritten, and once through a router.
 fn changed(frame: &[u8], offload: &Offload) {
     let mut after = frame.to_vec();
-    let headers = |frame: &[u8]| Headers::parse(frame, frame.len() as u32).ok().and_then(|headers| headers.ip);
+    let headers =
+        |frame: &[u8]| Headers::parse(frame, frame.len() as u32).ok().and_then(|headers| headers.ip);
     for [src, dst] in [V4, V6] {
         let before = after.clone();
         match rewrite::apply(&mut after, src, dst, offload) {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::frame::ethernet::{Ethernet, ethertype};
 use crate::frame::headers::{Fragment, Headers};
+use crate::frame::ipv4::MIN_HEADER_LEN;
 use crate::hash;
 
 /// A number for the flow that a frame of `len` bytes belongs to: the same for all its frames in this direction, and probably another
@@ -36,16 +37,15 @@ fn halves(address: u128, seed: u64) -> u64 {
     hash::mix(seed ^ (address >> 64) as u64, address as u64)
 }
 
-/// DSCP and ECN of the packet in a frame; 0 if there is none (ARP).
+/// DSCP and ECN of the packet in a frame; 0 if there is none (ARP), or if it is IPv4 without a whole header, whose checksum nobody could keep
+/// right.
 #[inline]
 pub fn tos(head: &[u8]) -> u8 {
     let Some(ether) = Ethernet::parse(head) else { return 0 };
-    let Some(&[first, second]) = head.get(ether.header_len()..).and_then(<[u8]>::first_chunk) else {
-        return 0;
-    };
-    match ether.ethertype() {
-        ethertype::IPV4 => second,
-        ethertype::IPV6 => super::traffic_class(first, second),
+    let packet = head.get(ether.header_len()..).unwrap_or(&[]);
+    match (ether.ethertype(), packet) {
+        (ethertype::IPV4, [_, second, ..]) if packet.len() >= MIN_HEADER_LEN => *second,
+        (ethertype::IPV6, [first, second, ..]) => super::traffic_class(*first, *second),
         _ => 0,
     }
 }

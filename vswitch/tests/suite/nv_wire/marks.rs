@@ -37,6 +37,21 @@ fn s14_12_arp_does_not_understand_marks() {
     assert_eq!(frame, before);
 }
 
+#[test]
+fn s14_12_a_header_cut_short_does_not_understand_marks() {
+    let whole = tagged(&[], 0x0800, &crate::packets::v4("10.0.0.1", "10.0.0.2", 17, &[0; 8]));
+    for len in 14..34 {
+        let mut frame = whole[..len].to_vec();
+        frame.resize(16.max(len), 0);
+        frame[15] = ECT_0;
+        let before = frame.clone();
+        assert_eq!(tos(&frame), 0, "{len} bytes");
+        assert_eq!(arrive(&mut frame, ECT_1), Ok(()));
+        assert_eq!(arrive(&mut frame, CE), Err(Congestion));
+        assert_eq!(frame, before);
+    }
+}
+
 proptest! {
     #[test]
     fn s14_12_a_mark_changes_nothing_but_itself_and_the_checksum(
