@@ -147,7 +147,7 @@ impl Template {
     /// the packet must not be fragmented (RFC 6864, section 4), and may be 0.
     ///
     /// Flows show in GRE's FlowID, the UDP source port, and with IPv6 in the flow label too (RFC 6438). The UDP checksum is
-    /// zero, over IPv6 too (RFC 6935: the inner packet has its own, and who is to get it is in there as well).
+    /// left zero, over IPv6 too (RFC 6935: the inner packet has its own, and who is to get it is in there as well).
     #[inline]
     pub fn emit(
         &self,
