@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use turnpike_tests::features::EVENT_IDX;
+use turnpike_tests::options::Resume;
 use turnpike_tests::{Frame, Guest, NetHdr, Options, Shape};
 
 /// Entries of each ring.
@@ -63,6 +64,8 @@ fn run(words: &Words) -> Result<(), String> {
     let (size, flows) = (words.get::<usize>("size")?, words.or::<u16>("flows", 1)?.max(1));
     let mut receiver = card(words, "receive", to.mac)?;
     let mut sender = card(words, "send", from.mac)?;
+    // A switch that takes frames as they are offered would leave only a few to go round.
+    sender.stop().map_err(|e| e.to_string())?;
     let headers = if from.ip.is_ipv4() { 42 } else { 62 };
     for number in 0..RING {
         let frame = Frame::between(&sender, &receiver);
@@ -73,8 +76,8 @@ fn run(words: &Words) -> Result<(), String> {
             return Err("the ring is smaller than it should be".into());
         }
     }
+    sender.go_on(Resume::Used).map_err(|e| e.to_string())?;
     println!("running");
-    sender.tx[0].kick_anyway();
     let (began, until) = (Instant::now(), words.text("until").ok().map(Path::new));
     let (mut sent, mut received, mut lap) = (0_u64, 0_u64, LAP);
     loop {
