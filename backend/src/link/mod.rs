@@ -1,4 +1,4 @@
-//! Everything that is not a guest: a TAP of the host and an uplink over `AF_PACKET`.
+//! Everything that is not a guest: a TAP of the host, and an uplink over `AF_PACKET` or `AF_XDP`.
 //!
 //! A [`Link`] moves Ethernet frames with a virtio-net header in front, so that checksums and TCP segmentation pass
 //! between a guest and the kernel untouched. It decides nothing: which frame goes where is the switch's business.
@@ -15,11 +15,13 @@
 )]
 
 mod burst;
+mod device;
 mod error;
 mod interface;
 pub mod outbox;
 pub mod packet;
 pub mod tap;
+pub mod xdp;
 
 use std::os::fd::{BorrowedFd, RawFd};
 
@@ -32,6 +34,7 @@ pub use interface::{interface_exists, interface_name};
 use outbox::Outbox;
 pub use packet::Packet;
 pub use tap::Tap;
+pub use xdp::Xdp;
 
 /// Bytes of the virtio-net header (`virtio_net_hdr_v1`, little endian) in front of every frame at this interface.
 pub const LINK_HEADER: usize = 12;
@@ -124,7 +127,7 @@ pub struct ReceiveDrops {
 }
 
 /// What a link knows beside its descriptor, for a process that takes it over. Frames that arrive meanwhile wait in the descriptor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkText {
     /// The interface's name when it was opened.
     pub interface: String,
@@ -139,6 +142,9 @@ pub struct LinkText {
     /// The ring of an uplink's received frames, if it has one.
     #[serde(default)]
     pub ring: Option<packet::ring::RingText>,
+    /// Rings and memory of an uplink over `AF_XDP`.
+    #[serde(default)]
+    pub xdp: Option<xdp::XdpText>,
 }
 
 /// One link. See the module's text for threading.
@@ -204,8 +210,13 @@ pub trait Link: Send + Sync {
     /// What was lost before the switch saw it. One system call.
     fn receive_drops(&self) -> ReceiveDrops;
 
-    /// What another process needs to go on with this link: the type's `adopt` takes it.
-    fn to_parts(&self) -> (LinkText, BorrowedFd<'_>);
+    /// What another process needs to go on with this link: the type's `adopt` takes it. Nothing may be moved any more.
+    fn to_parts(&self) -> (LinkText, Vec<BorrowedFd<'_>>);
+
+    /// How the kernel serves the link, where there are several ways; for people.
+    fn mode(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Header, head and rest as the kernel wants them; on the stack, without allocation.
