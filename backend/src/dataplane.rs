@@ -20,10 +20,10 @@ use vswitch::{PortId, nv};
 use crate::guest::connection::Server;
 use crate::guest::hold::Room;
 use crate::guest::{GuestPort, Owner, tsc};
-use crate::link::{Link, Packet, Tap};
+use crate::link::{Link, Packet, Tap, Xdp};
 use crate::spec::{
     DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, StateKeeper, TapSpec,
-    UplinkSpec, WorkerOptions, WorkerStats,
+    UplinkDriver, UplinkSpec, WorkerOptions, WorkerStats,
 };
 use crate::tally::Tallies;
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
@@ -204,9 +204,19 @@ impl Dataplane {
     /// Serves a network interface as the uplink.
     pub fn add_uplink(&self, spec: &UplinkSpec) -> Result<(), DataplaneError> {
         self.make_room(spec.id)?;
-        let packet = Packet::open(&spec.interface)?;
-        let mtu = u16::try_from(packet.mtu()).unwrap_or(u16::MAX);
-        self.add_link(spec.id, mtu, Box::new(packet));
+        let (link, mtu): (Box<dyn Link>, u32) = match spec.driver {
+            UplinkDriver::Packet => {
+                let packet = Packet::open(&spec.interface)?;
+                let mtu = packet.mtu();
+                (Box::new(packet), mtu)
+            }
+            UplinkDriver::Xdp => {
+                let xdp = Xdp::open(&spec.interface)?;
+                let mtu = xdp.mtu();
+                (Box::new(xdp), mtu)
+            }
+        };
+        self.add_link(spec.id, u16::try_from(mtu).unwrap_or(u16::MAX), link);
         self.refresh_link_addresses();
         Ok(())
     }
@@ -274,6 +284,7 @@ impl Dataplane {
                 features: port.features(),
                 workers: port.owners.iter().map(|owner| owner.id()).collect(),
                 mtu: port.mtu(),
+                mode: None,
                 attached: port.is_attached(),
                 attachments: port.attachments(),
                 starts: port.starts(),
@@ -284,6 +295,7 @@ impl Dataplane {
                 features: 0,
                 workers: vec![port.owner],
                 mtu: port.mtu,
+                mode: port.link.mode(),
                 attached: false,
                 attachments: 0,
                 starts: 0,

@@ -251,7 +251,7 @@ fn an_error_has_code_object_message_and_hint() {
         ("GET", "/v1/ports/a/rules", "", 404, "unknown-port"),
         ("POST", "/v1/explain", r#"{"from": "a", "frame": "00"}"#, 404, "unknown-port"),
         ("PATCH", "/v1/ports/a", "{}", 404, "unknown-port"),
-        ("POST", "/v1/uplinks", r#"{"name": "u", "device": "lo", "driver": "xdp"}"#, 400, "bad-value"),
+        ("POST", "/v1/uplinks", r#"{"name": "u", "device": "lo", "driver": "dpdk"}"#, 400, "bad-value"),
         ("GET", "/v1/events?since=x", "", 400, "bad-value"),
         ("GET", "/v1/fdb?prt=a", "", 400, "unknown-key"),
         ("PUT", "/v1/ports", "", 404, "unknown-route"),

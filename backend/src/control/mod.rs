@@ -503,7 +503,7 @@ fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), DataplaneError>
 fn initial_mtu(device: &Device) -> u16 {
     match device {
         Device::Guest { mtu, .. } => *mtu,
-        Device::Host { interface } | Device::Uplink { interface } => {
+        Device::Host { interface } | Device::Uplink { interface, .. } => {
             host::interface_mtu(interface).unwrap_or(DEFAULT_MTU)
         }
     }

@@ -126,8 +126,9 @@ impl DataPath for Dataplane {
             Device::Host { interface } => {
                 self.add_tap(&TapSpec { id, name, interface: interface.clone(), mac: port.mac })
             }
-            Device::Uplink { interface } => {
-                self.add_uplink(&UplinkSpec { id, name, interface: interface.clone() })
+            Device::Uplink { interface, driver } => {
+                let (interface, driver) = (interface.clone(), *driver);
+                self.add_uplink(&UplinkSpec { id, name, interface, driver })
             }
         }
     }

@@ -21,7 +21,7 @@ use vswitch::{Mac, PortId, Tally};
 use super::model::{MAX_PORTS, MacKind};
 use super::types::{Policy, PolicyChange};
 use super::*;
-use crate::spec::{PortCounters, PortState, PortStatus, WorkerStats};
+use crate::spec::{PortCounters, PortState, PortStatus, UplinkDriver, WorkerStats};
 
 /// What the data path was told, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -133,6 +133,7 @@ impl DataPath for Fake {
             features: 1,
             workers: vec![0],
             mtu: notes.mtu,
+            mode: None,
             attached: !notes.detached.contains(&id.0),
             attachments: notes.attachments,
             starts: notes.starts.get(&id.0).copied().unwrap_or_default(),
@@ -437,7 +438,7 @@ fn stored_uplink() -> PortConfig {
         name: "up".into(),
         mac: Mac([2, 0, 0, 0, 0, 5]),
         mac_kind: MacKind::Interface,
-        device: Device::Uplink { interface: "eth8".into() },
+        device: Device::Uplink { interface: "eth8".into(), driver: UplinkDriver::Packet },
         policy: Policy::default(),
         metering: None,
         epoch: 0,

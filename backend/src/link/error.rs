@@ -95,8 +95,10 @@ pub enum LinkError {
         source: io::Error,
     },
     /// `AF_XDP` cannot be had.
-    #[error("interface '{interface}': cannot {what}: {source}; driver 'xdp' needs Linux 5.9 with CONFIG_XDP_SOCKETS; \
-         driver 'packet' works without")]
+    #[error(
+        "interface '{interface}': cannot {what}: {source}; driver 'xdp' needs Linux 5.9 with CONFIG_XDP_SOCKETS; \
+         driver 'packet' works without"
+    )]
     XdpUnsupported {
         /// The interface.
         interface: Arc<str>,
@@ -106,8 +108,10 @@ pub enum LinkError {
         source: io::Error,
     },
     /// Somebody else has what `AF_XDP` needs of the interface.
-    #[error("interface '{interface}': cannot {what}: in use by another XDP program or AF_XDP socket; `ip -d link show \
-         dev {interface}` names the program, `ip link set dev {interface} xdp off` removes one; or use driver 'packet'")]
+    #[error(
+        "interface '{interface}': cannot {what}: in use by another XDP program or AF_XDP socket; `ip -d link show \
+         dev {interface}` names the program, `ip link set dev {interface} xdp off` removes one; or use driver 'packet'"
+    )]
     XdpBusy {
         /// The interface.
         interface: Arc<str>,
@@ -115,8 +119,10 @@ pub enum LinkError {
         what: &'static str,
     },
     /// There is not enough memory that stays where it is.
-    #[error("interface '{interface}': cannot {what}: {source}; raise the limit of locked memory (systemd: \
-         LimitMEMLOCK=infinity) or grant CAP_IPC_LOCK; or use driver 'packet'")]
+    #[error(
+        "interface '{interface}': cannot {what}: {source}; raise the limit of locked memory (systemd: \
+         LimitMEMLOCK=infinity) or grant CAP_IPC_LOCK; or use driver 'packet'"
+    )]
     XdpMemory {
         /// The interface.
         interface: Arc<str>,
@@ -126,8 +132,10 @@ pub enum LinkError {
         source: io::Error,
     },
     /// Frames of the interface may be longer than a chunk of `AF_XDP`.
-    #[error("interface '{interface}': MTU {mtu} is more than driver 'xdp' takes; valid are 68 to {most}, or use driver \
-         'packet'")]
+    #[error(
+        "interface '{interface}': MTU {mtu} is more than driver 'xdp' takes; valid are 68 to {most}, or use driver \
+         'packet'"
+    )]
     XdpMtu {
         /// The interface.
         interface: Arc<str>,
@@ -137,8 +145,10 @@ pub enum LinkError {
         most: u32,
     },
     /// The interface has more queues than are served.
-    #[error("interface '{interface}': has {queues} receive queues, driver 'xdp' serves one; `ethtool -L {interface} \
-         combined 1` (or `rx 1 tx 1`) leaves one, or use driver 'packet'")]
+    #[error(
+        "interface '{interface}': has {queues} receive queues, driver 'xdp' serves one; `ethtool -L {interface} \
+         combined 1` (or `rx 1 tx 1`) leaves one, or use driver 'packet'"
+    )]
     XdpQueues {
         /// The interface.
         interface: Arc<str>,
@@ -146,8 +156,10 @@ pub enum LinkError {
         queues: u32,
     },
     /// The interface takes VLAN tags off received frames where an XDP program does not see them.
-    #[error("interface '{interface}': cannot have VLAN tags left in received frames (rx-vlan-offload off): {source}; use \
-         driver 'packet'")]
+    #[error(
+        "interface '{interface}': cannot have VLAN tags left in received frames (rx-vlan-offload off): {source}; use \
+         driver 'packet'"
+    )]
     XdpTags {
         /// The interface.
         interface: Arc<str>,

@@ -135,7 +135,6 @@ impl Packet {
     pub fn is_promiscuous(&self) -> bool {
         self.device.is_promiscuous()
     }
-
 }
 
 /// `setsockopt` with a plain value.

@@ -88,7 +88,7 @@ pub struct NewUplink {
     pub name: String,
     /// The network interface, which must exist.
     pub device: String,
-    /// How the interface is driven: `packet` (`AF_PACKET`).
+    /// How the interface is driven: `packet` (`AF_PACKET`, the default) or `xdp` (`AF_XDP`: the interface is the switch's alone).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
 }
@@ -176,6 +176,13 @@ pub struct PortView {
     /// Host port and uplink: the network interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Uplink: how the interface is driven, `packet` or `xdp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Uplink with driver `xdp`: where its program is (`native`: in the interface's driver, `generic`: in front of the host's stack) and
+    /// whether the kernel copies frames (`copy` or `zero-copy`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_mode: Option<String>,
     /// Where it is in its life: `waiting`, `connected`, `running` or `stopped`.
     pub state: String,
     /// Why it is stopped, when it could not be served.

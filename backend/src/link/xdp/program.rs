@@ -105,7 +105,8 @@ fn owned(fd: libc::c_int) -> OwnedFd {
 
 /// A program that hands what queue 0 receives to `socket`, which must be bound.
 pub(super) fn load(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    let attributes = MapCreate { kind: MAP_TYPE_XSKMAP, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
+    let attributes =
+        MapCreate { kind: MAP_TYPE_XSKMAP, key_size: 4, value_size: 4, max_entries: 1, flags: 0 };
     // SAFETY: what the command takes, without addresses.
     let map = owned(unsafe { bpf(MAP_CREATE, &attributes) }?);
     let (queue, value) = (0_u32, socket.as_raw_fd() as u32);
@@ -171,7 +172,9 @@ pub(super) fn attach(program: &OwnedFd, interface: libc::c_int) -> io::Result<(O
         Ok(link) => Ok((link, true)),
         Err(error) if is_busy(&error) => Err(error),
         Err(error) => {
-            log::info!("interface {interface}: its driver takes no XDP program ({error}); attached in front of the stack");
+            log::info!(
+                "interface {interface}: its driver takes no XDP program ({error}); attached in front of the stack"
+            );
             attach(FLAGS_GENERIC).map(|link| (link, false))
         }
     }

@@ -88,9 +88,7 @@ pub(super) fn statistics(socket: &OwnedFd) -> io::Result<libc::xdp_statistics> {
 pub(super) fn kick_send(socket: &OwnedFd) -> io::Result<()> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: no bytes and no address.
-    let sent = unsafe {
-        libc::sendto(socket.as_raw_fd(), std::ptr::null(), 0, flags, std::ptr::null(), 0)
-    };
+    let sent = unsafe { libc::sendto(socket.as_raw_fd(), std::ptr::null(), 0, flags, std::ptr::null(), 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

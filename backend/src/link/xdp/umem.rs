@@ -85,10 +85,7 @@ impl Umem {
         // SAFETY: the bytes lie in one chunk, and so in the mapping, as was just checked; the kernel does not write to a chunk that it has given
         // us.
         Some(unsafe {
-            std::slice::from_raw_parts(
-                self.memory.base.as_ptr().add(frame.addr as usize),
-                frame.len as usize,
-            )
+            std::slice::from_raw_parts(self.memory.base.as_ptr().add(frame.addr as usize), frame.len as usize)
         })
     }
 
