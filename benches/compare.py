@@ -12,7 +12,7 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
 from lab import fleet, guest, host, image  # noqa: E402
-from rows import BRIDGE, OVS, OVS_XDP, PLAIN, TURNPIKE, VHOST, Row, changes, frames, idle, migration, miss, nv, nv_store, options, pairs, policy, tunnels  # noqa: E402
+from rows import BRIDGE, OVS, OVS_XDP, PLAIN, TURNPIKE, TURNPIKE_PACKET, TURNPIKE_XDP, VHOST, Row, changes, frames, idle, migration, miss, nv, nv_store, options, pairs, policy, tunnels  # noqa: E402
 
 ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
@@ -30,8 +30,8 @@ ROWS = {
     "migration-restart": Row(migration.row_restart, "ms", [TURNPIKE], more=False, limits={None: 50.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
                              tail={"value": 250.0}, guests=True),
     "nv-flow": Row(nv.row_flow, "Mpps", [TURNPIKE, PLAIN]),
-    "nv-64-nvgre": Row(tunnels.row_tunnel("nvgre"), "Mpps", [TURNPIKE, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
-    "nv-64-vxlan": Row(tunnels.row_tunnel("vxlan"), "Mpps", [TURNPIKE, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
+    "nv-64-nvgre": Row(tunnels.row_tunnel("nvgre", "xdp"), "Mpps", [TURNPIKE, TURNPIKE_PACKET, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
+    "nv-64-vxlan": Row(tunnels.row_tunnel("vxlan", "packet"), "Mpps", [TURNPIKE, TURNPIKE_XDP, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
     "nv-iperf": Row(nv.row_stream, "Mbit/s", [TURNPIKE, PLAIN], limits={PLAIN: 0.85}, guests=True),
     "nv-lookup": Row(nv_store.row_lookup, "ns", [TURNPIKE], more=False, limits={None: 50.0}, also={"bytes_a_record": 200}),
     "nv-changes": Row(nv_store.row_changes, "changes/s", [TURNPIKE], limits={None: 50_000}, also={"dip_percent": 5.0}),

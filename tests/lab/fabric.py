@@ -8,6 +8,8 @@ from . import host, net, switch
 from .host import sh
 
 _serial = itertools.count(1)
+# How the hosts' uplinks are driven; $TURNPIKE_UPLINK=xdp runs whatever uses this over AF_XDP.
+DRIVER = os.environ.get("TURNPIKE_UPLINK", "packet")
 
 
 def _link(kind):
@@ -42,6 +44,10 @@ class Fabric:
         host.at_exit(lambda: sh("ip", "link", "del", near, check=False))
         # A kernel that leaves the segmentation of a tunnel's frames to the other end of such a link leaves it to nobody.
         self.run(f"ip link set {far} mtu {self.mtu} master {self._bridges[self._subnet(address)]} up")
+        if DRIVER == "xdp":
+            # AF_XDP sees the bytes of a frame and nothing else: what a neighbour leaves to a wire that is none is lost.
+            host.need("ethtool")
+            self.run(f"ethtool -K {far} tx off txvlan off")
         if namespace:
             sh("ip", "link", "set", near, "netns", namespace.name)
             namespace.run(f"sysctl -q net.ipv6.conf.{near}.disable_ipv6=1; ip link set {near} mtu {self.mtu} up")
@@ -84,7 +90,7 @@ class NvHost:
         self.switch = switch.Turnpike("--host-id", self.name, *serve, name=self.name, namespace=self.namespace)
         self.cli = self.switch.cli
         self.cli("switch", "set", "--nv", "on")
-        self.cli("uplink", "add", "wire", "--device", self.wire)
+        self.cli("uplink", "add", "wire", "--device", self.wire, "--driver", DRIVER)
         self.cli("nv", "provider", "add", "--address", pa, "--uplink", "wire", "--gateway", fabric.gateway(pa))
 
     def _manage(self, number):

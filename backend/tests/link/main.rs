@@ -6,3 +6,4 @@ mod lab;
 mod packet;
 mod tap;
 mod uplink;
+mod xdp;
