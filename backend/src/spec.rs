@@ -89,7 +89,6 @@ pub enum UplinkDriver {
 
 impl UplinkDriver {
     /// Whether it is the one that nobody has to ask for.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
     }

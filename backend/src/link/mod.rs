@@ -28,6 +28,8 @@ use std::os::fd::{BorrowedFd, RawFd};
 use serde::{Deserialize, Serialize};
 use vswitch::Mac;
 
+use crate::guest::memory::Span;
+
 pub use burst::{BURST, LinkBurst, LinkFrame, MAX_FRAME};
 pub use error::LinkError;
 pub use interface::{interface_exists, interface_name};
@@ -50,26 +52,36 @@ compile_error!("links assume a little-endian host");
 
 /// A borrowed piece of a frame, in guest memory or in a worker's memory.
 ///
-/// Raw, because guest memory is never a Rust slice: the guest may write to it at any time. Only the kernel reads
-/// through it, and an address that is not mapped is an error there, not a fault here.
+/// Raw, because guest memory is never a Rust slice: the guest may write to it at any time. The kernel reads through it, to which an address that
+/// is not mapped is an error, or a link does, to which it must be mapped; a guest's memory that vanishes is caught where that is mapped.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Piece(pub libc::iovec);
 
-// SAFETY: a piece is an address and a length; nothing in this process dereferences it.
+// SAFETY: a piece is an address and a length; whoever reads through it relies on what `new` asks for.
 unsafe impl Send for Piece {}
 // SAFETY: as above; a shared piece cannot be changed.
 unsafe impl Sync for Piece {}
 
 impl Piece {
     /// The `len` bytes at `ptr`.
-    pub const fn new(ptr: *const u8, len: usize) -> Self {
+    ///
+    /// # Safety
+    /// They stay mapped until [`Link::send`] has returned; if only [`Tap`] and [`Packet`] get the piece, any address will do.
+    pub const unsafe fn new(ptr: *const u8, len: usize) -> Self {
         Self(libc::iovec { iov_base: ptr.cast_mut().cast(), iov_len: len })
     }
 
     /// The bytes of a slice; the caller keeps them alive until [`Link::send`] has returned.
     pub const fn of(bytes: &[u8]) -> Self {
-        Self::new(bytes.as_ptr(), bytes.len())
+        // SAFETY: a slice is mapped, and the caller keeps it.
+        unsafe { Self::new(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// What a span names; the caller keeps its memory, as spans are only made of memory that is kept for the burst they are in.
+    pub const fn over(span: &Span) -> Self {
+        // SAFETY: a worker keeps what the spans of its burst name until the burst is delivered.
+        unsafe { Self::new(span.ptr, span.len as usize) }
     }
 
     /// Length in bytes.

@@ -111,7 +111,7 @@ impl Delivery {
         let rest = burst.rest(index);
         if rest.len() < MAX_PIECES {
             let head = Piece::of(burst.frames[index].head());
-            let rest = rest.iter().map(|span| Piece::new(span.ptr, span.len as usize));
+            let rest = rest.iter().map(Piece::over);
             self.gathered(run, index, header, front, std::iter::once(head).chain(rest), cost);
             return;
         }

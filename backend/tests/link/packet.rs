@@ -165,7 +165,8 @@ fn a_frame_in_unmapped_memory_or_with_a_false_header_is_refused_alone() {
     }
     let (_veth, a, b) = pair::<Packet>();
     let bytes = frame(200);
-    let nowhere = Piece::new(std::ptr::without_provenance(0x10), 100);
+    // SAFETY: only the kernel reads it.
+    let nowhere = unsafe { Piece::new(std::ptr::without_provenance(0x10), 100) };
     let error = a.send(&NO_OFFLOAD, &bytes, &[nowhere]).expect_err("nothing is mapped there");
     assert!(matches!(error, LinkError::BadMemory { .. }), "{error}");
 

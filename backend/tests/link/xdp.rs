@@ -108,7 +108,8 @@ fn the_host_gets_nothing_while_the_link_is_open_and_everything_afterwards() {
     assert_eq!(collect(&link, 1, PATIENCE, is_local).len(), 1);
     assert_eq!(collect(&host, 1, Duration::from_millis(50), is_local).len(), 0);
     drop(link);
-    assert_eq!(program_of(&veth.a), None);
+    // A process that another test is just starting may hold a copy of the descriptor until it runs.
+    assert!(eventually(|| program_of(&veth.a).is_none()));
     assert!(eventually(|| neighbour.is_up() && host.is_up()));
     send(&neighbour, &NO_OFFLOAD, &frame(98));
     assert_eq!(collect(&host, 1, PATIENCE, is_local).len(), 1);
@@ -135,7 +136,7 @@ fn an_interface_whose_driver_cannot_is_served_in_front_of_the_stack() {
         assert_eq!(received, frames);
     }
     // What is longer than our MTU never comes.
-    send(&neighbour, &NO_OFFLOAD, &frame(5000));
+    let _ = neighbour.send(&NO_OFFLOAD, &frame(5000), &[]);
     assert_eq!(collect(&link, 1, Duration::from_millis(50), is_local).len(), 0);
 }
 

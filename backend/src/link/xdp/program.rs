@@ -30,6 +30,9 @@ const QUEUE: i16 = 16;
 /// How long an attachment or a queue is waited for that somebody has just given up: the kernel does that in its own time.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
+/// What the kernel is told the program may be used under; all that it calls is free to all.
+const LICENSE: &CStr = c"Apache-2.0";
+
 /// One instruction.
 #[repr(C)]
 struct Instruction {
@@ -132,7 +135,6 @@ pub(super) fn load(socket: &OwnedFd) -> io::Result<OwnedFd> {
         instruction(0x85, 0, 0, REDIRECT_MAP),
         instruction(0x95, 0, 0, 0),
     ];
-    const LICENSE: &CStr = c"Apache-2.0";
     let mut name = [0; 16];
     name[..8].copy_from_slice(b"turnpike");
     let attributes = ProgLoad {

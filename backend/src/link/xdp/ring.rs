@@ -86,7 +86,7 @@ impl<T: Copy> Ring<T> {
 
     fn over(memory: Mapping, offsets: &libc::xdp_ring_offset, count: u32) -> io::Result<Self> {
         let places = offsets.desc as usize;
-        let fits = |word: u64| word % 4 == 0 && word + 4 <= offsets.desc;
+        let fits = |word: u64| word.is_multiple_of(4) && word + 4 <= offsets.desc;
         let sound = count.is_power_of_two()
             && fits(offsets.producer)
             && fits(offsets.consumer)

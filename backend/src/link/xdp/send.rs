@@ -138,12 +138,17 @@ impl Xdp {
             let interface = self.device.name.clone();
             return Err(LinkError::TooManyPieces { interface, count: pieces.len() });
         }
+        let length = pieces.iter().fold(front.len(), |sum, piece| sum.saturating_add(piece.len()));
+        if length > MAX_FRAME {
+            let interface = self.device.name.clone();
+            return Err(LinkError::TooLong { interface, length, limit: MAX_FRAME });
+        }
         let header = NetHeader::parse(header);
         if header.gso_type != GSO_NONE {
             return self.place_segments(sender, &header, front, pieces);
         }
         let Some(number) = sender.free.pop() else { return Ok(false) };
-        let placed = self.fill(number, &header, front, pieces);
+        let placed = self.fill(number, &header, front, pieces, length);
         match placed {
             Ok(len) => sender.put(self.umem.address(number), len),
             Err(_) => sender.free.push(number),
@@ -151,20 +156,18 @@ impl Xdp {
         placed.map(|_| true)
     }
 
-    /// Writes a frame to a free chunk, with its checksum complete; returns its length.
+    /// Writes a frame of `length` bytes to a free chunk, with its checksum complete; returns its length.
     fn fill(
         &self,
         number: u32,
         header: &NetHeader,
         front: &[u8],
         pieces: &[Piece],
+        length: usize,
     ) -> Result<usize, LinkError> {
         // SAFETY: the chunk was free, and whoever calls has taken it.
         let Some(chunk) = (unsafe { self.umem.chunk_mut(number) }) else { return Err(self.bad_frame()) };
-        let Some(len) = gather(front, pieces, chunk) else {
-            let length = pieces.iter().fold(front.len(), |sum, piece| sum.saturating_add(piece.len()));
-            return Err(self.too_long(length, chunk));
-        };
+        let Some(len) = gather(front, pieces, chunk) else { return Err(self.too_long(length, front)) };
         let frame = &mut chunk[..len];
         if len < ETHERNET_HEADER {
             return Err(self.bad_frame());
@@ -188,13 +191,9 @@ impl Xdp {
         pieces: &[Piece],
     ) -> Result<bool, LinkError> {
         let mut linear = std::mem::take(&mut sender.linear);
-        let result = match gather(front, pieces, &mut linear) {
-            Some(len) => self.place_segments_of(sender, header, &linear[..len]),
-            None => {
-                let length = pieces.iter().fold(front.len(), |sum, piece| sum.saturating_add(piece.len()));
-                let interface = self.device.name.clone();
-                Err(LinkError::TooLong { interface, length, limit: MAX_FRAME })
-            }
+        let result = match gather(front, pieces, &mut linear).and_then(|len| linear.get(..len)) {
+            Some(frame) => self.place_segments_of(sender, header, frame),
+            None => Err(self.bad_frame()),
         };
         sender.linear = linear;
         result
