@@ -360,6 +360,7 @@ impl Switch {
         data.remove(id);
         self.ports.remove(name);
         self.publish();
+        self.nv_coming();
         self.release(config.tallies());
         self.events.emit(Event::PortRemoved { port: id, name: name.to_owned() });
         self.events.forget_port(id);
@@ -401,6 +402,7 @@ impl Switch {
             self.publish();
             return Err(why);
         }
+        self.nv_coming();
         Ok(old)
     }
 

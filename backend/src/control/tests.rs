@@ -1,6 +1,7 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
 mod apply;
+mod coming;
 mod handover;
 mod lists;
 mod meters;

@@ -355,6 +355,11 @@ impl Lab {
         }
     }
 
+    /// Has this to say of itself, sooner or later.
+    pub fn carry(&self, changes: Vec<Change>) {
+        self.store.handle().carry(changes);
+    }
+
     pub fn until_down(&self) {
         self.wait("it is lost", |status| !status.is_up());
     }

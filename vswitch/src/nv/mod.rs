@@ -29,6 +29,7 @@ pub mod model;
 pub mod nat;
 pub mod neighbours;
 pub mod overlay;
+mod packed;
 pub mod peers;
 pub mod policy;
 pub mod records;

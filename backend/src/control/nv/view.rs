@@ -163,7 +163,8 @@ pub(in crate::control) fn described(object: &Object) -> String {
                 RecordKey::Address(..) => format!("mac {}, ", it.mac),
                 RecordKey::L2Only(..) => String::new(),
             };
-            format!("{mac}pa {}, {}", it.pa, say::encap(it.encap))
+            let next = it.next.map_or_else(String::new, |next| format!(", next {next}"));
+            format!("{mac}pa {}{next}, {}", it.pa, say::encap(it.encap))
         }
     }
 }

@@ -84,6 +84,10 @@ pub struct RecordSpec {
     /// `rewrite`: the provider address that stands for this customer address alone (default: `pa`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite_pa: Option<String>,
+    /// The provider address of the host where the guest is about to be, while it is being moved: that host says so and takes it back. Other
+    /// hosts believe what comes from there as the guest's, for an hour at most, and send nothing there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_pa: Option<String>,
 }
 
 /// A change of a record; what is not given stays.

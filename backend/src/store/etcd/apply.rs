@@ -124,9 +124,10 @@ impl Session {
             last = kv.mod_revision.max(last);
             let before = batch.records.len();
             self.read(&mut batch, scope, &kv, event.kind == 0);
-            if let Some((key, _)) = batch.records.get(before)
+            if let Some((key, record)) = batch.records.get(before)
                 && let Some(followed) = self.scopes.all.get_mut(&scope)
-                && !followed.admits(key, kv.mod_revision)
+                && (!followed.admits(key, kv.mod_revision)
+                    || self.carried.keeps_back(*key, *record, kv.mod_revision))
             {
                 batch.records.truncate(before);
             }

@@ -372,7 +372,7 @@ impl World {
 /// A record as tests write it.
 pub(crate) fn record(vsid: u32, ca: &str, mac: Mac, pa: IpAddr) -> Record {
     let ca = ca.parse().expect("an address");
-    Record { vsid, ca, mac, pa, kind: Kind::Static, encap: Encap::Nvgre, rewrite_pa: None }
+    Record { vsid, ca, mac, pa, kind: Kind::Static, encap: Encap::Nvgre, rewrite_pa: None, next: None }
 }
 
 /// Who got a frame: host and port, ascending.
