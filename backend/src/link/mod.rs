@@ -48,12 +48,12 @@ compile_error!("links assume a little-endian host");
 /// A borrowed piece of a frame, in guest memory or in a worker's memory.
 ///
 /// Raw, because guest memory is never a Rust slice: the guest may write to it at any time. Only the kernel reads
-/// through it, and an address that is not mapped is an error there, not a fault here.
+/// through it, where an address that is not mapped is an error and not a fault, and [`outbox::Outgoing::copy`].
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Piece(pub libc::iovec);
 
-// SAFETY: a piece is an address and a length; nothing in this process dereferences it.
+// SAFETY: a piece is an address and a length; what it names is only read where its owner keeps it mapped.
 unsafe impl Send for Piece {}
 // SAFETY: as above; a shared piece cannot be changed.
 unsafe impl Sync for Piece {}
