@@ -26,6 +26,7 @@ use crate::spec::{
     UplinkDriver, UplinkSpec, WorkerOptions, WorkerStats,
 };
 use crate::tally::Tallies;
+use crate::watch::{self, Watcher, Watching};
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
 
 /// MTU of a TAP, in bytes.
@@ -101,6 +102,18 @@ impl Dataplane {
     pub fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         let view = self.shared.view();
         explain(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles()), from, head, len)
+    }
+
+    /// Shows frames from now on; `None` if too many watch already. No worker does anything for it any more once it was dropped.
+    pub fn watch(&self, spec: watch::Spec) -> Option<Watching> {
+        let (watcher, records) = Watcher::new(spec);
+        self.shared.watch(&watcher)?;
+        let shared = Arc::downgrade(&self.shared);
+        Some(Watching::new(records, move |watcher| {
+            if let Some(shared) = shared.upgrade() {
+                shared.unwatch(|other| Arc::ptr_eq(other, watcher));
+            }
+        }))
     }
 
     /// What is remembered of a port. When it returns, every worker is done with the frames it had when this was called.
@@ -261,6 +274,8 @@ impl Dataplane {
         if gone.is_empty() {
             return;
         }
+        // Their numbers may be given to other ports.
+        self.shared.unwatch(|watcher| watcher.spec.port.is_some_and(|port| ids.contains(&port)));
         self.shared.publish(None, |ports| {
             for (id, _) in &gone {
                 if let Some(slot) = ports.get_mut(id.index()) {

@@ -13,4 +13,5 @@ pub mod spec;
 pub mod store;
 pub mod takeover;
 pub mod tally;
+pub mod watch;
 pub mod worker;

@@ -53,7 +53,8 @@ compile_error!("links assume a little-endian host");
 /// A borrowed piece of a frame, in guest memory or in a worker's memory.
 ///
 /// Raw, because guest memory is never a Rust slice: the guest may write to it at any time. The kernel reads through it, to which an address that
-/// is not mapped is an error, or a link does, to which it must be mapped; a guest's memory that vanishes is caught where that is mapped.
+/// is not mapped is an error, or a link or a watcher ([`outbox::Outgoing::copy`]) does, to which it must be mapped; a guest's memory that vanishes
+/// is caught where that is mapped.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Piece(pub libc::iovec);

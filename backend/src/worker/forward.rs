@@ -41,7 +41,11 @@ impl Delivery {
         let tunnels = snapshot.nv().is_some() && snapshot.uplink() == Some(from);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
+        self.watch.begin(burst.count);
         for (index, verdict) in verdicts.iter_mut().enumerate().take(burst.count) {
+            if self.watch.sees(index) {
+                self.watch.before(view, shared, now, from, burst, index, tunnels);
+            }
             let opened = if tunnels { self.open(view, shared, now, from, burst, index) } else { None };
             let frame = &mut burst.frames[index];
             let plan = self.plans.slot(index);
@@ -95,6 +99,7 @@ impl Delivery {
                 Verdict::Refuse(reason, to) => {
                     let (packets, _) = self.plans.charge(counters, burst, one, Direction::In);
                     counters.in_drop(to, reason, packets);
+                    self.watch.lost(&context, burst, index, to, reason);
                     // The policy that refused it is not got around by a copy.
                     self.sent(&context, burst, one, to);
                 }
@@ -128,8 +133,11 @@ impl Delivery {
             finished |= done;
             unicast &= !group;
         }
-        self.deliver_answers(&context);
         finished = self.customers.joining.with_parts(finished);
+        if self.watch.is_on() {
+            self.watch.end(&context, burst, &self.customers.joining, &verdicts, finished);
+        }
+        self.deliver_answers(&context);
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
     }
 
@@ -161,8 +169,7 @@ impl Delivery {
             match self.change(context, burst, index) {
                 Ok(before) => self.before[index] = before,
                 Err(reason) => {
-                    let frame = &burst.frames[index];
-                    context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+                    self.drop_all(context, burst, to, 1 << index, reason);
                     refused |= 1 << index;
                 }
             }
@@ -199,6 +206,7 @@ impl Delivery {
             if let Verdict::Refuse(reason, _) = verdict {
                 let (packets, _) = self.plans.charge(counters, burst, 1 << index, Direction::In);
                 counters.in_drop(to, reason, packets);
+                self.watch.lost(&copies, burst, index, to, reason);
             } else {
                 self.unicast(&copies, burst, to, 1 << index, &mut Blocked::default());
             }

@@ -158,6 +158,9 @@ pub enum Refusal {
     #[error("it takes no ports from other switches")]
     ListensNot,
 
+    #[error("{limit} traces and captures are under way")]
+    TooManyWatchers { limit: usize },
+
     #[error("permission denied for uid {uid}")]
     PermissionDenied { uid: u32, group: Option<String> },
     #[error("{reason}")]
@@ -295,6 +298,7 @@ impl Refusal {
             Self::BadCredentials { .. } => ("bad-credentials", BadValue),
             Self::ListensAlready { .. } => ("listens-already", Conflict),
             Self::ListensNot => ("listens-not", NotFound),
+            Self::TooManyWatchers { .. } => ("too-many-watchers", Conflict),
             Self::PermissionDenied { .. } => ("permission-denied", Denied),
             Self::Malformed { .. } => ("malformed", BadValue),
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),

@@ -25,4 +25,5 @@ mod rules_extended;
 mod segmentation;
 mod sessions;
 mod support;
+mod trace_filter;
 mod vlan;

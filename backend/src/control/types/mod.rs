@@ -11,6 +11,7 @@ mod meter;
 mod nv;
 mod policy;
 mod session;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,7 @@ pub use self::nv::{
 };
 pub use self::policy::{LinkState, Policy, PolicyChange};
 pub use self::session::{Flushed, SessionView};
+pub use self::watch::{ArrivalView, CaptureSpec, TraceSpec, TraceView};
 
 /// `Some(None)` = the key is there with `null`, which restores the default; `None` = the key is not there.
 type Change<T> = Option<Option<T>>;
