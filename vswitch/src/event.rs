@@ -53,6 +53,17 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// An extension drops frames.
+    ExtensionDropped {
+        /// The port whose frame it is.
+        port: PortId,
+        /// The extension.
+        extension: String,
+        /// Whether the port sent the frame or was to get it.
+        direction: Direction,
+        /// The extension's word for it.
+        reason: String,
+    },
     /// A front end attached to a guest port.
     FrontEndConnected {
         /// The port.
