@@ -3,6 +3,7 @@
 //! It walks the same steps in the same order as every frame does ([`crate::pipeline`]) and changes nothing: nothing is learned, opened or
 //! counted.
 
+use crate::extension::Head;
 use crate::frame::tag::Tagging;
 use crate::nv::{self, overlay::Ingress};
 use crate::pipeline::{self, Verdict};
@@ -104,22 +105,32 @@ pub fn explain_to(
             (&inner[..], opened.len, Some(opened.ingress))
         }
     };
-    let parsed = match &ingress {
-        None => pipeline::parse(snap, state, now, from, head, len),
-        Some(ingress) => pipeline::parse_inner(snap, state, now, from, ingress, head, len),
+    let mut changed = None;
+    let mut above = 0;
+    // Once more for each extension that changes it: each begins further down the stack.
+    let (verdict, actions) = loop {
+        let head = changed.as_deref().map_or(head, Head::bytes);
+        let parsed = match &ingress {
+            None => pipeline::parse(snap, state, now, from, head, len),
+            Some(ingress) => pipeline::parse_inner(snap, state, now, from, ingress, head, len),
+        };
+        let mut frame = match parsed {
+            Ok(frame) => frame,
+            Err(reason) => return ended(steps, "frame", reason),
+        };
+        (frame.dry, frame.above) = (true, above);
+        let verdict = pipeline::walk(&mut frame, |step, frame, verdict| {
+            let verdict = verdict.filter(|_| frame.replaced.is_none());
+            steps.push(Told::new(step, frame, verdict));
+        });
+        let Some((place, new)) = frame.replaced.take() else { break (verdict, frame.actions) };
+        (above, changed) = (place, Some(new));
     };
-    let mut frame = match parsed {
-        Ok(frame) => frame,
-        Err(reason) => return ended(steps, "frame", reason),
-    };
-    frame.dry = true;
-    let verdict = pipeline::walk(&mut frame, |step, frame, verdict| {
-        steps.push(Told::new(step, frame, verdict));
-    });
-    let mut mirror = frame.actions.mirror;
+    let head = changed.as_deref().map_or(head, Head::bytes);
+    let mut mirror = actions.mirror;
     let own = |port, refused| Destination {
         port,
-        tagging: frame.actions.tagging,
+        tagging: actions.tagging,
         refused,
         copy: false,
         steps: Vec::new(),

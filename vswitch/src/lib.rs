@@ -8,6 +8,7 @@
 pub mod announce;
 pub mod event;
 pub mod explain;
+pub mod extension;
 pub mod fdb;
 pub mod flow;
 mod forward;

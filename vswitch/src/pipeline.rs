@@ -21,16 +21,17 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Rule, Step, Towards};
-use crate::{Nanos, PortId, Segment, forward, nv};
+use crate::{Nanos, PortId, Segment, extension, forward, nv};
 
 pub use crate::verdict::{Account, Actions, Decision, Verdict};
 
 /// The steps between parsing and forwarding, in order. Names are shown in traces.
-pub const STEPS: [(&str, Rule); 14] = [
+pub const STEPS: [(&str, Rule); 15] = [
     ("sender-link", link::sender),
     ("valid-source", source::valid),
     ("allowed-source", source::allowed),
     ("reserved-destination", reserved::destination),
+    ("extensions-out", extension::steps::out),
     ("network", admission::admit),
     ("provider-network", nv::underlay::guard),
     ("acl-out", access::out),
@@ -44,18 +45,20 @@ pub const STEPS: [(&str, Rule); 14] = [
 ];
 
 /// The steps of a customer's frame that came in a tunnel, in place of [`STEPS`]: what its sender may send was settled where it was sent.
-pub const TUNNEL: [(&str, Rule); 3] = [
+pub const TUNNEL: [(&str, Rule); 4] = [
     ("valid-source", source::valid),
     ("reserved-destination", reserved::destination),
     ("tunnel-source", nv::tunnel::source),
+    ("extensions-out", extension::steps::out),
 ];
 
 /// What is asked of the port a frame goes to, in order.
-pub const TOWARDS: [(&str, Towards); 4] = [
+pub const TOWARDS: [(&str, Towards); 5] = [
     ("receiver-link", link::receiver),
     ("member", admission::membership),
     ("acl-in", access::inward),
     ("rules-in", extended::inward),
+    ("extensions-in", extension::steps::inward),
 ];
 
 /// Decides one frame: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its whole length `len`
@@ -66,13 +69,7 @@ pub fn run(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8]
 
 /// As [`run`], with what else is to be known about the decision.
 pub fn decide(snap: &Snapshot, state: &State, now: Nanos, from: PortId, head: &[u8], len: u32) -> Decision {
-    match parse(snap, state, now, from, head, len) {
-        Ok(mut frame) => {
-            let verdict = walk(&mut frame, |_, _, _| ());
-            frame.end(verdict)
-        }
-        Err(reason) => Decision::drop(reason),
-    }
+    decide_below(snap, state, now, from, None, (head, len), 0)
 }
 
 /// As [`decide`], for a frame that came out of a tunnel.
@@ -86,13 +83,46 @@ pub fn decide_inner(
     head: &[u8],
     len: u32,
 ) -> Decision {
-    match parse_inner(snap, state, now, from, ingress, head, len) {
-        Ok(mut frame) => {
-            let verdict = walk(&mut frame, |_, _, _| ());
-            frame.end(verdict)
+    decide_below(snap, state, now, from, Some(ingress), (head, len), 0)
+}
+
+/// As [`decide`] or [`decide_inner`], for a frame of which only the extensions from place `above` of the stack on are asked.
+pub fn decide_below(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    ingress: Option<&Ingress>,
+    (head, len): (&[u8], u32),
+    above: u32,
+) -> Decision {
+    let once = |head: &[u8], above| {
+        let parsed = match ingress {
+            None => parse(snap, state, now, from, head, len),
+            Some(ingress) => parse_inner(snap, state, now, from, ingress, head, len),
+        };
+        match parsed {
+            Ok(mut frame) => {
+                frame.above = above;
+                let verdict = walk(&mut frame, |_, _, _| ());
+                frame.end(verdict)
+            }
+            Err(reason) => Decision::drop(reason),
         }
-        Err(reason) => Decision::drop(reason),
+    };
+    let mut decision = once(head, above);
+    let mut replaced = None;
+    // Each round begins further down the stack, so there are no more of them than extensions.
+    while let Some((above, head)) = decision.replaced.take() {
+        let mut effects = decision.effects;
+        decision = once(head.bytes(), above);
+        effects.append(std::mem::take(&mut decision.effects));
+        decision.effects = effects;
+        decision.single = true;
+        replaced = Some((above, head));
     }
+    decision.replaced = replaced;
+    decision
 }
 
 /// As [`copy`], for a frame that came out of a tunnel.
@@ -233,8 +263,11 @@ pub(crate) fn walk<'a>(
             return verdict;
         }
     }
-    let mut verdict =
-        if frame.ingress.is_some() { nv::tunnel::destination(frame) } else { forward::destination(frame) };
+    let mut verdict = if frame.ingress.is_some() {
+        nv::tunnel::destination(frame)
+    } else {
+        extension::steps::forward(frame).unwrap_or_else(|| forward::destination(frame))
+    };
     seen("forwarding", frame, Some(verdict));
     let to = match verdict {
         Verdict::Unicast(to) => frame.snap.port(to),
@@ -261,14 +294,16 @@ pub(crate) fn walk<'a>(
 
 /// Meters count what passes, and a rule or entry what it decided: of what was dropped for another reason nothing is counted.
 fn settle(frame: &mut Frame<'_>, verdict: Verdict) {
-    let judged = |reason| matches!(reason, DropReason::AclDenied | DropReason::RuleDenied);
+    let judged = |reason| {
+        matches!(reason, DropReason::AclDenied | DropReason::RuleDenied | DropReason::ExtensionFiltered)
+    };
     match verdict {
         Verdict::Drop(reason) => {
             if !judged(reason) {
                 frame.actions.out = Account::default();
             }
-            frame.actions =
-                Actions { out: frame.actions.out, storm: frame.actions.storm, ..Actions::default() };
+            let Actions { out, storm, asks, .. } = frame.actions;
+            frame.actions = Actions { out, storm, asks: [asks[0], 0], ..Actions::default() };
             frame.overlay = None;
         }
         Verdict::Refuse(reason, _) if !judged(reason) => frame.actions.inward = Account::default(),

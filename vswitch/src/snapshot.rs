@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::extension::Stack;
 use crate::nv::policy::Policy;
 use crate::port::{Port, PortKind};
 use crate::{Mac, PortId, Segment, hash};
@@ -80,6 +81,7 @@ pub struct Snapshot {
     /// By VLAN: the primary VLAN it belongs to, or itself. Empty if no port is in a private VLAN.
     primaries: Vec<u16>,
     nv: Option<Arc<Policy>>,
+    extensions: Option<Arc<Stack>>,
     /// With network virtualization: the ports of virtual subnets by subnet and configured address.
     stations: HashMap<u128, PortId, hash::Seeded>,
 }
@@ -109,8 +111,21 @@ impl Snapshot {
         let owners = Owners::new(epoch, table.iter().flatten());
         let primaries = primaries(table.iter().flatten());
         let stations = HashMap::with_hasher(hash::Seeded(hash::expand(epoch, 1)));
-        let (ports, nv) = (table, None);
-        Self { epoch, config, ports, owners, uplink, members, learning, monitors, primaries, nv, stations }
+        let (ports, nv, extensions) = (table, None, None);
+        Self {
+            epoch,
+            config,
+            ports,
+            owners,
+            uplink,
+            members,
+            learning,
+            monitors,
+            primaries,
+            nv,
+            extensions,
+            stations,
+        }
     }
 
     /// The same with network virtualization; without it a port's virtual subnet only keeps it apart from others.
@@ -123,6 +138,19 @@ impl Snapshot {
         }
         self.nv = Some(policy);
         self
+    }
+
+    /// The same with extensions; a stack without any is none.
+    #[must_use]
+    pub fn with_extensions(mut self, stack: Arc<Stack>) -> Self {
+        self.extensions = Some(stack).filter(|stack| !stack.slots().is_empty());
+        self
+    }
+
+    /// The enabled extensions, if there are any.
+    #[inline]
+    pub fn extensions(&self) -> Option<&Stack> {
+        self.extensions.as_deref()
     }
 
     /// Network virtualization, if it is on.

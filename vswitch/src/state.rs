@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,8 @@ pub struct State {
     pub addresses: Addresses,
     /// What network virtualization knows of guests and hosts.
     pub nv: nv::Tables,
+    /// How often an extension took answers back that it had given for whole flows.
+    pub(crate) taken_back: AtomicU64,
 }
 
 impl State {
@@ -51,11 +54,17 @@ impl State {
     pub fn new(fdb_size: u32, seed: u64) -> Self {
         Self {
             nv: nv::Tables::new(hash::expand(seed, 5), nv::records::DEFAULT_CAPACITY),
+            taken_back: AtomicU64::new(0),
             fdb: Fdb::new(fdb_size, seed),
             sessions: Sessions::new(session::DEFAULT_LIMIT, hash::expand(seed, 3)),
             storms: Storms::new(),
             addresses: Addresses::new(hash::expand(seed, 4)),
         }
+    }
+
+    /// Answers that extensions gave for whole flows stand no longer: [`crate::extension::Effects::refresh`].
+    pub fn take_back(&self) {
+        self.taken_back.fetch_add(1, Ordering::Release);
     }
 
     /// Forgets what is idle. To be called every few seconds.

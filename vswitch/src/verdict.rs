@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 use crate::event::Event;
+use crate::extension::{Effects, Head};
 use crate::frame::ethernet::Outer;
 use crate::frame::headers::Headers;
 use crate::frame::tag::Tagging;
@@ -53,13 +54,22 @@ pub struct Actions {
     pub mirror: bool,
     /// It counts against the sender's storm limit.
     pub storm: bool,
+    /// Which extensions see each frame of the flow, as it leaves its sender and as it comes to its receiver: bits by their place in the stack.
+    pub asks: [u8; 2],
 }
 
 impl Actions {
     /// Nothing is done.
     pub const NONE: Self = {
         let nobody = Account { tallies: [Tally::NONE; 3], session: Handle::NONE };
-        Self { out: nobody, inward: nobody, tagging: Tagging::Keep, mirror: false, storm: false }
+        Self {
+            out: nobody,
+            inward: nobody,
+            tagging: Tagging::Keep,
+            mirror: false,
+            storm: false,
+            asks: [0; 2],
+        }
     };
 
     /// The account in a direction.
@@ -91,6 +101,11 @@ pub struct Decision {
     pub single: bool,
     /// Whether it depends on more than addresses and VLAN, or needs more done than forwarding.
     pub deep: bool,
+    /// What extensions want beside it.
+    pub effects: Effects,
+    /// An extension put this in place of the frame's beginning; the decision is about what the frame is now. With the place of the stack from
+    /// which on extensions were asked about it.
+    pub replaced: Option<(u32, Box<Head>)>,
 }
 
 impl Decision {
@@ -105,6 +120,8 @@ impl Decision {
             revisit: false,
             single: false,
             deep: false,
+            effects: Effects::default(),
+            replaced: None,
         }
     }
 }
@@ -159,6 +176,12 @@ pub struct Frame<'a> {
     pub(crate) records: [nv::records::Handle; 2],
     /// What the switch itself says to it.
     pub(crate) answer: Option<nv::Answer>,
+    /// From which place of the stack on extensions are asked about it: those above changed or added it.
+    pub(crate) above: u32,
+    /// What extensions want beside their answers.
+    pub(crate) effects: Effects,
+    /// What an extension put in place of its beginning, and from where in the stack on that is to be judged.
+    pub(crate) replaced: Option<(u32, Box<Head>)>,
     headers: OnceCell<Result<Headers, DropReason>>,
     event: Option<Event>,
     notes: Vec<String>,
@@ -196,6 +219,9 @@ impl<'a> Frame<'a> {
             overlay: None,
             records: Default::default(),
             answer: None,
+            above: 0,
+            effects: Effects::default(),
+            replaced: None,
             headers: OnceCell::new(),
             event: None,
             notes: Vec::new(),
@@ -237,7 +263,7 @@ impl<'a> Frame<'a> {
     /// The end of its way.
     pub(crate) fn end(self, verdict: Verdict) -> Decision {
         let deep = self.looked || self.actions != Actions::default();
-        let Self { actions, overlay, records, event, revisit, single, .. } = self;
-        Decision { verdict, actions, overlay, records, event, revisit, single, deep }
+        let Self { actions, overlay, records, event, revisit, single, effects, replaced, .. } = self;
+        Decision { verdict, actions, overlay, records, event, revisit, single, deep, effects, replaced }
     }
 }

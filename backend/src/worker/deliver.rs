@@ -88,6 +88,8 @@ pub(super) struct Delivery {
     pub(super) customers: Customers,
     /// Who watches.
     pub(super) watch: Watch,
+    /// From which place of the stack on extensions are asked about the burst; not 0 = one of those above added it.
+    pub(super) above: u32,
 }
 
 /// What all functions of one burst need.
@@ -114,6 +116,7 @@ impl Delivery {
             outbox: Outbox::default(),
             customers: Customers::default(),
             watch: Watch::new(seed),
+            above: 0,
         }
     }
 

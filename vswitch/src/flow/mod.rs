@@ -12,17 +12,22 @@
 //! Flows of virtual subnets have a third table, whether they come from a port or out of a tunnel. A hit there is only good while the lookup
 //! records it goes back to are what they were, so a change of one record costs only its own flows their place.
 
+mod asked;
 mod cache;
 mod deep;
 mod key;
 mod memo;
 mod notices;
+mod samples;
 
 pub use cache::FlowCache;
 use cache::Known;
 pub use key::{DeepKey, Key};
 
+use std::sync::atomic::Ordering;
+
 use crate::event::Event;
+use crate::extension::{Effects, Head};
 use crate::frame::ethernet::MAX_LEN;
 use crate::nv::model::Encap;
 use crate::nv::overlay::{Ingress, Overlay};
@@ -36,6 +41,7 @@ use deep::{Carried, DeepCache, Remembered};
 use key::WORDS;
 use memo::Memo;
 use notices::Notices;
+use samples::Samples;
 
 /// How often the cache knew the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,8 +75,8 @@ pub struct Forwarder {
     cache: FlowCache,
     deep: DeepCache<WORDS, Remembered>,
     carried: DeepCache<CARRIED_WORDS, Carried>,
-    /// Policy epoch and generation of the forwarding database in one number. Both only grow, so two different states
-    /// never have the same sum.
+    /// Policy epoch, generation of the forwarding database, and how often extensions took answers back, in one number. They only grow, so
+    /// two different states never have the same sum.
     epoch: u64,
     /// When the burst began.
     tick: u32,
@@ -88,6 +94,11 @@ pub struct Forwarder {
     hits: u64,
     misses: u64,
     notices: Notices,
+    /// What extensions want done.
+    effects: Effects,
+    /// What an extension put in place of the beginning of the last frame.
+    replaced: Option<Box<Head>>,
+    samples: Samples,
 }
 
 /// Seconds, roughly: the unit in which flows are looked at again.
@@ -123,6 +134,9 @@ impl Forwarder {
             hits: 0,
             misses: 0,
             notices: Notices::default(),
+            effects: Effects::default(),
+            replaced: None,
+            samples: Samples::new(hash::expand(seed, 2)),
         }
     }
 
@@ -133,7 +147,8 @@ impl Forwarder {
         self.epoch = epoch(snap, state);
         let port = snap.port(from);
         self.customer = snap.nv().is_some() && port.is_some_and(|port| port.policy.vsid.is_some());
-        self.looks = self.customer || port.is_some_and(|port| port.policy.looks());
+        let extended = snap.extensions().is_some();
+        self.looks = self.customer || extended || port.is_some_and(|port| port.policy.looks());
         self.next_single = SINGLE;
         (self.last.flow, self.last_customer.0.flow) = (0, 0);
     }
@@ -228,12 +243,16 @@ impl Forwarder {
         {
             self.hits += 1;
             *plan = Plan { actions, overlay, flow: CARRIED + place as u32, repeats: false };
+            if actions.storm && !pipeline::storm_admits(snap, state, now, from) {
+                *plan = Plan::default();
+                return Verdict::Drop(DropReason::StormLimit);
+            }
+            if actions.asks != [0; 2] {
+                return self.ask(snap, state, now, from, ingress, (head, len), verdict, plan);
+            }
             if !actions.storm {
                 self.last_customer.0.set(head, plan.flow, verdict);
                 self.last_customer.1 = word;
-            } else if !pipeline::storm_admits(snap, state, now, from) {
-                *plan = Plan::default();
-                return Verdict::Drop(DropReason::StormLimit);
             }
             return verdict;
         }
@@ -262,9 +281,7 @@ impl Forwarder {
             None => pipeline::decide(snap, state, now, from, head, len),
             Some(ingress) => pipeline::decide_inner(snap, state, now, from, ingress, head, len),
         };
-        if let Some(event) = decision.event.take() {
-            self.notices.add(now, event);
-        }
+        self.absorb(state, now, &mut decision);
         self.epoch = epoch(snap, state);
         let Decision { verdict, actions, overlay, records, single, revisit, .. } = decision;
         // As with the forwarding database: what changed while it was asked is asked again. Of records their versions tell.
@@ -308,12 +325,15 @@ impl Forwarder {
         {
             self.hits += 1;
             (plan.actions, plan.overlay, plan.flow, plan.repeats) = (actions, None, place as u32 + 1, false);
-            if actions.storm {
-                // Each frame of it is counted, so none may be taken for the one before.
+            if actions.storm || actions.asks != [0; 2] {
+                // Each frame of it is counted or asked about, so none may be taken for the one before.
                 self.last.flow = 0;
-                if !pipeline::storm_admits(snap, state, now, from) {
+                if actions.storm && !pipeline::storm_admits(snap, state, now, from) {
                     *plan = Plan::default();
                     return Verdict::Drop(DropReason::StormLimit);
+                }
+                if actions.asks != [0; 2] {
+                    return self.ask(snap, state, now, from, None, (head, len), verdict, plan);
                 }
             } else {
                 self.last.set(head, plan.flow, verdict);
@@ -350,9 +370,7 @@ impl Forwarder {
         (self.last.flow, self.last_customer.0.flow) = (0, 0);
         let before = epoch(snap, state);
         let mut decision = pipeline::decide(snap, state, now, from, head, len);
-        if let Some(event) = decision.event.take() {
-            self.notices.add(now, event);
-        }
+        self.absorb(state, now, &mut decision);
         let deep = if decision.deep { deep.or_else(|| DeepKey::new(from, head, len)) } else { deep };
         self.remember(key, deep.as_ref(), before, epoch(snap, state), &decision);
         *plan = Plan::default();
@@ -408,10 +426,8 @@ impl Forwarder {
         head: &[u8],
         len: u32,
     ) -> Option<(Verdict, Actions)> {
-        let decision = pipeline::copy(snap, state, now, ports, head, len)?;
-        if let Some(event) = decision.event {
-            self.notices.add(now, event);
-        }
+        let mut decision = pipeline::copy(snap, state, now, ports, head, len)?;
+        self.absorb(state, now, &mut decision);
         Some((decision.verdict, decision.actions))
     }
 
@@ -427,10 +443,8 @@ impl Forwarder {
         head: &[u8],
         len: u32,
     ) -> Option<(Verdict, Actions)> {
-        let decision = pipeline::copy_inner(snap, state, now, ports, ingress, head, len)?;
-        if let Some(event) = decision.event {
-            self.notices.add(now, event);
-        }
+        let mut decision = pipeline::copy_inner(snap, state, now, ports, ingress, head, len)?;
+        self.absorb(state, now, &mut decision);
         Some((decision.verdict, decision.actions))
     }
 
@@ -471,7 +485,8 @@ fn last_word(state: &State, ingress: Option<&Ingress>) -> Option<u64> {
 /// One more than the sum, because empty cache slots have epoch 0.
 #[inline]
 fn epoch(snap: &Snapshot, state: &State) -> u64 {
-    snap.epoch().wrapping_add(state.fdb.generation()).wrapping_add(1)
+    let taken_back = state.taken_back.load(Ordering::Acquire);
+    snap.epoch().wrapping_add(state.fdb.generation()).wrapping_add(taken_back).wrapping_add(1)
 }
 
 #[cfg(test)]

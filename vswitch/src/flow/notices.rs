@@ -10,7 +10,7 @@ const PENDING: usize = 64;
 const PAUSE: Nanos = 1_000_000_000;
 
 /// Kinds of events a frame can cause.
-const KINDS: usize = 14;
+const KINDS: usize = 15;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -66,6 +66,7 @@ fn cause(event: &Event) -> Option<(usize, PortId)> {
         Event::NvTaken { port, .. } => Some((11, port)),
         Event::NvSpoofed { port, .. } => Some((12, port)),
         Event::ProviderDuplicate { port, .. } => Some((13, port)),
+        Event::ExtensionDropped { port, .. } => Some((14, port)),
         _ => None,
     }
 }

@@ -27,12 +27,12 @@ mod tests {
         let subnets = [(5001, "blue"), (5002, "blue"), (6001, "yellow"), (7001, "red")];
         let needed = |local: &[u32], gateways: &[&'static str]| {
             let local = local.iter().copied().collect();
-            needed(subnets.into_iter(), &local, gateways.iter().copied()).into_iter().collect::<Vec<_>>()
+            needed(subnets.into_iter(), &local, gateways.iter().copied()).into_iter().collect::<Vec<u32>>()
         };
-        assert_eq!(needed(&[], &[]), []);
+        assert!(needed(&[], &[]).is_empty());
         assert_eq!(needed(&[5002], &[]), [5001, 5002]);
         assert_eq!(needed(&[5001], &["red"]), [5001, 5002, 7001]);
         // A port in a virtual subnet that nobody has made yet.
-        assert_eq!(needed(&[9999], &[]), []);
+        assert!(needed(&[9999], &[]).is_empty());
     }
 }

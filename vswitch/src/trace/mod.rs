@@ -116,6 +116,12 @@ drop_reasons! {
         "An extended rule denies the packet.";
     SessionLimit = "session-limit",
         "A stateful rule allows the packet, but the port has as many sessions as it may have.";
+    ExtensionFiltered = "extension-filtered",
+        "An extension of the switch dropped the frame, or kept the port from getting it; the extension's own counters say why.";
+    ExtensionFailed = "extension-failed",
+        "An extension that is to fail closed has failed; enable it again, or let it fail open.";
+    ExtensionMissing = "extension-missing",
+        "The port requires an extension that is not enabled.";
     UnknownUnicast = "unknown-unicast",
         "No port has or has learned the destination address, and there is no uplink to try.";
     SameSegmentReturn = "same-segment-return",

@@ -4,6 +4,7 @@ mod acl;
 mod checksums;
 mod datagrams;
 mod evasion;
+mod extensions;
 mod fdb;
 mod flow_cache;
 mod flow_policy;

@@ -41,12 +41,14 @@ fn s0_the_steps_come_in_this_order() {
     let policy = "network provider-network acl-out rules-out dhcp-guard router-guard owned-addresses address-limit storm-limit";
     assert_eq!(
         names,
-        format!("sender-link valid-source allowed-source reserved-destination {policy} learning")
+        format!(
+            "sender-link valid-source allowed-source reserved-destination extensions-out {policy} learning"
+        )
     );
     let names = TOWARDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
-    assert_eq!(names, "receiver-link member acl-in rules-in");
+    assert_eq!(names, "receiver-link member acl-in rules-in extensions-in");
     let names = TUNNEL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
-    assert_eq!(names, "valid-source reserved-destination tunnel-source");
+    assert_eq!(names, "valid-source reserved-destination tunnel-source extensions-out");
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! What extensions want done beside their answers. All of it is bounded; what does not fit is counted and forgotten.
+
+use std::net::SocketAddr;
+
+use crate::PortId;
+use crate::extension::stack::MOST_ENABLED;
+
+/// Longest frame that an extension may add, in bytes.
+pub const LONGEST_FRAME: usize = 65_553;
+
+/// A frame that an extension adds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Injection {
+    /// As if this port had sent it, so that its policy is asked.
+    pub from: PortId,
+    /// The frame, without FCS. Its checksums are complete.
+    pub frame: Vec<u8>,
+}
+
+/// What leaves the switch another way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// A UDP datagram from this host.
+    Datagram {
+        /// Where to.
+        to: SocketAddr,
+        /// Its payload.
+        bytes: Vec<u8>,
+    },
+    /// A line for the operator ([`crate::event::Event::ExtensionLog`]).
+    Log(String),
+}
+
+/// The list of what is wanted by those who were asked since it was last emptied: once for each burst, and for each tick of one instance.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Effects {
+    /// With the place in the stack of who added it: extensions down to that one are not shown it.
+    injected: Vec<(u8, Injection)>,
+    outputs: Vec<(u8, Output)>,
+    refresh: bool,
+    /// By place in the stack.
+    refused: [u32; MOST_ENABLED],
+    /// The place in the stack of who is being asked.
+    now: u8,
+}
+
+impl Effects {
+    /// Frames that may be added in one burst or tick.
+    pub const MOST_INJECTED: usize = 16;
+
+    /// Outputs of one burst or tick.
+    pub const MOST_OUTPUTS: usize = 64;
+
+    /// Adds a frame. False = it is too long, too short for an Ethernet header, or there are too many already.
+    pub fn inject(&mut self, injection: Injection) -> bool {
+        let len = injection.frame.len();
+        let fits = self.injected.len() < Self::MOST_INJECTED && (14..=LONGEST_FRAME).contains(&len);
+        if fits {
+            self.injected.push((self.now, injection));
+        } else {
+            self.refuse();
+        }
+        fits
+    }
+
+    /// Sends or says something. False = there is too much already.
+    pub fn output(&mut self, output: Output) -> bool {
+        let fits = self.outputs.len() < Self::MOST_OUTPUTS;
+        if fits {
+            self.outputs.push((self.now, output));
+        } else {
+            self.refuse();
+        }
+        fits
+    }
+
+    /// Answers that were given for whole flows stand no longer: all extensions are asked again.
+    pub fn refresh(&mut self) {
+        self.refresh = true;
+    }
+
+    /// Adds what is wanted after this, as far as there is room.
+    pub fn append(&mut self, mut later: Self) {
+        let (injected, outputs) = (later.take_injected(), later.take_outputs());
+        for (place, injection) in injected {
+            self.begin(usize::from(place));
+            self.inject(injection);
+        }
+        for (place, output) in outputs {
+            self.begin(usize::from(place));
+            self.output(output);
+        }
+        self.refresh |= later.refresh;
+        for (sum, more) in self.refused.iter_mut().zip(later.refused) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    /// Nothing is wanted.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.injected.is_empty()
+            && self.outputs.is_empty()
+            && !self.refresh
+            && self.refused == [0; MOST_ENABLED]
+    }
+
+    /// The extension at this place of the stack is asked from here on.
+    pub fn begin(&mut self, place: usize) {
+        self.now = place as u8;
+    }
+
+    /// The frames and the places in the stack of those who added them; they are not in here any more.
+    pub fn take_injected(&mut self) -> Vec<(u8, Injection)> {
+        std::mem::take(&mut self.injected)
+    }
+
+    /// The outputs and the places in the stack of those who want them; they are not in here any more.
+    pub fn take_outputs(&mut self) -> Vec<(u8, Output)> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether answers stand no longer; false the next time.
+    pub fn take_refresh(&mut self) -> bool {
+        std::mem::take(&mut self.refresh)
+    }
+
+    /// How much did not fit since the last call, by place in the stack.
+    pub fn take_refused(&mut self) -> impl Iterator<Item = (u8, u64)> {
+        let refused = std::mem::take(&mut self.refused);
+        let counts = refused.into_iter().zip(0u8..).map(|(count, place)| (place, u64::from(count)));
+        counts.filter(|&(_, count)| count != 0)
+    }
+
+    fn refuse(&mut self) {
+        if let Some(count) = self.refused.get_mut(usize::from(self.now)) {
+            *count = count.saturating_add(1);
+        }
+    }
+}
