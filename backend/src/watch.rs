@@ -137,10 +137,12 @@ pub(crate) fn lost(
     match verdict {
         Verdict::Drop(reason) => Some((reason, None)),
         Verdict::Refuse(reason, to) => Some((reason, Some(to))),
-        Verdict::Unicast(to) => arrivals.find(|arrival| arrival.port == to).and_then(|arrival| match arrival.fate {
-            Fate::Lost(reason) => Some((reason, Some(to))),
-            _ => None,
-        }),
+        Verdict::Unicast(to) => {
+            arrivals.find(|arrival| arrival.port == to).and_then(|arrival| match arrival.fate {
+                Fate::Lost(reason) => Some((reason, Some(to))),
+                _ => None,
+            })
+        }
         Verdict::Flood(_) | Verdict::Answer => None,
     }
 }
@@ -317,7 +319,14 @@ mod tests {
 
     fn copy(len: usize) -> Record {
         let (time, port, direction) = (Duration::ZERO, PortId(1), Direction::Out);
-        Record::Sighting(Sighting { time, port, direction, bytes: vec![0; len].into(), len: len as u32, lost: None })
+        Record::Sighting(Sighting {
+            time,
+            port,
+            direction,
+            bytes: vec![0; len].into(),
+            len: len as u32,
+            lost: None,
+        })
     }
 
     fn offer(watcher: &Watcher, len: usize) -> bool {

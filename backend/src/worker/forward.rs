@@ -86,9 +86,6 @@ impl Delivery {
         self.customers.joining.end(burst);
         let parts = self.customers.joining.joined();
         let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
-        if extended {
-            self.sample(&context, burst, &verdicts, parts);
-        }
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
@@ -150,6 +147,9 @@ impl Delivery {
             self.watch.end(&context, burst, &self.customers.joining, &verdicts, finished);
         }
         self.deliver_answers(&context);
+        if extended {
+            self.sample(&context, burst, &verdicts, finished & !parts);
+        }
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
     }
 

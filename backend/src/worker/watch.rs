@@ -237,7 +237,13 @@ impl Watch {
 
     /// A link has taken a frame, or a part of one.
     #[inline]
-    pub(super) fn taken(&mut self, context: &Context<'_>, index: usize, to: PortId, frame: Option<Outgoing<'_>>) {
+    pub(super) fn taken(
+        &mut self,
+        context: &Context<'_>,
+        index: usize,
+        to: PortId,
+        frame: Option<Outgoing<'_>>,
+    ) {
         if self.sees(index) {
             self.note(context, None, index, to, Fate::Delivered, frame);
         }
@@ -328,7 +334,10 @@ impl Watch {
                     What::Bytes { out: true, snaplen, .. } if is_of(spec, context.from) => {
                         let fate = lost(verdict, self.arrivals_of(whole.unwrap_or(index)));
                         let dropped = matches!(verdict, Verdict::Drop(_));
-                        if spec.drops && !dropped || !self.matches(spec, burst, index) || !tap.watcher.has_room() {
+                        if spec.drops && !dropped
+                            || !self.matches(spec, burst, index)
+                            || !tap.watcher.has_room()
+                        {
                             continue;
                         }
                         let (bytes, len) = match &self.before[index].outer {
@@ -372,7 +381,8 @@ impl Watch {
         };
         let is_lost = |arrival: Arrival| matches!(arrival.fate, Fate::Lost(_)) && !arrival.copy;
         let dropped = matches!(verdict, Verdict::Drop(_) | Verdict::Refuse(..))
-            || arrivals().any(|arrival| is_lost(arrival) && (direction == Direction::Out || arrival.port == port));
+            || arrivals()
+                .any(|arrival| is_lost(arrival) && (direction == Direction::Out || arrival.port == port));
         if spec.drops && !dropped || !self.matches(spec, burst, index) || !watcher.has_room() {
             return None;
         }
@@ -459,7 +469,9 @@ fn steps(explanation: Option<Explanation>, verdict: Verdict, port: PortId) -> Ve
     let mut steps = Vec::new();
     if let Some(Explanation { steps: own, destinations, .. }) = explanation {
         let at_port = destinations.into_iter().filter(|to| to.port == port).flat_map(|to| to.steps);
-        steps.extend(own.into_iter().chain(at_port).filter(|told| told.dropped.is_some() || !told.notes.is_empty()));
+        steps.extend(
+            own.into_iter().chain(at_port).filter(|told| told.dropped.is_some() || !told.notes.is_empty()),
+        );
     }
     if let Verdict::Drop(reason) | Verdict::Refuse(reason, _) = verdict {
         // What is wrong with a chain or an offload is no step's business, and another worker may have used up a limit meanwhile.
