@@ -17,8 +17,12 @@ use crate::{Direction, Nanos};
 /// Connections that a port may have when all ports together have as many as they may.
 pub(super) const LEAST: usize = 64;
 
-/// Connections that are looked at to make room for one.
-const LOOKS: usize = 8;
+/// Weak connections that are compared to make room for one, and connections that are looked at to find them.
+const WEAK: usize = 8;
+const LOOKS: usize = 256;
+
+/// Connections that a sweep looks at, at least.
+const SWEPT: usize = 8;
 
 /// Packets with payload, in each direction, whose beginning is compared with what is known to be bad.
 pub(super) const INSPECTED: u8 = 4;
@@ -233,15 +237,22 @@ impl Table {
 
     /// Which of a few can go.
     fn victim(&mut self, now: Nanos, room: &Room) -> Option<Key> {
-        let mut best: Option<&Connection> = None;
+        let (mut best, mut weak): (Option<&Connection>, usize) = (None, 0);
         for _ in 0..LOOKS.min(self.all.len()) {
             self.cursor = (self.cursor + 1) % self.all.len();
             let one = self.all.get(self.cursor)?;
             if one.is_over(now, &room.timeouts) {
                 return Some(one.key);
             }
-            if one.is_weak() && best.is_none_or(|best| one.seen < best.seen) {
+            if !one.is_weak() {
+                continue;
+            }
+            weak += 1;
+            if best.is_none_or(|best| one.seen < best.seen) {
                 best = Some(one);
+            }
+            if weak == WEAK {
+                break;
             }
         }
         best.map(|one| one.key)
@@ -249,15 +260,19 @@ impl Table {
 
     /// Looks at some of them, and removes those that were silent for too long; `each` hears of them.
     pub(super) fn sweep(&mut self, now: Nanos, room: &Room, mut each: impl FnMut(&Connection)) {
-        let looks = (self.all.len() / 32).max(LOOKS);
-        for _ in 0..looks.min(self.all.len()) {
-            if self.all.is_empty() {
-                return;
+        let looks = (self.all.len() / 32).max(SWEPT);
+        for _ in 0..looks {
+            if self.cursor >= self.all.len() {
+                self.cursor = 0;
             }
-            self.cursor = (self.cursor + 1) % self.all.len();
-            let over =
-                self.all.get(self.cursor).filter(|one| one.is_over(now, &room.timeouts)).map(|one| one.key);
-            if let Some(gone) = over.and_then(|key| self.remove(&key, room)) {
+            let Some(one) = self.all.get(self.cursor) else { return };
+            if !one.is_over(now, &room.timeouts) {
+                self.cursor += 1;
+                continue;
+            }
+            // The last one takes its place, and is looked at next.
+            let key = one.key;
+            if let Some(gone) = self.remove(&key, room) {
                 each(&gone);
             }
         }
