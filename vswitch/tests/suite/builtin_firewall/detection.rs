@@ -8,7 +8,7 @@ use vswitch::frame::protocol;
 use super::{ACK, FIN, GUEST, OTHER, PEER, RST, SYN, Wall, asks, denied, open, to_guest, to_peer};
 use crate::packets::{tcp, udp, v4};
 
-fn watching(what: &str, how: Value) -> Wall {
+fn watching(what: &str, how: &Value) -> Wall {
     let rules = json!([{ "action": "allow", "direction": "in", "protocol": "tcp", "local-ports": [80] }]);
     Wall::new(&rules, &[("intrusion", json!({ what: how }))])
 }
@@ -19,7 +19,7 @@ fn syn_from(src: &str, port: u16) -> Vec<u8> {
 
 #[test]
 fn s15_a_port_scan_is_found_said_and_blocked_for_a_while() {
-    let mut wall = watching("port-scan", json!({ "ports": 10, "window": 5, "block": 30 }));
+    let mut wall = watching("port-scan", &json!({ "ports": 10, "window": 5, "block": 30 }));
     open(&mut wall, 4000);
     for port in 100..110 {
         assert_eq!(wall.come(&syn_from(PEER, port)), denied("denied"));
@@ -41,7 +41,7 @@ fn s15_a_port_scan_is_found_said_and_blocked_for_a_while() {
 
 #[test]
 fn s15_slow_tries_answers_and_the_middle_of_connections_are_no_scan() {
-    let mut wall = watching("port-scan", json!({ "ports": 5, "window": 5 }));
+    let mut wall = watching("port-scan", &json!({ "ports": 5, "window": 5 }));
     for port in 100..150 {
         assert_eq!(wall.come(&syn_from(PEER, port)), denied("denied"));
         wall.pass(2);
@@ -63,7 +63,7 @@ fn s15_slow_tries_answers_and_the_middle_of_connections_are_no_scan() {
 
 #[test]
 fn s15_a_guest_that_scans_hosts_is_found_whatever_address_it_uses() {
-    let mut wall = watching("port-scan", json!({ "hosts": 10 }));
+    let mut wall = watching("port-scan", &json!({ "hosts": 10 }));
     for n in 0..=10 {
         let (src, dst) = (format!("10.0.0.{}", n % 3), format!("192.0.2.{n}"));
         let said = wall.out(&v4(&src, &dst, protocol::UDP, &udp(4000, 161, b"x")));
@@ -76,7 +76,7 @@ fn s15_a_guest_that_scans_hosts_is_found_whatever_address_it_uses() {
 
 #[test]
 fn s15_a_syn_flood_is_half_open_connections_of_one_source() {
-    let mut wall = watching("syn-flood", json!({ "half-open": 20, "block": 10 }));
+    let mut wall = watching("syn-flood", &json!({ "half-open": 20, "block": 10 }));
     let from = |port: u16, flags| v4(PEER, GUEST, protocol::TCP, &tcp(port, 80, flags, &[]));
     let to = |port: u16, flags| v4(GUEST, PEER, protocol::TCP, &tcp(80, port, flags, &[]));
     // Those that are completed do not count.
@@ -107,7 +107,7 @@ fn s15_a_syn_flood_is_half_open_connections_of_one_source() {
 #[test]
 fn s15_a_known_payload_ends_its_connection() {
     let payloads = json!([{ "name": "worm", "hex": "cafeBABE", "protocol": "tcp", "block": 20 }]);
-    let mut wall = watching("payloads", payloads);
+    let mut wall = watching("payloads", &payloads);
     let carrying = |port: u16, payload: &[u8]| v4(PEER, GUEST, protocol::TCP, &tcp(80, port, ACK, payload));
     open(&mut wall, 4000);
     open(&mut wall, 4001);
@@ -124,7 +124,7 @@ fn s15_a_known_payload_ends_its_connection() {
 
 #[test]
 fn s15_payloads_are_inspected_until_the_first_few_of_each_direction_were_seen() {
-    let mut wall = watching("payloads", json!([{ "name": "worm", "hex": "cafebabe" }]));
+    let mut wall = watching("payloads", &json!([{ "name": "worm", "hex": "cafebabe" }]));
     let carrying = |payload: &[u8]| v4(PEER, GUEST, protocol::TCP, &tcp(80, 4000, ACK, payload));
     open(&mut wall, 4000);
     for _ in 0..10 {
@@ -138,7 +138,7 @@ fn s15_payloads_are_inspected_until_the_first_few_of_each_direction_were_seen() 
 
 #[test]
 fn s15_lines_for_the_operator_are_few_and_tell_of_those_left_out() {
-    let mut wall = watching("payloads", json!([{ "name": "worm", "hex": "cafebabe", "block": 0 }]));
+    let mut wall = watching("payloads", &json!([{ "name": "worm", "hex": "cafebabe", "block": 0 }]));
     let bad = |n: u16| v4(OTHER, GUEST, protocol::UDP, &udp(n, 53, b"\xca\xfe\xba\xbe"));
     for n in 0..1000 {
         assert_eq!(wall.come(&bad(n)), denied("known-payload"));
@@ -152,7 +152,7 @@ fn s15_lines_for_the_operator_are_few_and_tell_of_those_left_out() {
 
 #[test]
 fn s15_sources_are_bounded_and_a_block_outlives_a_crowd() {
-    let mut wall = watching("port-scan", json!({ "ports": 3, "block": 600 }));
+    let mut wall = watching("port-scan", &json!({ "ports": 3, "block": 600 }));
     for port in 100..104 {
         let _ = wall.come(&syn_from(PEER, port));
     }
@@ -166,7 +166,7 @@ fn s15_sources_are_bounded_and_a_block_outlives_a_crowd() {
 
 #[test]
 fn s15_whoever_only_asks_is_no_scanner() {
-    let mut wall = watching("port-scan", json!({ "ports": 3 }));
+    let mut wall = watching("port-scan", &json!({ "ports": 3 }));
     for port in 100..150 {
         assert_eq!(wall.at(1, Direction::In, &syn_from(PEER, port), true), denied("denied"));
         assert!(wall.at(1, Direction::Out, &asks(port, port), true).is_ok());
