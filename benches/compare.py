@@ -153,7 +153,7 @@ def main():
     options["vdev"], options["base"] = args.vdev, args.base
     if any(ROWS[name].guests for name in wanted):
         options["qemu"] = qemu(args.qemu)
-    if not args.only or TURNPIKE in args.only or PLAIN in args.only:
+    if not args.only or {TURNPIKE, TURNPIKE_PACKET, TURNPIKE_XDP, PLAIN} & set(args.only):
         subprocess.run(["cargo", "build", "-q", "--release", "-p", "turnpike", "-p", "turnpike-benches"], cwd=ROOT, check=True)
         os.environ.setdefault("TURNPIKE_BIN", str(RELEASE / "turnpike"))  # never a debug build that happens to be newer
     if host.sh("nproc").strip() == "1":

@@ -290,3 +290,40 @@ impl From<LinkError> for DataplaneError {
         Self::Interface { interface, reason }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_af_xdp_lacks_is_said_with_what_would_help() {
+        let said =
+            |what, code| LinkError::xdp(&"eth1".into(), what, io::Error::from_raw_os_error(code)).to_string();
+        assert_eq!(
+            said("load an XDP program", libc::EPERM),
+            "interface 'eth1': cannot load an XDP program: Operation not permitted (os error 1); run as root or with \
+             CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF"
+        );
+        assert_eq!(
+            said("open an AF_XDP socket", libc::EAFNOSUPPORT),
+            "interface 'eth1': cannot open an AF_XDP socket: Address family not supported by protocol (os error 97); driver \
+             'xdp' needs Linux 5.9 with CONFIG_XDP_SOCKETS; driver 'packet' works without"
+        );
+        assert_eq!(
+            said("open an AF_XDP socket", libc::ENOBUFS),
+            "interface 'eth1': cannot open an AF_XDP socket: No buffer space available (os error 105); raise the limit of \
+             locked memory (systemd: LimitMEMLOCK=infinity) or grant CAP_IPC_LOCK; or use driver 'packet'"
+        );
+        assert_eq!(
+            said("attach an XDP program", libc::EBUSY),
+            "interface 'eth1': cannot attach an XDP program: in use by another XDP program or AF_XDP socket; `ip -d link \
+             show dev eth1` names the program, `ip link set dev eth1 xdp off` removes one; or use driver 'packet'"
+        );
+        let tags = LinkError::XdpTags { interface: "eth1".into(), source: io::ErrorKind::Unsupported.into() };
+        assert_eq!(
+            tags.to_string(),
+            "interface 'eth1': cannot have VLAN tags left in received frames (rx-vlan-offload off): unsupported; use \
+             driver 'packet'"
+        );
+    }
+}

@@ -96,8 +96,6 @@ impl Xdp {
         if queues > 1 {
             return Err(LinkError::XdpQueues { interface: name.clone(), queues });
         }
-        interface::leave_tags(device.socket.as_fd(), name)
-            .map_err(|source| LinkError::XdpTags { interface: name.clone(), source })?;
         device.bind(0)?;
 
         let umem = Umem::new(chunk).map_err(failed("make memory for frames"))?;
@@ -109,6 +107,8 @@ impl Xdp {
             rings.fill.put(umem.address(number));
         }
         rings.fill.publish();
+        interface::leave_tags(device.socket.as_fd(), name)
+            .map_err(|source| LinkError::XdpTags { interface: name.clone(), source })?;
         let (attachment, native) =
             program::attach(&program, index).map_err(failed("attach an XDP program"))?;
         let text = XdpText { chunk, free: (RECEIVE..RECEIVE + SEND).collect(), native, zero_copy };
