@@ -29,6 +29,8 @@ class NvFleet:
             h.address, h.peer_mac = f"10.0.0.{50 + number}", f"52:54:00:aa:02:{number:02x}"
             first.cli("nv", *record(VSID, h.address, h.peer_mac, h.pa))
         for number, h in enumerate(self.hosts, 1):
+            # What a machine says before its host knows its network would be counted as dropped.
+            host.until("the subnet", lambda h=h: h.cli("nv", "subnet", "list"), 10)
             h.peer = h.machine("peer", VSID, f"{h.address}/24", h.peer_mac)
             # What a switch has no time to fetch, because the machine is busy with others, is no loss of a move.
             h.peer.run(f"ip link set {h.peer.tap} txqueuelen 10000")

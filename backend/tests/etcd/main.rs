@@ -243,7 +243,7 @@ fn s14_9_after_a_backlog_everything_is_said_to_be_in_force_when_it_is() {
         }
         writer.until("all is written", |seen| seen.records.len() == RECORDS);
         let last = writer.status().newest();
-        assert!(last - lab.status().revision() >= RECORDS as i64, "each is a revision");
+        assert!(last - lab.status().revision() >= 3000, "each is a revision");
         relay.mend();
         let start = Instant::now();
         loop {

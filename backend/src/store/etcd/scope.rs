@@ -312,10 +312,14 @@ mod tests {
         let it = |scopes: &mut Scopes, all: Option<i64>, said: Option<(usize, i64)>| {
             let passed = Some(Instant::now());
             for followed in scopes.all.values_mut() {
-                all.iter().for_each(|revision| followed.all_said(*revision, passed));
+                if let Some(revision) = all {
+                    followed.all_said(revision, passed);
+                }
             }
             let records = scopes.all.get_mut(&Scope::Records(5001)).expect("followed");
-            said.iter().for_each(|(revisions, revision)| records.said(*revisions, *revision));
+            if let Some((revisions, revision)) = said {
+                records.said(revisions, revision);
+            }
             (scopes.heard(), scopes.is_behind())
         };
         assert_eq!(it(&mut scopes, Some(2000), None), (10, true), "the store's word alone");
