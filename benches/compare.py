@@ -33,6 +33,8 @@ ROWS = {
     "nv-64-nvgre": Row(tunnels.row_tunnel("nvgre", "xdp"), "Mpps", [TURNPIKE, TURNPIKE_PACKET, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
     "nv-64-vxlan": Row(tunnels.row_tunnel("vxlan", "packet"), "Mpps", [TURNPIKE, TURNPIKE_XDP, OVS, OVS_XDP], limits={OVS: 1.5, OVS_XDP: 1.5}),
     "nv-iperf": Row(nv.row_stream, "Mbit/s", [TURNPIKE, PLAIN], limits={PLAIN: 0.85}, guests=True),
+    "nv-migration": Row(migration.row_nv, "ms", [TURNPIKE], more=False, limits={None: 5.0}, also={"lost": 0, "doubled": 0, "tcp_broken": 0},
+                        tail={"value": 10.0}, guests=True),
     "nv-lookup": Row(nv_store.row_lookup, "ns", [TURNPIKE], more=False, limits={None: 50.0}, also={"bytes_a_record": 200}),
     "nv-changes": Row(nv_store.row_changes, "changes/s", [TURNPIKE], limits={None: 50_000}, also={"dip_percent": 5.0}),
     "ext-none": Row(extensions.row_cost("none"), "Mpps", [TURNPIKE, BASE], limits={BASE: 0.99}),

@@ -87,7 +87,8 @@ impl Dataplane {
 
     /// Why packets of a virtual subnet for a customer address go where they go.
     pub fn resolve(&self, vsid: u32, ca: IpAddr) -> Resolution {
-        resolve(&self.shared.view().snapshot, &self.shared.state, vsid, ca)
+        let now = tsc::nanos(tsc::cycles());
+        resolve(&self.shared.view().snapshot, &self.shared.state, now, vsid, ca)
     }
 
     /// Sends questions for next hops of the provider network that are not known, out of the uplinks they are at; reports those that do not

@@ -156,7 +156,7 @@ impl Delivery {
             match overlay.tunnel {
                 Some(tunnel) if tunnel.encap == Encap::Rewrite => {
                     // Routers fragment it where that is allowed.
-                    limit = nv::room(state, context.now, &tunnel, u16::MAX);
+                    limit = nv::rewrite_room(snapshot, state, context.now, &tunnel);
                     if wire::rewrite::is_whole(frame.head()) {
                         mtu::check(limit, frame.head(), frame.len, &offload)?;
                     }

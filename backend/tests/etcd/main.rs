@@ -12,7 +12,7 @@ use serde_json::json;
 use vswitch::nv::model::{Encap, Kind, Record};
 use vswitch::refusal::NvRefusal;
 
-use self::lab::{Etcd, LAB_GRACE, Lab, Seen, object, record, record_in};
+use self::lab::{Etcd, LAB_GRACE, Lab, Relay, Seen, object, record, record_in};
 
 /// Runs `test` with an etcd of its own.
 fn with_etcd(test: impl FnOnce(Etcd)) {
@@ -222,6 +222,44 @@ fn s20_5_where_a_guest_is_about_to_be_is_known_to_others_and_in_the_way_of_no_ch
         assert!(is(&here.seen(), &after) && is(&other.seen(), &after), "and stays there");
         let written = etcd.get("records/5001/10.1.0.2").expect("a value");
         assert!(!written.contains("next_pa"), "{written}");
+    });
+}
+
+#[test]
+fn s14_9_after_a_backlog_everything_is_said_to_be_in_force_when_it_is() {
+    const RECORDS: usize = 3000;
+    with_etcd(|etcd| {
+        etcd.put("records/5002/10.1.0.2", &record_in(5002, 0, "192.168.1.1"));
+        let (relay, writer) = (Relay::new(&etcd), Lab::new(&etcd));
+        let lab = Lab::through(&relay, &[5001, 5002, 5003]);
+        writer.wait("it is there", Status::is_up);
+        let all = |lab: &Lab| lab.wait("all is in force", |it| it.revision() >= writer.status().newest());
+        lab.until("it is read", |seen| seen.records.len() == 1 && seen.whole.len() == 3);
+        all(&lab);
+        relay.cut();
+        lab.until_down();
+        for n in 0..RECORDS {
+            writer.carry(vec![Change::create(object(n, "192.168.1.1"))]);
+        }
+        writer.until("all is written", |seen| seen.records.len() == RECORDS);
+        let last = writer.status().newest();
+        assert!(last - lab.status().revision() >= 3000, "each is a revision");
+        relay.mend();
+        let start = Instant::now();
+        loop {
+            let revision = lab.status().revision();
+            let there = lab.seen().records.len();
+            assert!(revision < last || there == RECORDS + 1, "{there} records at {revision} of {last}");
+            if revision >= last {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", lab.status());
+        }
+        // Of the others nothing has changed, and they are no less far.
+        etcd.put("records/5003/10.1.0.2", &record_in(5003, 0, "192.168.1.1"));
+        lab.until("it is followed", |seen| seen.records.len() == RECORDS + 2);
+        all(&lab);
+        assert_eq!(lab.status().reloads(), 0);
     });
 }
 

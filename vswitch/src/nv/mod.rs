@@ -48,7 +48,7 @@ pub use gateway::exit;
 pub use ingress::{Opened, Readdress, open};
 pub use replies::{Answer, answer, replicas, too_big};
 pub use resolve::{Resolution, resolve};
-pub use underlay::{due, encapsulate, readdress, room, template};
+pub use underlay::{due, encapsulate, readdress, rewrite_room, room, template};
 
 use crate::{Nanos, PortId, hash};
 

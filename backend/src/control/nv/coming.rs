@@ -95,7 +95,9 @@ impl Switch {
     pub(super) fn nv_expects_back(&mut self, guests: &[(u32, Mac)]) {
         let is_coming = |guest: &&(u32, Mac)| self.nv.coming.said.values().any(|it| it == *guest);
         let back: Vec<(u32, Mac)> = guests.iter().filter(is_coming).copied().collect();
-        back.into_iter().for_each(|guest| self.nv_expects(guest));
+        for guest in back {
+            self.nv_expects(guest);
+        }
     }
 
     /// Of these virtual subnets all records are known.

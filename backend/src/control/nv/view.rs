@@ -76,12 +76,15 @@ impl Switch {
                     view.port = Some(name(*port));
                     words = format!("at this host, behind port '{}'", name(*port));
                 }
-                Step::Provider { from, to, uplink, next_hop, mac } => {
+                Step::Provider { from, to, uplink, next_hop, mac, path_mtu, mtu } => {
+                    (view.path_mtu, view.mtu) = (Some(*path_mtu), Some(*mtu));
                     (view.uplink, view.next_hop) = (Some(name(*uplink)), Some(next_hop.to_string()));
                     let known = mac.map_or_else(|| "has not answered yet".to_owned(), |mac| mac.to_string());
                     let uplink = name(*uplink);
-                    words =
-                        format!("from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known})");
+                    words = format!(
+                        "from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known}), \
+                         path MTU {path_mtu}, of which the guest may use {mtu}"
+                    );
                 }
                 _ => {}
             }

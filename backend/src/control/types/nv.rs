@@ -205,6 +205,12 @@ pub struct ResolutionView {
     pub uplink: Option<String>,
     /// Whom they are given to on the provider network.
     pub next_hop: Option<String>,
+    /// How long packets of the provider network on the way there may be, in bytes: the uplink's MTU, or less by a router's word.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
+    /// How long the guest's own packets may be, in bytes.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// Why they are dropped, if they are.
     pub dropped: Option<String>,
 }

@@ -92,6 +92,10 @@ pub(super) struct Connection<'a> {
     next_question: Instant,
     /// Whether it is to be asked.
     pub(super) is_due: bool,
+    /// The revision of this host's sign that it is there.
+    pub(super) sign: i64,
+    /// When a watch said something as late as that.
+    pub(super) passed: Option<Instant>,
 }
 
 impl Connection<'_> {
@@ -237,15 +241,19 @@ impl Session {
             asked: None,
             next_question: Instant::now(),
             is_due: true,
+            sign: self.newest,
+            passed: None,
         };
         let it = &mut connection;
-        let known: Vec<Scope> = self
+        let mut known: Vec<Scope> = self
             .scopes
             .all
             .iter()
             .filter(|(_, scope)| scope.revision != 0)
             .map(|(scope, _)| *scope)
             .collect();
+        // The one that this host's own sign is in comes last: when that is said, the others have been looked after, too.
+        known.sort_by_key(|scope| *scope == Scope::Before);
         for scope in known {
             self.watch(it, scope);
         }
@@ -295,6 +303,7 @@ impl Session {
                     if it.asked.is_some_and(|since| since.elapsed() > TICK) {
                         (it.is_due, it.asked) = (true, None);
                     }
+                    it.is_due |= self.scopes.is_behind();
                     while it.readers.try_join_next().is_some() {}
                     self.leave_records(it);
                     if it.tellers.is_empty() {
