@@ -137,10 +137,12 @@ pub(crate) fn lost(
     match verdict {
         Verdict::Drop(reason) => Some((reason, None)),
         Verdict::Refuse(reason, to) => Some((reason, Some(to))),
-        Verdict::Unicast(to) => arrivals.find(|arrival| arrival.port == to).and_then(|arrival| match arrival.fate {
-            Fate::Lost(reason) => Some((reason, Some(to))),
-            _ => None,
-        }),
+        Verdict::Unicast(to) => {
+            arrivals.find(|arrival| arrival.port == to).and_then(|arrival| match arrival.fate {
+                Fate::Lost(reason) => Some((reason, Some(to))),
+                _ => None,
+            })
+        }
         Verdict::Flood(_) | Verdict::Answer => None,
     }
 }
@@ -282,12 +284,14 @@ impl Records {
     }
 }
 
+/// What ends a watch.
+type End = Box<dyn FnOnce(&Arc<Watcher>) + Send>;
+
 /// A watch that somebody reads. Dropping it ends it, which waits for the workers: to be done where that may block.
 pub struct Watching {
     /// What was seen.
     pub records: Records,
-    /// Ends the watch.
-    end: Option<Box<dyn FnOnce(&Arc<Watcher>) + Send>>,
+    end: Option<End>,
 }
 
 impl Watching {
@@ -317,7 +321,14 @@ mod tests {
 
     fn copy(len: usize) -> Record {
         let (time, port, direction) = (Duration::ZERO, PortId(1), Direction::Out);
-        Record::Sighting(Sighting { time, port, direction, bytes: vec![0; len].into(), len: len as u32, lost: None })
+        Record::Sighting(Sighting {
+            time,
+            port,
+            direction,
+            bytes: vec![0; len].into(),
+            len: len as u32,
+            lost: None,
+        })
     }
 
     fn offer(watcher: &Watcher, len: usize) -> bool {

@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use pcap_file::DataLink;
-use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::PcapNgBlock;
+use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::{Endianness, PcapResult};
 use vswitch::PortId;
@@ -61,7 +63,8 @@ impl Capture {
             InterfaceDescriptionOption::IfName(name.into()),
             InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
         ];
-        let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: self.snaplen, options };
+        let block =
+            InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: self.snaplen, options };
         self.writer.write_block(&block.into_block())?;
         let number = self.count;
         self.count += 1;

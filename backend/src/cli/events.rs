@@ -33,7 +33,11 @@ impl Events {
                     .map_err(|e| Failure(format!("the switch sent a bad event: {e}")))?;
                 let missed = record.seq.saturating_sub(last + 1);
                 last = record.seq;
-                let gap = if missed > 0 { format!("({missed} events are not kept any more)\n") } else { String::new() };
+                let gap = if missed > 0 {
+                    format!("({missed} events are not kept any more)\n")
+                } else {
+                    String::new()
+                };
                 say(&format!("{gap}{}  {:>5}  {}", record.time, record.seq, record.text()))
             },
         )

@@ -84,7 +84,8 @@ impl Top {
                 draw(&ports, &workers)
             };
             // Home, the text with what was there before cleared behind each line, and below it.
-            let text = if screen { format!("\x1b[H{}\x1b[K\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
+            let text =
+                if screen { format!("\x1b[H{}\x1b[K\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
             if say(&text)?.is_break() {
                 break;
             }
@@ -159,17 +160,19 @@ fn draw(ports: &[PortRate], workers: &[WorkerRate]) -> String {
     /// More would not fit on any screen.
     const SHOWN: usize = 40;
     let heads = [
-        "PORT", "STATE", ">OUT PKT/S", ">OUT BIT/S", ">IN PKT/S", ">IN BIT/S", ">OUT DROPS/S", ">IN DROPS/S", "MOSTLY",
+        "PORT",
+        "STATE",
+        ">OUT PKT/S",
+        ">OUT BIT/S",
+        ">IN PKT/S",
+        ">IN BIT/S",
+        ">OUT DROPS/S",
+        ">IN DROPS/S",
+        "MOSTLY",
     ];
     let row = |rate: &PortRate| {
-        let numbers = [
-            rate.out_packets,
-            rate.out_bits,
-            rate.in_packets,
-            rate.in_bits,
-            rate.out_drops,
-            rate.in_drops,
-        ];
+        let numbers =
+            [rate.out_packets, rate.out_bits, rate.in_packets, rate.in_bits, rate.out_drops, rate.in_drops];
         let mut row = vec![rate.port.clone(), rate.state.clone()];
         row.extend(numbers.map(count));
         row.push(rate.reason.clone().unwrap_or_default());

@@ -28,7 +28,8 @@ impl Switch {
         let request = |why: Refusal| why.of(Object::Request);
         let sample = check::range("sample", sample.unwrap_or(1), 1, SAMPLE, "frames").map_err(request)?;
         let (drops, sample) = (*drops == Some(true), sample as u32);
-        let (port, filter) = (self.watched(port.as_deref())?, self::filter(filter.as_deref()).map_err(request)?);
+        let (port, filter) =
+            (self.watched(port.as_deref())?, self::filter(filter.as_deref()).map_err(request)?);
         self.watch(Spec { port, drops, filter, sample, what: What::Steps })
     }
 
@@ -36,7 +37,8 @@ impl Switch {
     pub fn capture(&self, spec: &CaptureSpec) -> Result<(Watching, Vec<(PortId, String)>), Refused> {
         let CaptureSpec { port, direction, snaplen, drops, filter, count: _ } = spec;
         let request = |why: Refusal| why.of(Object::Request);
-        let snaplen = check::range("snaplen", snaplen.unwrap_or(SNAPLEN), 1, SNAPLEN, "bytes").map_err(request)?;
+        let snaplen =
+            check::range("snaplen", snaplen.unwrap_or(SNAPLEN), 1, SNAPLEN, "bytes").map_err(request)?;
         let (out, inward) = match direction.as_deref() {
             None | Some("both") => (true, true),
             Some("out") => (true, false),
@@ -46,7 +48,8 @@ impl Switch {
                 return Err(request(why));
             }
         };
-        let (port, filter) = (self.watched(port.as_deref())?, self::filter(filter.as_deref()).map_err(request)?);
+        let (port, filter) =
+            (self.watched(port.as_deref())?, self::filter(filter.as_deref()).map_err(request)?);
         let what = What::Bytes { out, inward, snaplen: snaplen as u32 };
         let watching = self.watch(Spec { port, drops: *drops == Some(true), filter, sample: 1, what })?;
         let mut names: Vec<_> = self
@@ -139,7 +142,9 @@ fn flow(head: &[u8], len: u32) -> String {
             (Some((from, to)), _) => {
                 format!("{protocol} {} > {}", SocketAddr::new(ip.src, from), SocketAddr::new(ip.dst, to))
             }
-            (None, Some((kind, code))) => format!("{protocol} {} > {} type {kind} code {code}", ip.src, ip.dst),
+            (None, Some((kind, code))) => {
+                format!("{protocol} {} > {} type {kind} code {code}", ip.src, ip.dst)
+            }
             (None, None) => {
                 let part = if ip.fragment == Fragment::Later { " (later fragment)" } else { "" };
                 format!("{protocol} {} > {}{part}", ip.src, ip.dst)

@@ -45,7 +45,8 @@ impl Joining {
 
     /// The frame that frame `index` is part of, if it is.
     pub(super) fn whole(&self, index: usize) -> Option<usize> {
-        let place = (self.joined >> index & 1 != 0).then(|| (self.joined & ((1 << index) - 1)).count_ones())?;
+        let place =
+            (self.joined >> index & 1 != 0).then(|| (self.joined & ((1 << index) - 1)).count_ones())?;
         self.of.get(place as usize).map(|&whole| whole.into())
     }
 

@@ -223,7 +223,7 @@ impl Watch {
         reason: DropReason,
     ) {
         if self.sees(index) {
-            self.note(context, Some(burst), index, to, Fate::Lost(reason), None);
+            self.note(context, burst, index, to, Fate::Lost(reason), None);
         }
     }
 
@@ -231,15 +231,22 @@ impl Watch {
     #[inline]
     pub(super) fn held(&mut self, context: &Context<'_>, burst: &Burst, index: usize, to: PortId) {
         if self.sees(index) {
-            self.note(context, Some(burst), index, to, Fate::Held, None);
+            self.note(context, burst, index, to, Fate::Held, None);
         }
     }
 
     /// A link has taken a frame, or a part of one.
     #[inline]
-    pub(super) fn taken(&mut self, context: &Context<'_>, index: usize, to: PortId, frame: Option<Outgoing<'_>>) {
+    pub(super) fn taken(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        index: usize,
+        to: PortId,
+        frame: Option<Outgoing<'_>>,
+    ) {
         if self.sees(index) {
-            self.note(context, None, index, to, Fate::Delivered, frame);
+            self.note(context, burst, index, to, Fate::Delivered, frame);
         }
     }
 
@@ -248,7 +255,7 @@ impl Watch {
     pub(super) fn delivered(&mut self, context: &Context<'_>, burst: &Burst, to: PortId, done: u64) {
         let got = done & self.chosen & !self.noted;
         for index in bits(got) {
-            self.note(context, Some(burst), index, to, Fate::Delivered, None);
+            self.note(context, burst, index, to, Fate::Delivered, None);
         }
     }
 
@@ -257,7 +264,7 @@ impl Watch {
     fn note(
         &mut self,
         context: &Context<'_>,
-        burst: Option<&Burst>,
+        burst: &Burst,
         index: usize,
         to: PortId,
         fate: Fate,
@@ -282,14 +289,13 @@ impl Watch {
             if tap.chosen & one == 0 || !wanted || !is_of(spec, to) {
                 continue;
             }
-            let (bytes, len) = match (&outgoing, burst) {
-                (Some(frame), _) => (frame.copy(snaplen.max(HEAD_LEN as u32) as usize), frame.len as u32),
-                (None, Some(burst)) => (bytes(burst, index, snaplen), burst.frames[index].len),
-                (None, None) => continue,
+            let (inner, filter) = (&burst.frames[index], &spec.filter);
+            let (bytes, len) = match &outgoing {
+                Some(frame) => (frame.copy(snaplen.max(HEAD_LEN as u32) as usize), frame.len as u32),
+                None => (bytes(burst, index, snaplen), inner.len),
             };
-            let inner = burst.map(|burst| (burst.frames[index].head(), burst.frames[index].len));
-            let matches = |(head, len): (&[u8], u32)| spec.filter.matches(head, len);
-            if !matches((&bytes, len)) && !inner.is_some_and(matches) || !tap.watcher.has_room() {
+            let wanted = filter.matches(&bytes, len) || filter.matches(inner.head(), inner.len);
+            if !wanted || !tap.watcher.has_room() {
                 continue;
             }
             let lost = if let Fate::Lost(reason) = fate { Some((reason, None)) } else { None };
@@ -328,7 +334,10 @@ impl Watch {
                     What::Bytes { out: true, snaplen, .. } if is_of(spec, context.from) => {
                         let fate = lost(verdict, self.arrivals_of(whole.unwrap_or(index)));
                         let dropped = matches!(verdict, Verdict::Drop(_));
-                        if spec.drops && !dropped || !self.matches(spec, burst, index) || !tap.watcher.has_room() {
+                        if spec.drops && !dropped
+                            || !self.matches(spec, burst, index)
+                            || !tap.watcher.has_room()
+                        {
                             continue;
                         }
                         let (bytes, len) = match &self.before[index].outer {
@@ -372,7 +381,8 @@ impl Watch {
         };
         let is_lost = |arrival: Arrival| matches!(arrival.fate, Fate::Lost(_)) && !arrival.copy;
         let dropped = matches!(verdict, Verdict::Drop(_) | Verdict::Refuse(..))
-            || arrivals().any(|arrival| is_lost(arrival) && (direction == Direction::Out || arrival.port == port));
+            || arrivals()
+                .any(|arrival| is_lost(arrival) && (direction == Direction::Out || arrival.port == port));
         if spec.drops && !dropped || !self.matches(spec, burst, index) || !watcher.has_room() {
             return None;
         }
@@ -459,7 +469,9 @@ fn steps(explanation: Option<Explanation>, verdict: Verdict, port: PortId) -> Ve
     let mut steps = Vec::new();
     if let Some(Explanation { steps: own, destinations, .. }) = explanation {
         let at_port = destinations.into_iter().filter(|to| to.port == port).flat_map(|to| to.steps);
-        steps.extend(own.into_iter().chain(at_port).filter(|told| told.dropped.is_some() || !told.notes.is_empty()));
+        steps.extend(
+            own.into_iter().chain(at_port).filter(|told| told.dropped.is_some() || !told.notes.is_empty()),
+        );
     }
     if let Verdict::Drop(reason) | Verdict::Refuse(reason, _) = verdict {
         // What is wrong with a chain or an offload is no step's business, and another worker may have used up a limit meanwhile.

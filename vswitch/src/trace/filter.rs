@@ -27,11 +27,11 @@ use std::vec::IntoIter;
 
 use ipnet::IpNet;
 
+use crate::Mac;
 use crate::frame::arp::Arp;
 use crate::frame::ethernet::{self, ethertype};
 use crate::frame::headers::Headers;
 use crate::frame::protocol;
-use crate::Mac;
 
 /// Longest expression, in bytes.
 pub const LONGEST: usize = 4096;
@@ -49,10 +49,10 @@ const PROTOCOLS: [(&str, u8); 5] = [
 ];
 
 /// Names of ethertypes.
-const TYPES: [(&str, u16); 3] =
-    [("ip", ethertype::IPV4), ("ip6", ethertype::IPV6), ("arp", ethertype::ARP)];
+const TYPES: [(&str, u16); 3] = [("ip", ethertype::IPV4), ("ip6", ethertype::IPV6), ("arp", ethertype::ARP)];
 
-const TEST: &str = "host, src, dst, ether, port, vlan, proto, tcp, udp, icmp, icmpv6, igmp, ip, ip6, arp, not or (";
+const TEST: &str =
+    "host, src, dst, ether, port, vlan, proto, tcp, udp, icmp, icmpv6, igmp, ip, ip6, arp, not or (";
 
 /// A compiled expression.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -175,9 +175,9 @@ impl Test {
                 side.is(hosts.0, hosts.1, |address| net.contains(&address))
             }
             Self::Ether(side, mac) => side.is(seen.outer.src, seen.outer.dst, |address| address == *mac),
-            Self::Port(side, ports) => ip
-                .and_then(|ip| ip.ports)
-                .is_some_and(|(source, destination)| side.is(source, destination, |port| ports.contains(&port))),
+            Self::Port(side, ports) => ip.and_then(|ip| ip.ports).is_some_and(|(source, destination)| {
+                side.is(source, destination, |port| ports.contains(&port))
+            }),
             Self::Vlan(id) => seen.outer.tag.is_some_and(|tag| id.is_none_or(|id| id == tag)),
             Self::Protocol(number) => ip.is_some_and(|ip| ip.protocol == *number),
             Self::Type(number) => seen.headers.is_some_and(|headers| headers.ethertype == *number),
@@ -390,7 +390,9 @@ impl fmt::Display for Test {
             Self::Vlan(None) => f.write_str("vlan"),
             Self::Vlan(Some(id)) => write!(f, "vlan {id}"),
             Self::Protocol(number) => write!(f, "proto {number}"),
-            Self::Type(number) => f.write_str(TYPES.iter().find(|(_, n)| n == number).map_or("", |(name, _)| name)),
+            Self::Type(number) => {
+                f.write_str(TYPES.iter().find(|(_, n)| n == number).map_or("", |(name, _)| name))
+            }
         }
     }
 }

@@ -20,8 +20,17 @@ struct Made {
 #[derive(Clone, Debug)]
 enum Body {
     /// Of hosts, a protocol, and ports where it is TCP or UDP.
-    Packet { from: u8, to: u8, v6: bool, protocol: u8, ports: (u16, u16) },
-    Arp { from: u8, to: u8 },
+    Packet {
+        from: u8,
+        to: u8,
+        v6: bool,
+        protocol: u8,
+        ports: (u16, u16),
+    },
+    Arp {
+        from: u8,
+        to: u8,
+    },
     Other,
 }
 
@@ -43,8 +52,11 @@ impl Made {
                     17 => udp(ports.0, ports.1, b"x"),
                     _ => vec![8; 8],
                 };
-                let packet =
-                    if *is_v6 { v6(&from, &to, *protocol, &upper) } else { v4(&from, &to, *protocol, &upper) };
+                let packet = if *is_v6 {
+                    v6(&from, &to, *protocol, &upper)
+                } else {
+                    v4(&from, &to, *protocol, &upper)
+                };
                 (ethertype_of(&packet), packet)
             }
             Body::Arp { from, to } => {
@@ -81,10 +93,14 @@ impl Tree {
     fn text(&self) -> String {
         let list = |all: &[Tree], join| all.iter().map(Tree::inner).collect::<Vec<_>>().join(join);
         match self {
-            Tree::Host(side, number, v6) => format!("{}host {}", SIDES[usize::from(*side)], host(*number, *v6)),
+            Tree::Host(side, number, v6) => {
+                format!("{}host {}", SIDES[usize::from(*side)], host(*number, *v6))
+            }
             Tree::Net(side) => format!("{}host 10.0.0.0/30", SIDES[usize::from(*side)]),
             Tree::Ether(side, number) => format!("ether {}host {}", SIDES[usize::from(*side)], mac(*number)),
-            Tree::Port(side, first, last) if first == last => format!("{}port {first}", SIDES[usize::from(*side)]),
+            Tree::Port(side, first, last) if first == last => {
+                format!("{}port {first}", SIDES[usize::from(*side)])
+            }
             Tree::Port(side, first, last) => format!("{}port {first}-{last}", SIDES[usize::from(*side)]),
             Tree::Vlan(None) => "vlan".into(),
             Tree::Vlan(Some(id)) => format!("vlan {id}"),
@@ -144,7 +160,12 @@ fn made() -> impl Strategy<Value = Made> {
         1 => (number(), number()).prop_map(|(from, to)| Body::Arp { from, to }),
         1 => Just(Body::Other),
     ];
-    (number(), number(), prop::option::of(0u16..4), body).prop_map(|(src, dst, tag, body)| Made { src, dst, tag, body })
+    (number(), number(), prop::option::of(0u16..4), body).prop_map(|(src, dst, tag, body)| Made {
+        src,
+        dst,
+        tag,
+        body,
+    })
 }
 
 fn tree() -> impl Strategy<Value = Tree> {
