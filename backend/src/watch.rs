@@ -284,12 +284,14 @@ impl Records {
     }
 }
 
+/// What ends a watch.
+type End = Box<dyn FnOnce(&Arc<Watcher>) + Send>;
+
 /// A watch that somebody reads. Dropping it ends it, which waits for the workers: to be done where that may block.
 pub struct Watching {
     /// What was seen.
     pub records: Records,
-    /// Ends the watch.
-    end: Option<Box<dyn FnOnce(&Arc<Watcher>) + Send>>,
+    end: Option<End>,
 }
 
 impl Watching {

@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 73] = [
+const ROUTES: [(&str, &str); 75] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -79,6 +79,8 @@ const ROUTES: [(&str, &str); 73] = [
     ("get", "/v1/fdb"),
     ("get", "/v1/workers"),
     ("get", "/v1/events"),
+    ("get", "/v1/trace"),
+    ("get", "/v1/capture"),
     ("get", "/v1/openapi.json"),
     ("get", "/metrics"),
     ("get", "/v1/nothing"),
@@ -106,7 +108,10 @@ fn every_route_is_described_and_every_described_route_is_served() {
                 .replace("{name}", "x")
                 .replace("{vsid}", "5001")
                 .replace("{address}", "192.0.2.1")
-                .replace("{network}", "x"),
+                .replace("{network}", "x")
+                // These go on and on, if they are not refused.
+                .replace("/v1/trace", "/v1/trace?refuse=1")
+                .replace("/v1/capture", "/v1/capture?refuse=1"),
             "{}",
         );
         let served = !answer.contains("\"unknown-route\"");

@@ -9,7 +9,6 @@ use serde_json::Value;
 use turnpike_tests::features::SEND_OFFLOADS;
 use turnpike_tests::frame::pattern;
 use turnpike_tests::lan::mac_text;
-use turnpike_tests::switch::SwitchOptions;
 use turnpike_tests::{Frame, Guest, Lan, NetHdr, Options, PATIENCE, Switch, eventually};
 
 /// Time in which nothing more comes.
@@ -249,7 +248,7 @@ fn s19_1_one_frame_in_so_many_is_looked_at() {
 fn s19_1_starting_and_stopping_neither_loses_nor_reorders_a_frame() {
     let switch = Switch::start();
     let (mut a, mut b) = Guest::pair(&switch, Options::default().with(SEND_OFFLOADS), Options::default());
-    let total = 60_000u64;
+    let total = 30_000u64;
     let numbered = |number: u64, frame: &Frame| {
         let mut bytes = frame.clone().payload(&[0; 100]).build();
         let end = bytes.len();
@@ -329,7 +328,7 @@ fn s19_1_who_does_not_read_costs_what_was_not_shown_and_nothing_else() {
     let traces: Vec<_> = (0..4).map(|_| silent_reader(&switch, "/v1/trace")).collect();
     let captures: Vec<_> = (0..4).map(|_| silent_reader(&switch, "/v1/capture")).collect();
     let reader = switch.watch(&["trace", "--json", "--count", "5"]);
-    pass(500);
+    pass(200);
     assert_eq!(reader.json()["verdict"], "unicast");
     // Eight times 4 MiB, once more where it is being written, and what the allocator needs.
     let after = switch.private_memory_kib();
@@ -348,7 +347,7 @@ fn s19_1_who_does_not_read_costs_what_was_not_shown_and_nothing_else() {
         .filter_map(|line| line["not_shown"].as_u64())
         .sum();
     let shown = text.matches("\"verdict\":\"unicast\"").count() as u64;
-    assert!(missed > 10_000 && shown + missed >= 49_000, "{shown} shown, {missed} not");
+    assert!(missed > 5_000 && shown + missed >= 19_000, "{shown} shown, {missed} not");
 }
 
 #[test]
@@ -396,8 +395,8 @@ fn s19_1_a_trace_ends_with_its_port_and_does_not_go_on_with_another_one_of_its_n
 }
 
 #[test]
-fn s19_1_a_trace_ends_when_the_switch_stops_and_survives_no_take_over() {
-    let switch = Switch::start_with(SwitchOptions::default());
+fn s19_1_a_trace_ends_when_the_switch_stops() {
+    let switch = Switch::start();
     let mut trace = switch.watch(&["trace"]);
     assert!(switch.terminate().success());
     assert!(trace.wait().success(), "{:?}", trace.errors());

@@ -149,11 +149,13 @@ impl Client {
                 return whole(response).await.map(|_| ());
             }
             begun()?;
+            // Once, not for each piece: what comes between two pieces would be missed.
+            let mut interrupted = signal(SignalKind::interrupt()).map_err(|e| broken(&e))?;
             let mut terminated = signal(SignalKind::terminate()).map_err(|e| broken(&e))?;
             loop {
                 let frame = tokio::select! {
                     frame = response.body_mut().frame() => frame,
-                    _ = tokio::signal::ctrl_c() => return Ok(()),
+                    _ = interrupted.recv() => return Ok(()),
                     _ = terminated.recv() => return Ok(()),
                 };
                 let Some(frame) = frame else { return Ok(()) };

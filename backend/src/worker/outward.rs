@@ -173,7 +173,13 @@ impl Delivery {
                     if self.watch.is_on() {
                         for place in done..done + sent {
                             let index = usize::from(run.gathered[place].0);
-                            self.watch.taken(run.context, index, run.port.id, self.outbox.get(place));
+                            self.watch.taken(
+                                run.context,
+                                run.burst,
+                                index,
+                                run.port.id,
+                                self.outbox.get(place),
+                            );
                         }
                     }
                     done += sent;

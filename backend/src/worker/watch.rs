@@ -223,7 +223,7 @@ impl Watch {
         reason: DropReason,
     ) {
         if self.sees(index) {
-            self.note(context, Some(burst), index, to, Fate::Lost(reason), None);
+            self.note(context, burst, index, to, Fate::Lost(reason), None);
         }
     }
 
@@ -231,7 +231,7 @@ impl Watch {
     #[inline]
     pub(super) fn held(&mut self, context: &Context<'_>, burst: &Burst, index: usize, to: PortId) {
         if self.sees(index) {
-            self.note(context, Some(burst), index, to, Fate::Held, None);
+            self.note(context, burst, index, to, Fate::Held, None);
         }
     }
 
@@ -240,12 +240,13 @@ impl Watch {
     pub(super) fn taken(
         &mut self,
         context: &Context<'_>,
+        burst: &Burst,
         index: usize,
         to: PortId,
         frame: Option<Outgoing<'_>>,
     ) {
         if self.sees(index) {
-            self.note(context, None, index, to, Fate::Delivered, frame);
+            self.note(context, burst, index, to, Fate::Delivered, frame);
         }
     }
 
@@ -254,7 +255,7 @@ impl Watch {
     pub(super) fn delivered(&mut self, context: &Context<'_>, burst: &Burst, to: PortId, done: u64) {
         let got = done & self.chosen & !self.noted;
         for index in bits(got) {
-            self.note(context, Some(burst), index, to, Fate::Delivered, None);
+            self.note(context, burst, index, to, Fate::Delivered, None);
         }
     }
 
@@ -263,7 +264,7 @@ impl Watch {
     fn note(
         &mut self,
         context: &Context<'_>,
-        burst: Option<&Burst>,
+        burst: &Burst,
         index: usize,
         to: PortId,
         fate: Fate,
@@ -288,14 +289,13 @@ impl Watch {
             if tap.chosen & one == 0 || !wanted || !is_of(spec, to) {
                 continue;
             }
-            let (bytes, len) = match (&outgoing, burst) {
-                (Some(frame), _) => (frame.copy(snaplen.max(HEAD_LEN as u32) as usize), frame.len as u32),
-                (None, Some(burst)) => (bytes(burst, index, snaplen), burst.frames[index].len),
-                (None, None) => continue,
+            let (inner, filter) = (&burst.frames[index], &spec.filter);
+            let (bytes, len) = match &outgoing {
+                Some(frame) => (frame.copy(snaplen.max(HEAD_LEN as u32) as usize), frame.len as u32),
+                None => (bytes(burst, index, snaplen), inner.len),
             };
-            let inner = burst.map(|burst| (burst.frames[index].head(), burst.frames[index].len));
-            let matches = |(head, len): (&[u8], u32)| spec.filter.matches(head, len);
-            if !matches((&bytes, len)) && !inner.is_some_and(matches) || !tap.watcher.has_room() {
+            let wanted = filter.matches(&bytes, len) || filter.matches(inner.head(), inner.len);
+            if !wanted || !tap.watcher.has_room() {
                 continue;
             }
             let lost = if let Fate::Lost(reason) = fate { Some((reason, None)) } else { None };
