@@ -27,3 +27,5 @@ mod segmentation;
 mod sessions;
 mod support;
 mod vlan;
+#[cfg(feature = "wasm")]
+mod wasm;

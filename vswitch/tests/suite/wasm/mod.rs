@@ -1,0 +1,7 @@
+//! Extensions in WebAssembly: what ABI 1 means, and what hostile modules may not do.
+
+//mod abi;
+mod hostile;
+mod loading;
+//mod storms;
+mod support;
