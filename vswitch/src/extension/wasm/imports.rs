@@ -54,6 +54,8 @@ pub(super) struct Host {
     /// What was not taken of it.
     refused: u32,
     lines: u32,
+    /// Frames it may add until the next tick, and after it.
+    frames: [u32; 2],
     /// Somebody only asks: nothing is to come of this call.
     pub(super) dry: bool,
     datagrams_to: Vec<SocketAddr>,
@@ -73,15 +75,17 @@ impl Host {
             outputs: 0,
             refused: 0,
             lines: LINES,
+            frames: [limits.frames_per_tick; 2],
             dry: false,
             datagrams_to: limits.datagrams_to.clone(),
             counters: Vec::new(),
         }
     }
 
-    /// Time passes: it may say more.
+    /// Time passes: it may say and add more.
     pub(super) fn tick(&mut self) {
         self.lines = LINES;
+        self.frames[0] = self.frames[1];
     }
 
     /// Hands on what it wants, as of the one that `effects` says is being asked.
@@ -225,11 +229,12 @@ fn inject(mut caller: Caller<'_, Host>, port: u32, at: u32, len: u32) -> wasmtim
     if host.dry {
         return Ok(1);
     }
-    if host.injected == Effects::MOST_INJECTED {
+    if host.injected == Effects::MOST_INJECTED || host.frames[0] == 0 {
         host.refused = host.refused.saturating_add(1);
         return Ok(0);
     }
     host.injected += 1;
+    host.frames[0] -= 1;
     let frame = bytes(&caller, "tp_inject", at, len)?.to_vec();
     caller.data_mut().effects.inject(Injection { from: PortId(from), frame });
     Ok(1)

@@ -61,6 +61,9 @@ pub struct Limits {
     pub frame_fuel: u64,
     /// Fuel for any other call, and for the start: 1,000 to [`Limits::MOST_CALL_FUEL`].
     pub call_fuel: u64,
+    /// Frames it may add between two ticks, a tenth of a second: 0 to [`Limits::MOST_FRAMES`]. It ends the loop of one that adds a copy of what
+    /// it sees come to a port, its own copies among that.
+    pub frames_per_tick: u32,
     /// Where it may send datagrams.
     pub datagrams_to: Vec<SocketAddr>,
 }
@@ -75,6 +78,9 @@ impl Limits {
     /// The most of [`Limits::call_fuel`]; workers that need the instance wait for some hundred milliseconds before it ends.
     pub const MOST_CALL_FUEL: u64 = 1_000_000_000;
 
+    /// The most of [`Limits::frames_per_tick`].
+    pub const MOST_FRAMES: u32 = 100_000;
+
     /// The most of [`Limits::datagrams_to`].
     pub const MOST_DESTINATIONS: usize = 16;
 
@@ -86,6 +92,7 @@ impl Limits {
         outside("memory-mib", self.memory_mib.into(), 1, Self::MOST_MEMORY_MIB.into())?;
         outside("frame-fuel", self.frame_fuel, 1000, Self::MOST_FRAME_FUEL)?;
         outside("call-fuel", self.call_fuel, 1000, Self::MOST_CALL_FUEL)?;
+        outside("frames-per-tick", self.frames_per_tick.into(), 0, Self::MOST_FRAMES.into())?;
         outside("datagrams-to", self.datagrams_to.len() as u64, 0, Self::MOST_DESTINATIONS as u64)
     }
 
@@ -95,8 +102,9 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// 16 MiB; about 25 µs a frame and 10 ms any other call; no datagrams.
+    /// 16 MiB; about 25 µs a frame and 10 ms any other call; 10,000 frames a second; no datagrams.
     fn default() -> Self {
-        Self { memory_mib: 16, frame_fuel: 50_000, call_fuel: 20_000_000, datagrams_to: Vec::new() }
+        let (memory_mib, frame_fuel, call_fuel, frames_per_tick) = (16, 50_000, 20_000_000, 1000);
+        Self { memory_mib, frame_fuel, call_fuel, frames_per_tick, datagrams_to: Vec::new() }
     }
 }

@@ -1,7 +1,8 @@
 //! Extensions in WebAssembly: what ABI 1 means, and what hostile modules may not do.
 
-//mod abi;
+mod abi;
 mod hostile;
 mod loading;
-//mod storms;
+mod samples;
+mod storms;
 mod support;
