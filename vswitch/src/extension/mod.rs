@@ -22,6 +22,8 @@ pub mod change;
 pub mod effects;
 pub mod stack;
 pub(crate) mod steps;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::cell::OnceCell;
 

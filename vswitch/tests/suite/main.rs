@@ -31,3 +31,5 @@ mod sessions;
 mod support;
 mod trace_filter;
 mod vlan;
+#[cfg(feature = "wasm")]
+mod wasm;
