@@ -17,6 +17,7 @@ use vswitch::snapshot::Snapshot;
 use vswitch::state::{PortMemory, State};
 use vswitch::{PortId, nv};
 
+use crate::extensions::Runner;
 use crate::guest::connection::Server;
 use crate::guest::hold::Room;
 use crate::guest::{GuestPort, Owner, tsc};
@@ -49,6 +50,7 @@ pub struct Dataplane {
     /// Queue pairs handed out so far; the next goes to the worker with the fewest.
     load: Mutex<Vec<usize>>,
     keeper: Arc<dyn StateKeeper>,
+    runner: Runner,
 }
 
 impl Dataplane {
@@ -65,7 +67,8 @@ impl Dataplane {
         let workers = Workers::start(Arc::clone(&shared), options, &tallies)?;
         let load = Mutex::new(vec![0; shared.handles().len()]);
         let (served, room) = (Mutex::default(), Arc::default());
-        Ok(Self { shared, workers, tallies, served, room, load, keeper })
+        let runner = Runner::start(Arc::clone(&shared), Arc::clone(&tallies))?;
+        Ok(Self { shared, workers, tallies, served, room, load, keeper, runner })
     }
 
     /// Makes every worker follow `snapshot`; returns when each of them has passed the change.
@@ -73,6 +76,7 @@ impl Dataplane {
         self.shared.state.fdb.set_limit(snapshot.config().fdb_size);
         self.shared.publish(Some(snapshot), |_| ());
         self.refresh_link_addresses();
+        self.runner.attend();
     }
 
     /// What is remembered from frame to frame.

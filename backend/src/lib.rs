@@ -5,6 +5,7 @@ pub mod cli;
 pub mod control;
 pub mod dataplane;
 pub mod events;
+pub mod extensions;
 pub mod guest;
 pub mod link;
 pub mod migrate;

@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use backend::guest::huge::HugePages;
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
+
 fn main() -> ExitCode {
     backend::cli::main()
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::extension::FailMode;
 use crate::trace::DropReason;
 use crate::{Direction, Mac, PortId};
 
@@ -63,6 +64,22 @@ pub enum Event {
         direction: Direction,
         /// The extension's word for it.
         reason: String,
+    },
+    /// An extension failed and is not asked any more until it is enabled anew.
+    ExtensionFailed {
+        /// The extension.
+        extension: String,
+        /// Why, in words.
+        reason: String,
+        /// Whether frames pass without it, or end.
+        fail: FailMode,
+    },
+    /// An extension says something.
+    ExtensionLog {
+        /// The extension.
+        extension: String,
+        /// What it says.
+        text: String,
     },
     /// A front end attached to a guest port.
     FrontEndConnected {

@@ -17,6 +17,7 @@ pub mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod hold;
+pub mod huge;
 mod journal;
 pub mod memory;
 mod message;

@@ -85,6 +85,8 @@ pub(super) struct Delivery {
     pub(super) outbox: Outbox,
     /// What concerns customers' networks.
     pub(super) customers: Customers,
+    /// From which place of the stack on extensions are asked about the burst; not 0 = one of those above added it.
+    pub(super) above: u32,
 }
 
 /// What all functions of one burst need.
@@ -110,6 +112,7 @@ impl Delivery {
             held: Vec::new(),
             outbox: Outbox::default(),
             customers: Customers::default(),
+            above: 0,
         }
     }
 

@@ -7,7 +7,7 @@
 //! link's burst), so nothing is held and nothing is lost; [`Patience`] bounds how long. Flooded copies and those of monitors never wait.
 
 use vswitch::event::Event;
-use vswitch::flow::Forwarder;
+use vswitch::flow::{Forwarder, Plan};
 use vswitch::nv::overlay::Overlay;
 use vswitch::pipeline::{Actions, Verdict};
 use vswitch::snapshot::FloodSet;
@@ -39,6 +39,7 @@ impl Delivery {
         self.forwarder.begin(snapshot, state, now, from);
         self.customers.clear();
         let tunnels = snapshot.nv().is_some() && snapshot.uplink() == Some(from);
+        let extended = snapshot.extensions().is_some();
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
         for (index, verdict) in verdicts.iter_mut().enumerate().take(burst.count) {
@@ -62,17 +63,28 @@ impl Delivery {
                             Some(Ok(ingress)) => self
                                 .forwarder
                                 .judge_inner(snapshot, state, now, from, &ingress, head, len, plan),
+                            _ if self.above != 0 => {
+                                let above = self.above;
+                                self.forwarder.judge_below(snapshot, state, now, from, above, head, len, plan)
+                            }
                             _ => self.forwarder.judge(snapshot, state, now, from, head, len, plan),
                         }
                     }
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },
             };
+            if extended && let Err(reason) = self.replaced(view, from, burst, index) {
+                *self.plans.slot(index) = Plan::default();
+                *verdict = Verdict::Drop(reason);
+            }
             self.plans.note(index);
         }
         self.customers.joining.end(burst);
         let parts = self.customers.joining.joined();
         let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
+        if extended {
+            self.sample(&context, burst, &verdicts, parts);
+        }
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {

@@ -170,6 +170,10 @@ impl Delivery {
                     }
                 }
             };
+            let verdict = match self.replaced(context.view, frame.from, burst, index) {
+                Ok(()) => verdict,
+                Err(reason) => Verdict::Drop(reason),
+            };
             self.plans.note(index);
             match verdict {
                 Verdict::Unicast(id) if id == to && way == Way::Rings => here |= 1 << index,

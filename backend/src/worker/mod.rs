@@ -8,6 +8,7 @@
 mod bill;
 mod counters;
 mod deliver;
+mod extended;
 mod forward;
 mod gather;
 mod held;
@@ -43,6 +44,7 @@ use crate::spec::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStat
 use crate::tally::{Tallies, WorkerTallies};
 
 pub use counters::{Counters, MAX_PORTS};
+pub use extended::{Outputs, settle};
 
 /// Frames of the switch's own making that may wait for one worker.
 const INBOX: usize = 64;
@@ -127,6 +129,8 @@ pub struct Shared {
     pub state: Arc<State>,
     /// Where events go.
     pub events: Arc<dyn EventSink>,
+    /// What extensions want sent or said.
+    pub outputs: Outputs,
     poll: PollMode,
     handles: OnceLock<Vec<Arc<Handle>>>,
     publishing: Mutex<()>,
@@ -138,7 +142,8 @@ impl Shared {
         let state = Arc::new(State::new(snapshot.config().fdb_size, seed));
         let view =
             ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
-        Self { view, state, events, poll, handles: OnceLock::new(), publishing: Mutex::new(()) }
+        let (outputs, handles, publishing) = (Outputs::default(), OnceLock::new(), Mutex::new(()));
+        Self { view, state, events, outputs, poll, handles, publishing }
     }
 
     /// The state in force.
@@ -178,6 +183,8 @@ impl Shared {
 enum Own {
     /// As if the port had sent it.
     Sent(Vec<u8>),
+    /// As if the port had sent it, and the extension of this name passed it.
+    Added(Arc<str>, Vec<u8>),
     /// Straight to the uplink, in every network that the port can send in.
     Announced(Vec<Vec<u8>>),
     /// Straight out of the port, as they are.
@@ -244,13 +251,16 @@ impl Handle {
         self.order(link, Own::Out(frames));
     }
 
-    fn order(&self, port: PortId, own: Own) {
+    /// False = too many wait.
+    fn order(&self, port: PortId, own: Own) -> bool {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if inbox.len() < INBOX {
+        let fits = inbox.len() < INBOX;
+        if fits {
             inbox.push_back((port, own));
             drop(inbox);
             self.attend();
         }
+        fits
     }
 
     fn unblock(&self) {

@@ -124,6 +124,9 @@ impl Worker {
             }
             self.sources[slot] = Some(source);
         }
+        if self.view.snapshot.extensions().is_some() {
+            self.delivery.settle_effects(&self.view, &self.shared, &self.handle);
+        }
         moved
     }
 
@@ -305,6 +308,10 @@ impl Worker {
                     own_frame(burst, &bytes);
                     let (patience, mut blocked) = (Patience::Expired, Blocked::default());
                     self.delivery.forward(view, shared, counters, now, port, burst, patience, &mut blocked);
+                }
+                Own::Added(by, bytes) => {
+                    let handle = &self.handle;
+                    self.delivery.send_added(view, shared, handle, now, port, burst, &by, &bytes);
                 }
                 Own::Announced(frames) => {
                     self.delivery.announce(view, shared, counters, now, port, burst, &frames);

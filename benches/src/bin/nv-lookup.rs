@@ -8,6 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use backend::guest::huge::HugePages;
 use vswitch::Mac;
 use vswitch::nv::model::{Encap, Kind, Record};
 use vswitch::nv::records::{Change, Of, Records};
@@ -15,6 +16,10 @@ use vswitch::nv::records::{Change, Of, Records};
 const RECORDS: u32 = 1 << 20;
 const WARM: usize = 4096;
 const BATCHES: usize = 501;
+
+/// As the switch has it.
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 fn main() {
     let records = Records::new(1, RECORDS);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::PortId;
+use crate::extension::stack::MOST_ENABLED;
 
 /// Longest frame that an extension may add, in bytes.
 pub const LONGEST_FRAME: usize = 65_553;
@@ -37,7 +38,8 @@ pub struct Effects {
     injected: Vec<(u8, Injection)>,
     outputs: Vec<(u8, Output)>,
     refresh: bool,
-    refused: u64,
+    /// By place in the stack.
+    refused: [u32; MOST_ENABLED],
     /// The place in the stack of who is being asked.
     now: u8,
 }
@@ -56,7 +58,7 @@ impl Effects {
         if fits {
             self.injected.push((self.now, injection));
         } else {
-            self.refused += 1;
+            self.refuse();
         }
         fits
     }
@@ -67,7 +69,7 @@ impl Effects {
         if fits {
             self.outputs.push((self.now, output));
         } else {
-            self.refused += 1;
+            self.refuse();
         }
         fits
     }
@@ -89,13 +91,18 @@ impl Effects {
             self.output(output);
         }
         self.refresh |= later.refresh;
-        self.refused += later.refused;
+        for (sum, more) in self.refused.iter_mut().zip(later.refused) {
+            *sum = sum.saturating_add(more);
+        }
     }
 
     /// Nothing is wanted.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.injected.is_empty() && self.outputs.is_empty() && !self.refresh && self.refused == 0
+        self.injected.is_empty()
+            && self.outputs.is_empty()
+            && !self.refresh
+            && self.refused == [0; MOST_ENABLED]
     }
 
     /// The extension at this place of the stack is asked from here on.
@@ -118,8 +125,16 @@ impl Effects {
         std::mem::take(&mut self.refresh)
     }
 
-    /// How much did not fit since the last call.
-    pub fn take_refused(&mut self) -> u64 {
-        std::mem::take(&mut self.refused)
+    /// How much did not fit since the last call, by place in the stack.
+    pub fn take_refused(&mut self) -> impl Iterator<Item = (u8, u64)> {
+        let refused = std::mem::take(&mut self.refused);
+        let counts = refused.into_iter().zip(0u8..).map(|(count, place)| (place, u64::from(count)));
+        counts.filter(|&(_, count)| count != 0)
+    }
+
+    fn refuse(&mut self) {
+        if let Some(count) = self.refused.get_mut(usize::from(self.now)) {
+            *count = count.saturating_add(1);
+        }
     }
 }

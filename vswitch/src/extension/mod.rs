@@ -235,8 +235,11 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
 
     /// Where a frame goes that passed all policy of its sender; forwarding extensions only. Frames of virtual subnets are not asked about: their
     /// way is network virtualization's.
-    fn forward(&self, sight: &Sight<'_>, effects: &mut Effects) -> (Destination, Scope) {
-        (Destination::Native, Scope::Flow)
+    ///
+    /// # Errors
+    /// As [`Extension::tick`].
+    fn forward(&self, sight: &Sight<'_>, effects: &mut Effects) -> Result<(Destination, Scope), String> {
+        Ok((Destination::Native, Scope::Flow))
     }
 
     /// Whether frames that the physical network sends back to where they came from are accepted (reflective relay, IEEE 802.1Qbg);
@@ -251,10 +254,20 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
     }
 
     /// A frame that was drawn, at random and independently of what is in it, from all that ports sent.
-    fn sample(&self, sample: &Sample<'_>, effects: &mut Effects) {}
+    ///
+    /// # Errors
+    /// As [`Extension::tick`].
+    fn sample(&self, sample: &Sample<'_>, effects: &mut Effects) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Time passes: called about ten times a second. `counters` is what each port sent and received so far.
-    fn tick(&self, now: Nanos, counters: &dyn Counters, effects: &mut Effects) {}
+    ///
+    /// # Errors
+    /// The instance broke its contract, in words; as [`Judgement::Fault`].
+    fn tick(&self, now: Nanos, counters: &dyn Counters, effects: &mut Effects) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Something is about to change ([`Change::may_be_refused`]), or has changed.
     ///

@@ -3,14 +3,16 @@
 //! A stack never changes; another order, or one instance more or less, is another stack with the same instances in it. What an instance may not
 //! say (a capture that drops, a reason it does not have) is a fault like any other.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Destination, Effects, Extension, Head, Judgement, Kind, Reason, Sample, Scope, Sight};
+use super::{
+    Answer, Counters, Destination, Effects, Extension, Head, Judgement, Kind, Reason, Sample, Scope, Sight,
+};
 use crate::trace::DropReason;
-use crate::{Direction, Tally};
+use crate::{Direction, Nanos, Tally};
 
 /// Extensions that may be enabled at one switch.
 pub const MOST_ENABLED: usize = 8;
@@ -68,6 +70,7 @@ pub struct Slot {
     fail: FailMode,
     reasons: Arc<[(Arc<str>, Tally)]>,
     fault: Arc<OnceLock<String>>,
+    told: Arc<AtomicBool>,
     activity: Arc<Activity>,
 }
 
@@ -77,12 +80,25 @@ impl Slot {
     pub fn new(name: &str, instance: Arc<dyn Extension>, fail: FailMode, tallies: &[Tally]) -> Self {
         let tallies = tallies.iter().copied().chain(std::iter::repeat(Tally::NONE));
         let reasons = instance.reasons().iter().map(|&reason| reason.into()).zip(tallies).collect();
-        Self { name: name.into(), instance, fail, reasons, fault: Arc::default(), activity: Arc::default() }
+        Self {
+            name: name.into(),
+            instance,
+            fail,
+            reasons,
+            fault: Arc::default(),
+            told: Arc::default(),
+            activity: Arc::default(),
+        }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its name, to be kept.
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 
     /// The instance.
@@ -103,6 +119,23 @@ impl Slot {
     /// Why it is not called any more.
     pub fn fault(&self) -> Option<&str> {
         self.fault.get().map(String::as_str)
+    }
+
+    /// The same, but only to the first who asks.
+    pub fn news(&self) -> Option<&str> {
+        let fault = self.fault()?;
+        (!self.told.swap(true, Ordering::AcqRel)).then_some(fault)
+    }
+
+    /// Gives it time: [`Extension::tick`].
+    ///
+    /// # Errors
+    /// It has failed, now or before.
+    pub fn tick(&self, now: Nanos, counters: &dyn Counters, effects: &mut Effects) -> Result<(), String> {
+        match self.fault() {
+            Some(why) => Err(why.to_owned()),
+            None => self.instance.tick(now, counters, effects).inspect_err(|why| self.fail(why.clone())),
+        }
     }
 
     /// What it did so far.
@@ -318,7 +351,13 @@ impl Stack {
         if slot.fault.get().is_some() {
             return failed(slot);
         }
-        let (destination, scope) = slot.instance.forward(sight, effects);
+        let (destination, scope) = match slot.instance.forward(sight, effects) {
+            Ok(answer) => answer,
+            Err(why) => {
+                slot.fail(why);
+                return failed(slot);
+            }
+        };
         let Destination::Drop(reason) = destination else { return Some((Ok(destination), scope)) };
         match slot.dropped(reason) {
             Ok(Ruling::Drop(denial)) => Some((Err(denial), scope)),
@@ -343,7 +382,9 @@ impl Stack {
         {
             slot.activity.sampled.fetch_add(1, Ordering::Relaxed);
             effects.begin(index);
-            slot.instance.sample(sample, effects);
+            if let Err(why) = slot.instance.sample(sample, effects) {
+                slot.fail(why);
+            }
         }
     }
 }

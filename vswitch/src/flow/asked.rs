@@ -63,6 +63,35 @@ impl Forwarder {
         verdict
     }
 
+    /// As [`Forwarder::judge`], for a frame that an extension added: only those from place `above` of the stack on are asked about it. It says
+    /// nothing about its flow.
+    #[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
+    pub fn judge_below(
+        &mut self,
+        snap: &Snapshot,
+        state: &State,
+        now: Nanos,
+        from: PortId,
+        above: u32,
+        head: &[u8],
+        len: u32,
+        plan: &mut Plan,
+    ) -> Verdict {
+        let mut decision = pipeline::decide_below(snap, state, now, from, None, (head, len), above);
+        self.absorb(state, now, &mut decision);
+        self.planned(&decision, plan);
+        decision.verdict
+    }
+
+    /// Writes what is to be done beside a verdict that stands for itself.
+    fn planned(&mut self, decision: &Decision, plan: &mut Plan) {
+        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        *plan = Plan::default();
+        if decision.actions != Actions::NONE || decision.overlay.is_some() {
+            (plan.actions, plan.overlay, plan.flow) = (decision.actions, decision.overlay, self.single());
+        }
+    }
+
     /// What an extension changed was decided anew, for itself.
     fn anew(
         &mut self,
@@ -75,10 +104,7 @@ impl Forwarder {
         let later = decision.replaced.take();
         self.absorb(state, now, &mut decision);
         self.replaced = Some(later.map_or(new, |(_, head)| head));
-        *plan = Plan::default();
-        if decision.actions != Actions::NONE || decision.overlay.is_some() {
-            (plan.actions, plan.overlay, plan.flow) = (decision.actions, decision.overlay, self.single());
-        }
+        self.planned(&decision, plan);
         decision.verdict
     }
 

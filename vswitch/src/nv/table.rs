@@ -112,34 +112,35 @@ impl Slot {
     }
 }
 
-/// What allocates itself in pieces: eight of 2^[`PIECE`], then eight of twice that, and so on. So what is not used is at most an eighth,
-/// and the list of pieces stays so short that it is always at hand.
+/// What allocates itself in pieces: 2^S of 2^[`PIECE`], then 2^S of twice that, and so on. So what is not used is at most a 2^S-th part,
+/// and the list of pieces stays so short that it is always at hand. The last pieces of a large table are megabytes, which an allocator can
+/// put into huge pages.
 #[derive(Debug)]
-struct Pieces<T>(Box<[OnceLock<Box<[T]>>]>);
+struct Pieces<T, const S: u32>(Box<[OnceLock<Box<[T]>>]>);
 
-/// In which piece something is, and where in it.
-#[inline]
-const fn place(index: usize) -> (usize, usize) {
-    let at = index + (8 << PIECE);
-    let size = at.ilog2() - 3;
-    let piece = ((size - PIECE) << 3) as usize | (at >> size) & 7;
-    (piece, at & ((1 << size) - 1))
-}
-
-impl<T: Default> Pieces<T> {
+impl<T: Default, const S: u32> Pieces<T, S> {
     fn new(len: usize) -> Self {
-        Self((0..=place(len).0).map(|_| OnceLock::new()).collect())
+        Self((0..=Self::place(len).0).map(|_| OnceLock::new()).collect())
+    }
+
+    /// In which piece something is, and where in it.
+    #[inline]
+    const fn place(index: usize) -> (usize, usize) {
+        let at = index + (1 << (S + PIECE));
+        let size = at.ilog2() - S;
+        let piece = ((size - PIECE) << S) as usize | (at >> size) & ((1 << S) - 1);
+        (piece, at & ((1 << size) - 1))
     }
 
     #[inline]
     fn get(&self, index: usize) -> Option<&T> {
-        let (piece, at) = place(index);
+        let (piece, at) = Self::place(index);
         self.0.get(piece)?.get()?.get(at)
     }
 
     fn allocate(&self, index: usize) -> Option<&T> {
-        let (piece, at) = place(index);
-        let fresh = || (0..1_usize << (PIECE as usize + piece / 8)).map(|_| T::default()).collect();
+        let (piece, at) = Self::place(index);
+        let fresh = || (0..1_usize << (PIECE as usize + (piece >> S))).map(|_| T::default()).collect();
         self.0.get(piece)?.get_or_init(fresh).get(at)
     }
 
@@ -159,9 +160,9 @@ const fn grown(count: u32) -> u64 {
 /// The table.
 #[derive(Debug)]
 pub(super) struct Table {
-    slots: Pieces<Slot>,
+    slots: Pieces<Slot, 3>,
     /// One more than the index of the bucket's first entry; 0 = none.
-    buckets: Pieces<AtomicU32>,
+    buckets: Pieces<AtomicU32, 0>,
     /// How many buckets are in use, and in the upper half as many bits as number all of them.
     grown: AtomicU64,
     /// Removals and divisions, odd during one.

@@ -55,16 +55,17 @@ impl Extension for Told {
         (self.judge)(sight, effects)
     }
 
-    fn forward(&self, _: &Sight<'_>, _: &mut Effects) -> (Destination, Scope) {
-        (self.to, Scope::Flow)
+    fn forward(&self, _: &Sight<'_>, _: &mut Effects) -> Result<(Destination, Scope), String> {
+        Ok((self.to, Scope::Flow))
     }
 
     fn sampling(&self) -> u32 {
         self.sampling
     }
 
-    fn sample(&self, sample: &Sample<'_>, _: &mut Effects) {
+    fn sample(&self, sample: &Sample<'_>, _: &mut Effects) -> Result<(), String> {
         self.log.lock().unwrap().push(format!("sample {} of {}", sample.from, sample.pool));
+        Ok(())
     }
 }
 
@@ -316,6 +317,7 @@ fn what_extensions_want_is_bounded_and_named() {
     bench.send(2, SECOND);
     let effects = bench.forwarder.effects();
     assert_eq!(effects.take_injected().len(), Effects::MOST_INJECTED);
-    assert_eq!(effects.take_refused(), 100 - Effects::MOST_INJECTED as u64);
+    let refused: Vec<_> = effects.take_refused().collect();
+    assert_eq!(refused, [(0, 100 - Effects::MOST_INJECTED as u64)]);
     assert!(effects.is_empty());
 }

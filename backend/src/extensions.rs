@@ -1,0 +1,172 @@
+//! The thread that serves extensions outside the data path: it gives them time, sends what they want sent, and tells operators of faults.
+//!
+//! Invariant: workers never wait for it. What they have for it is in [`Outputs`](crate::worker::Outputs), which is bounded. It sleeps while no
+//! extension is enabled, and else looks ten times a second.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vswitch::PortId;
+use vswitch::event::Event;
+use vswitch::extension::{Counters, Effects, Output, PortCounters};
+
+use crate::guest::tsc;
+use crate::spec::DataplaneError;
+use crate::tally::Tallies;
+use crate::worker::{self, Shared};
+
+/// How often extensions get time.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Lines of one second that extensions may log, all together; the rest is counted and forgotten.
+const LINES: u32 = 50;
+
+/// The running thread; ends when it is dropped.
+pub struct Runner {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Runner {
+    /// Starts it.
+    pub fn start(shared: Arc<Shared>, tallies: Arc<Tallies>) -> Result<Self, DataplaneError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mut service = Service { shared, tallies, v4: None, v6: None, lines: (Instant::now(), 0) };
+        let run = move || {
+            while !stopped.load(Ordering::Acquire) {
+                if service.round() {
+                    std::thread::park_timeout(TICK);
+                } else {
+                    std::thread::park();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("extensions".into()).spawn(run);
+        let thread = thread
+            .map_err(|source| DataplaneError::System { what: "thread that serves extensions", source })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Other extensions may be enabled now.
+    pub fn attend(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.attend();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Service {
+    shared: Arc<Shared>,
+    tallies: Arc<Tallies>,
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+    /// Since when lines are counted, and how many there were.
+    lines: (Instant, u32),
+}
+
+impl Service {
+    /// False = no extension is enabled.
+    fn round(&mut self) -> bool {
+        let view = self.shared.view();
+        let Some(stack) = view.snapshot.extensions() else {
+            self.shared.outputs.take();
+            return false;
+        };
+        let now = tsc::nanos(tsc::cycles());
+        let mut effects = Effects::default();
+        for (place, slot) in stack.slots().iter().enumerate() {
+            if slot.fault().is_none() {
+                effects.begin(place);
+                if let Err(why) = slot.tick(now, &Counted(&self.tallies), &mut effects) {
+                    log::debug!("extension '{}': {why}", slot.name());
+                }
+                if let Some(handle) = self.shared.handles().first() {
+                    worker::settle(&mut effects, &view.snapshot, &self.shared, handle);
+                }
+            }
+            if let Some(reason) = slot.news() {
+                // Answers that it gave for whole flows end with it.
+                self.shared.state.take_back();
+                let (extension, fail) = (slot.name().to_owned(), slot.fail_mode());
+                self.shared.events.emit(Event::ExtensionFailed {
+                    extension,
+                    reason: reason.to_owned(),
+                    fail,
+                });
+            }
+        }
+        for (name, output) in self.shared.outputs.take() {
+            if !self.put_out(&name, output)
+                && let Some(slot) = stack.slot(&name)
+            {
+                slot.activity().refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        true
+    }
+
+    /// False = it could not be.
+    fn put_out(&mut self, name: &str, output: Output) -> bool {
+        match output {
+            Output::Datagram { to, bytes } => self.socket(to).is_some_and(|s| s.send_to(&bytes, to).is_ok()),
+            Output::Log(text) => {
+                if self.lines.0.elapsed() >= Duration::from_secs(1) {
+                    self.lines = (Instant::now(), 0);
+                }
+                self.lines.1 += 1;
+                if self.lines.1 > LINES {
+                    return false;
+                }
+                self.shared.events.emit(Event::ExtensionLog { extension: name.to_owned(), text });
+                true
+            }
+        }
+    }
+
+    fn socket(&mut self, to: SocketAddr) -> Option<&UdpSocket> {
+        let (socket, any): (_, SocketAddr) = match to {
+            SocketAddr::V4(_) => (&mut self.v4, (Ipv4Addr::UNSPECIFIED, 0).into()),
+            SocketAddr::V6(_) => (&mut self.v6, (Ipv6Addr::UNSPECIFIED, 0).into()),
+        };
+        if socket.is_none() {
+            let new = UdpSocket::bind(any).and_then(|new| new.set_nonblocking(true).map(|()| new));
+            *socket = new.inspect_err(|error| log::warn!("socket of extensions: {error}")).ok();
+        }
+        socket.as_ref()
+    }
+}
+
+/// What ports have sent and received.
+struct Counted<'a>(&'a Tallies);
+
+impl Counters for Counted<'_> {
+    fn of(&self, port: PortId) -> Option<PortCounters> {
+        if port.index() == 0 || port.index() >= worker::MAX_PORTS {
+            return None;
+        }
+        let counted = self.0.port(port);
+        let sum = |drops: &[(_, u64)]| drops.iter().map(|&(_, count)| count).sum();
+        Some(PortCounters {
+            out_packets: counted.out_packets,
+            out_bytes: counted.out_bytes,
+            out_drops: sum(&counted.out_drops),
+            in_packets: counted.in_packets,
+            in_bytes: counted.in_bytes,
+            in_drops: sum(&counted.in_drops),
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! What a worker does for extensions: frames that they changed, samples, and what they want done ([`vswitch::extension::Effects`]).
+//!
+//! Frames that an extension adds are sent by the worker that asked it, as if their port had sent them, and are shown only to the extensions
+//! below it in the stack; so no frame makes others for ever. Everything else goes to the thread that serves extensions
+//! ([`crate::extensions`]) through a bounded queue.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vswitch::extension::{Effects, Output, Sample, Slot};
+use vswitch::pipeline::Verdict;
+use vswitch::snapshot::Snapshot;
+use vswitch::trace::DropReason;
+use vswitch::{Nanos, PortId};
+
+use super::deliver::{Blocked, Context, Delivery, Patience, own_frame};
+use super::{Handle, Own, Shared, View};
+use crate::guest::burst::Burst;
+
+/// Outputs that may wait for the thread that serves extensions.
+const OUTPUTS: usize = 1024;
+
+/// What extensions want sent or said, with their names.
+#[derive(Default)]
+pub struct Outputs(Mutex<VecDeque<(Arc<str>, Output)>>);
+
+impl Outputs {
+    /// Adds one; false = there are too many.
+    pub fn add(&self, name: Arc<str>, output: Output) -> bool {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = waiting.len() < OUTPUTS;
+        if fits {
+            waiting.push_back((name, output));
+        }
+        fits
+    }
+
+    /// All of them.
+    pub fn take(&self) -> VecDeque<(Arc<str>, Output)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Gives everything that extensions want to whom it is for: frames to `handle`'s worker, the rest to `shared`.
+pub fn settle(effects: &mut Effects, snapshot: &Snapshot, shared: &Shared, handle: &Handle) {
+    let Some(stack) = snapshot.extensions() else {
+        *effects = Effects::default();
+        return;
+    };
+    let refused = |slot: &Slot, count| {
+        slot.activity().refused.fetch_add(count, Ordering::Relaxed);
+    };
+    for (place, injection) in effects.take_injected() {
+        let Some(slot) = stack.slots().get(usize::from(place)) else { continue };
+        if handle.order(injection.from, Own::Added(slot.shared_name(), injection.frame)) {
+            slot.activity().injected.fetch_add(1, Ordering::Relaxed);
+        } else {
+            refused(slot, 1);
+        }
+    }
+    for (place, output) in effects.take_outputs() {
+        let Some(slot) = stack.slots().get(usize::from(place)) else { continue };
+        if !shared.outputs.add(slot.shared_name(), output) {
+            refused(slot, 1);
+        }
+    }
+    for (place, count) in effects.take_refused() {
+        if let Some(slot) = stack.slots().get(usize::from(place)) {
+            refused(slot, count);
+        }
+    }
+    if effects.take_refresh() {
+        shared.state.take_back();
+    }
+}
+
+impl Delivery {
+    /// Makes frame `index`, which was judged last, what an extension made of it, if one did; the verdict is about that. An error is why it
+    /// cannot be that: what its virtio-net header says of it does not hold any more.
+    pub(super) fn replaced(
+        &mut self,
+        view: &View,
+        from: PortId,
+        burst: &mut Burst,
+        index: usize,
+    ) -> Result<(), DropReason> {
+        let Some(head) = self.forwarder.take_replaced() else { return Ok(()) };
+        let frame = &mut burst.frames[index];
+        let len = head.bytes().len().min(usize::from(frame.head_len));
+        frame.head[..len].copy_from_slice(&head.bytes()[..len]);
+        match frame.header.check(frame.head(), frame.len, view.sends(from)) {
+            Ok(offload) => {
+                frame.offload = offload;
+                Ok(())
+            }
+            Err(_) => Err(DropReason::BadOffload),
+        }
+    }
+
+    /// Draws samples of a burst.
+    pub(super) fn sample(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        verdicts: &[Verdict],
+        skipped: u64,
+    ) {
+        let Context { view, now, from, .. } = *context;
+        let customers = &self.customers;
+        self.forwarder.sample(&view.snapshot, burst.count, |index| {
+            let frame = burst.frames.get(index)?;
+            if frame.fault.is_some() || skipped >> index & 1 != 0 {
+                return None;
+            }
+            let vsid = customers.ingress(index).map(|ingress| ingress.vsid);
+            let verdict = *verdicts.get(index)?;
+            Some(Sample { now, from, vsid, head: frame.head(), len: frame.len, verdict, pool: 0 })
+        });
+    }
+
+    /// Sends a frame that the extension of this name added; it is gone if that is not enabled any more.
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    pub(super) fn send_added(
+        &mut self,
+        view: &View,
+        shared: &Shared,
+        handle: &Handle,
+        now: Nanos,
+        from: PortId,
+        burst: &mut Burst,
+        by: &str,
+        bytes: &[u8],
+    ) {
+        let place =
+            view.snapshot.extensions().and_then(|stack| stack.slots().iter().position(|s| s.name() == by));
+        let Some(place) = place else { return };
+        own_frame(burst, bytes);
+        self.above = place as u32 + 1;
+        let (patience, mut blocked) = (Patience::Expired, Blocked::default());
+        self.forward(view, shared, &handle.counters, now, from, burst, patience, &mut blocked);
+        self.above = 0;
+    }
+
+    /// Passes on what extensions wanted since the last call.
+    #[inline]
+    pub(super) fn settle_effects(&mut self, view: &View, shared: &Shared, handle: &Handle) {
+        if !self.forwarder.effects().is_empty() {
+            settle(self.forwarder.effects(), &view.snapshot, shared, handle);
+        }
+    }
+}
