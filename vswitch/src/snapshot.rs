@@ -208,6 +208,13 @@ impl Snapshot {
         self.teamed(port, owner) || (Some(port) == self.uplink && absent(owner))
     }
 
+    /// Whether frames that ports of this switch sent may come back at `port`: it is the uplink, and a forwarding extension has the
+    /// physical network reflect them (IEEE 802.1Qbg).
+    #[inline]
+    pub(crate) fn reflects(&self, port: PortId) -> bool {
+        Some(port) == self.uplink && self.extensions().is_some_and(Stack::reflective)
+    }
+
     /// The ports that get copies of mirrored frames.
     #[inline]
     pub fn monitors(&self) -> &[PortId] {

@@ -17,6 +17,7 @@
 //! An instance that breaks its contract ([`Judgement::Fault`]) is not called again until it is enabled anew; frames then pass it by or end at it
 //! ([`FailMode`]), as its configuration says.
 
+pub mod builtin;
 pub mod change;
 pub mod effects;
 pub mod stack;

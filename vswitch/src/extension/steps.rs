@@ -6,7 +6,7 @@
 //!
 //! With no extension enabled there is no stack, and each of them is one comparison, and that on a flow-cache miss only.
 
-use super::stack::{Denial, Ruling};
+use super::stack::{Denial, Ruling, Rulings};
 use super::{Destination, Effects, Scope, Sight};
 use crate::event::Event;
 use crate::port::Port;
@@ -25,11 +25,14 @@ impl<'a> Frame<'a> {
         sight
     }
 
-    /// Takes note of how long an answer stands.
-    fn stands(&mut self, direction: Direction, again: u8, soon: bool) {
-        self.revisit |= soon;
+    /// Takes note of how long answers stand. Those for single frames may be for longer in a second, so the flow is then looked at anew. And
+    /// the end of one frame says nothing about the next, of which nobody knows where it would go.
+    fn stands(&mut self, direction: Direction, rulings: &Rulings) {
+        self.revisit |= rulings.soon || rulings.again != 0;
         self.looked = true;
-        self.actions.asks[direction as usize] |= again;
+        let ended = !matches!(rulings.ruling, Ruling::Pass);
+        self.single |= ended && rulings.again & 1 << rulings.last != 0;
+        self.actions.asks[direction as usize] |= rulings.again;
     }
 
     /// An extension ends it; the extension's own count of that goes with the frame.
@@ -56,7 +59,7 @@ pub(crate) fn out(frame: &mut Frame<'_>) -> Step {
     let mut effects = std::mem::take(&mut frame.effects);
     let rulings = stack.ask(mask, &sight, &mut effects);
     frame.keep(effects);
-    frame.stands(Direction::Out, rulings.again, rulings.soon);
+    frame.stands(Direction::Out, &rulings);
     match rulings.ruling {
         Ruling::Pass => Step::Continue(()),
         Ruling::Drop(denial) => {
@@ -83,7 +86,7 @@ pub(crate) fn inward(frame: &mut Frame<'_>, to: &Port) -> Result<(), DropReason>
     let mut effects = std::mem::take(&mut frame.effects);
     let rulings = stack.ask(mask, &sight, &mut effects);
     frame.keep(effects);
-    frame.stands(Direction::In, rulings.again, rulings.soon);
+    frame.stands(Direction::In, &rulings);
     match rulings.ruling {
         Ruling::Drop(denial) => {
             let by = stack.name(rulings.last);

@@ -12,6 +12,9 @@
 //! The address of a port whose guest is not here ([`Port::present`](crate::port::Port)) is learned behind the uplink when it is heard
 //! there: the guest has moved to another host, and frames for it follow. Of these there can be no more than ports.
 //!
+//! Where the physical network reflects frames ([`crate::snapshot::Snapshot::reflects`]), an address that comes back from there has not
+//! moved: its entry stays, and ages when its own port is silent.
+//!
 //! Addresses are learned per network; the VLANs of a private VLAN share theirs.
 
 use crate::PortId;
@@ -29,7 +32,8 @@ pub(crate) fn learn(frame: &mut Frame<'_>) -> Step {
         if let Some(owner) = frame.snap.owner(mac).filter(|&owner| frame.snap.stands_in(port.id, owner)) {
             return guest_is_elsewhere(frame, owner);
         }
-        if let Some(from) = frame.state.fdb.lookup(mac, network)
+        if !frame.snap.reflects(port.id)
+            && let Some(from) = frame.state.fdb.lookup(mac, network)
             && (frame.dry || frame.state.fdb.forget(mac, network).is_some())
         {
             frame.notice(Event::MacMoved { mac, from, to: port.id });

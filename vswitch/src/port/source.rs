@@ -7,6 +7,8 @@
 //!   the address of a card that fails to one that works.
 //!   Another: the uplink may use that of a port whose guest is not here, in the networks of that port, because the guest may be on
 //!   another host by now. No other port may: who can reach this host's ports could otherwise take over a guest on the move.
+//!   A third: while a forwarding extension has the neighbouring switch reflect frames, the uplink may use those of all ports, in the
+//!   networks of those ports.
 //! - Otherwise the uplink may send with any address, a port with MAC spoofing too, every other port only with its own.
 
 use crate::event::Event;
@@ -30,7 +32,7 @@ pub(crate) fn allowed(frame: &mut Frame<'_>) -> Step {
         return Step::Continue(());
     }
     if let Some(owner) = frame.snap.owner(mac).and_then(|owner| frame.snap.port(owner))
-        && frame.snap.stands_in(port.id, owner.id)
+        && (frame.snap.stands_in(port.id, owner.id) || frame.snap.reflects(port.id))
         && (port.kind != PortKind::Uplink || owner.is_in(port.segment(frame.tag)))
     {
         return Step::Continue(());
