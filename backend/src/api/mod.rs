@@ -1,13 +1,14 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
 //! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
-//! and sessions, `config`: all as one document, `nv`: network virtualization, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
+//! and sessions, `config`: all as one document, `extensions`, `nv`: network virtualization, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
 mod auth;
 mod body;
 mod config;
+mod extensions;
 mod handover;
 mod lists;
 mod live;

@@ -17,6 +17,8 @@ impl Switch {
     pub fn follow(&mut self, ports: impl IntoIterator<Item = PortId>) -> Vec<Announcement> {
         let arrived = ports.into_iter().filter_map(|id| self.follow_port(id)).collect();
         self.publish_presence();
+        self.follow_cards();
+        self.follow_faults();
         arrived
     }
 
@@ -103,6 +105,7 @@ impl Switch {
         self.kept.forget(id);
         let provisional = std::mem::replace(&mut entry.config, arrival.before.clone());
         entry.present = false;
+        self.extensions_undo(&provisional, &arrival.before, &arrival.memories);
         self.publish();
         if let Some(data) = &self.data {
             data.expect(id, false);
