@@ -392,6 +392,7 @@ mod tests {
             metering: None,
             epoch: 0,
             carried: crate::control::model::Carried::default(),
+            extensions: BTreeMap::new(),
             acl: Arc::default(),
             rules: Arc::default(),
         }
