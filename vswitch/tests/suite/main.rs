@@ -1,6 +1,7 @@
 //! Rules of the switch, one test each, named after the rule; and properties over random input.
 
 mod acl;
+mod builtin_firewall;
 mod builtin_sflow;
 mod builtin_vepa;
 mod checksums;

@@ -3,11 +3,13 @@
 //! | name | kind | what it is for |
 //! |---|---|---|
 //! | [`sflow`] | capture | samples of frames and counters of ports, to a collector |
+//! | [`firewall`] | filter | stateful rule sets and a small intrusion detection |
 //! | [`vepa`] | forwarding | everything guests send goes to the neighbouring switch, which sends it back |
 //!
 //! An instance takes its configuration once, as JSON; other values make another instance. Keys that are not known are refused, because a
 //! misspelt limit would otherwise be no limit.
 
+pub mod firewall;
 pub mod sflow;
 pub mod vepa;
 
@@ -54,6 +56,11 @@ pub fn available() -> &'static [Available] {
             about: "sends samples of frames and counters of ports to an sFlow version 5 collector",
         },
         Available {
+            name: firewall::NAME,
+            kind: Kind::Filter,
+            about: "stateful rule sets for ports, and detection of scans, SYN floods and known payloads",
+        },
+        Available {
             name: vepa::NAME,
             kind: Kind::Forwarding,
             about: "sends all frames of guests to the neighbouring switch, which reflects them (802.1Qbg)",
@@ -74,6 +81,7 @@ pub fn start(name: &str, config: &Value) -> Option<Result<Arc<dyn Extension>, Co
     }
     match name {
         sflow::NAME => Some(shared(sflow::Sflow::new(config))),
+        firewall::NAME => Some(shared(firewall::Firewall::new(config))),
         vepa::NAME => Some(shared(vepa::Vepa::new(config))),
         _ => None,
     }
@@ -87,7 +95,7 @@ fn read<T: DeserializeOwned>(extension: &'static str, config: &Value) -> Result<
 }
 
 /// A number within bounds, or why not.
-fn within<T: PartialOrd + std::fmt::Display>(
+fn within<T: PartialOrd + Copy + std::fmt::Display>(
     extension: &'static str,
     key: &str,
     value: T,

@@ -18,7 +18,8 @@
 //! those ports. It is the neighbour who vouches for them.
 //!
 //! # Threading
-//! One lock. Answers for guests' own addresses stand for the flow, the others for about a second, so it is not taken for each frame.
+//! One lock. Answers for guests' own addresses stand for the flow, the others for about a second, so it is taken for each frame only of
+//! multicast from the uplink, once for each port that is to get it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;

@@ -212,7 +212,7 @@ fn s19_tshark_reads_flow_samples() {
         u32::from_be_bytes(datagram[at..at + 4].try_into().expect("four bytes"))
     };
     let outputs: Vec<u32> = (0..4).map(output_of).collect();
-    assert_eq!(outputs, [2, 0x8000_0000, 1 << 30 | 258, 1 << 30 | 259]);
+    assert_eq!(outputs, [2, 0x8000_0000, (1 << 30) + 258, (1 << 30) + 259]);
 }
 
 #[test]

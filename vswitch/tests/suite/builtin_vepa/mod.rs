@@ -249,7 +249,7 @@ fn s15_1_policy_stays_in_force_out_and_back() {
         assert_ne!(back.len(), sent.len(), "tagged");
         for _ in 0..2 {
             let verdict = bench.send(UPLINK, &back).0;
-            let expected = expected.map(to).unwrap_or_else(dropped);
+            let expected = expected.map_or_else(dropped, to);
             assert_eq!(verdict, expected, "{from} to {dst}");
         }
     }
