@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 75] = [
+const ROUTES: [(&str, &str); 85] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -76,6 +76,16 @@ const ROUTES: [(&str, &str); 75] = [
     ("post", "/v1/nv/import"),
     ("get", "/v1/nv/resolve"),
     ("get", "/v1/nv/store"),
+    ("get", "/v1/extensions"),
+    ("post", "/v1/extensions"),
+    ("get", "/v1/available-extensions"),
+    ("put", "/v1/extensions/{name}/settings"),
+    ("get", "/v1/extensions/{name}"),
+    ("patch", "/v1/extensions/{name}"),
+    ("delete", "/v1/extensions/{name}"),
+    ("delete", "/v1/extensions/{name}/settings"),
+    ("put", "/v1/extensions/{name}/module"),
+    ("delete", "/v1/extensions/{name}/module"),
     ("get", "/v1/fdb"),
     ("get", "/v1/workers"),
     ("get", "/v1/events"),

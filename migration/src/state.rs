@@ -17,8 +17,12 @@ use vswitch::{Mac, Segment};
 pub const MAX_LIST: usize = 10_000;
 /// Sessions, learned addresses and used addresses that a port has at most.
 pub const MAX_SESSIONS: usize = 65_536;
-/// Bytes of one extension's configuration, and of its run-time state, at most.
+/// Bytes of one extension's configuration for a port, at most.
 pub const MAX_EXTENSION: usize = 64 * 1024;
+/// Bytes of what one extension remembers of a port, at most.
+pub const MAX_EXTENSION_DATA: usize = vswitch::extension::MOST_SAVED;
+/// Extensions that a port requires, at most.
+pub const MAX_REQUIRED: usize = vswitch::extension::stack::MOST_ENABLED;
 
 /// Owned addresses that a port has at most.
 pub const MAX_ADDRESSES: usize = 1024;
@@ -106,6 +110,8 @@ pub struct PortPolicy {
     pub storm_limit: u32,
     /// Mirroring.
     pub mirror: Mirror,
+    /// Names of extensions without which it has no connectivity: ascending, each once.
+    pub require_extension: Vec<String>,
     /// Whether 802.1p priorities are kept.
     pub priority_tag: bool,
     /// Administrative link state.

@@ -411,6 +411,77 @@ pub enum Event {
         /// The MAC address of the guest whose it is.
         owner: Mac,
     },
+    /// An extension is enabled from now on.
+    ExtensionEnabled {
+        /// The extension.
+        extension: String,
+        /// Its place in the stack, from 1.
+        position: u64,
+    },
+    /// An extension is not enabled any more.
+    ExtensionDisabled {
+        /// The extension.
+        extension: String,
+    },
+    /// An extension has another place in the stack.
+    ExtensionMoved {
+        /// The extension.
+        extension: String,
+        /// Its place in the stack, from 1.
+        position: u64,
+    },
+    /// An extension has other settings of its own.
+    ExtensionSet {
+        /// The extension.
+        extension: String,
+        /// The port they are for; nothing = for the switch.
+        port: Option<PortId>,
+    },
+    /// The module of an extension was loaded.
+    ExtensionLoaded {
+        /// The extension.
+        extension: String,
+        /// Bytes of the module.
+        bytes: u64,
+    },
+    /// The module of an extension is gone.
+    ExtensionUnloaded {
+        /// The extension.
+        extension: String,
+    },
+    /// An enabled extension could not be started with the switch; it is tried again when it is enabled anew.
+    ExtensionNotStarted {
+        /// The extension.
+        extension: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A port brought along what an extension remembers of it that is not enabled here; it is kept and moves on with the port.
+    ExtensionOrphan {
+        /// The port.
+        port: PortId,
+        /// The extension.
+        extension: String,
+        /// Bytes of it.
+        bytes: u64,
+    },
+    /// A port has no connectivity because it requires an extension that is not there.
+    ExtensionMissing {
+        /// The port.
+        port: PortId,
+        /// The extension.
+        extension: String,
+    },
+    /// All extensions that a port requires are there again.
+    ExtensionsMet {
+        /// The port.
+        port: PortId,
+    },
+    /// The switch's own forwarding is in the hands of a forwarding extension, or its own again.
+    NativeForwarding {
+        /// Whether the switch forwards by itself.
+        on: bool,
+    },
     /// An object of the policy store fits to no other, or to none any more, and is not in force.
     PolicyMisfit {
         /// The object.

@@ -112,6 +112,17 @@ impl<S: Send + Sync> FromRequest<S> for StateBody {
     }
 }
 
+/// A module as request body.
+pub(super) struct ModuleBody(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for ModuleBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        read(request, crate::control::extension::MOST_MODULE).await.map(ModuleBody)
+    }
+}
+
 async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
     let whole = axum::body::to_bytes(request.into_body(), limit);
     let refuse = |why: Refusal| ApiError(why.of(Object::Request));

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::control::types::{PolicyStoreView, PortView, WorkerView};
+use crate::control::types::{ExtensionView, PolicyStoreView, PortView, WorkerView};
 
 /// One number of a worker.
 type Pick = fn(&WorkerView) -> u64;
@@ -66,6 +66,34 @@ pub(super) fn text(
         policy_store(&mut out, store);
     }
     out
+}
+
+/// What extensions did; nothing while none is enabled.
+pub(super) fn extensions(out: &mut String, all: &[ExtensionView]) {
+    if all.is_empty() {
+        return;
+    }
+    let label = |one: &ExtensionView| format!("extension=\"{}\"", one.name);
+    let failed = all.iter().map(|one| (label(one), u8::from(one.state == "failed")));
+    family(out, "extension_failed", "gauge", "1 while the extension has failed", failed);
+    let drops = all.iter().flat_map(|one| {
+        let of = move |(reason, n): (&String, &u64)| (format!("{},reason=\"{reason}\"", label(one)), *n);
+        one.counters.dropped.iter().map(of)
+    });
+    family(out, "extension_drops_total", "counter", "Frames the extension dropped, by its reasons", drops);
+    let frames = all.iter().flat_map(|one| {
+        let c = &one.counters;
+        [
+            ("judged", c.judged),
+            ("replaced", c.replaced),
+            ("injected", c.injected),
+            ("refused", c.refused),
+            ("sampled", c.sampled),
+        ]
+        .map(|(what, n)| (format!("{},what=\"{what}\"", label(one)), n))
+    });
+    let help = "Frames the extension was asked about, changed, added, could not add, and had as samples";
+    family(out, "extension_frames_total", "counter", help, frames);
 }
 
 /// The store of policy that hosts share.

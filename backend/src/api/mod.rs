@@ -1,7 +1,7 @@
 //! The API: HTTP/1.1 and JSON on a UNIX socket, described by `GET /v1/openapi.json`.
 //!
 //! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
-//! and sessions, `config`: all as one document, `nv`: network virtualization, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
+//! and sessions, `config`: all as one document, `extensions`, `nv`: network virtualization, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
 //! accepted and bounded, `auth` who may call, `metrics` the Prometheus text,
 //! `frames` what they do, as lines or as `pcapng`. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
@@ -9,6 +9,7 @@
 mod auth;
 mod body;
 mod config;
+mod extensions;
 mod frames;
 mod handover;
 mod lists;

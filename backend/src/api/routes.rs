@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
-use super::{Shared, config, frames, handover, lists, live, metrics, migrations, nv, takeover};
+use super::{Shared, config, extensions, frames, handover, lists, live, metrics, migrations, nv, takeover};
 use crate::control::types::{
     ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
     WorkerView,
@@ -37,6 +37,7 @@ pub(super) type Answer<T> = Result<Json<T>, ApiError>;
         (name = "policy", description = "Lists of a port: its ACL and its extended rules"),
         (name = "metering", description = "What the meters of ports counted"),
         (name = "uplinks", description = "The physical network"),
+        (name = "extensions", description = "What others add to the switch"),
         (name = "nv", description = "Network virtualization: customer networks over the physical one"),
         (name = "migration", description = "Ports on the move"),
         (name = "seeing", description = "What the switch does"),
@@ -55,6 +56,11 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(list_uplinks, add_uplink))
         .routes(routes!(show_uplink, remove_uplink))
         .routes(routes!(config::save, config::apply))
+        .routes(routes!(extensions::list, extensions::enable))
+        .routes(routes!(extensions::available))
+        .routes(routes!(extensions::show, extensions::relocate, extensions::disable))
+        .routes(routes!(extensions::set, extensions::unset))
+        .routes(routes!(extensions::load, extensions::unload))
         .routes(routes!(live::list_meters, live::enable_meters, live::disable_meters))
         .routes(routes!(live::total_meters))
         .routes(routes!(live::reset_meters))
@@ -388,13 +394,14 @@ impl axum::body::HttpBody for Lines {
     (status = 200, description = "Prometheus text", content_type = "text/plain", body = String),
 ))]
 async fn show_metrics(State(s): State<Shared>) -> Result<Response, ApiError> {
-    let (ports, workers, fdb, store) = s
+    let text = s
         .with(|switch| {
-            let addresses = switch.fdb(None).map_or(0, |f| f.len());
-            (switch.list(), switch.workers(), addresses, switch.policy_store_view())
+            let (addresses, store) = (switch.fdb(None).map_or(0, |f| f.len()), switch.policy_store_view());
+            let mut text = metrics::text(&switch.list(), &switch.workers(), addresses, &store);
+            metrics::extensions(&mut text, &switch.list_extensions());
+            text
         })
         .await?;
-    let text = metrics::text(&ports, &workers, fdb, &store);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

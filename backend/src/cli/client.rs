@@ -92,6 +92,11 @@ impl Client {
         self.call(Method::PUT, path, Some(body))
     }
 
+    /// Puts bytes, or JSON, where no answer is expected.
+    pub(super) fn put_bytes(&self, path: &str, body: Vec<u8>) -> Outcome {
+        self.exchange(Method::PUT, path, body.into()).map(|_| ())
+    }
+
     pub(super) fn delete_with_answer<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.call(Method::DELETE, path, None::<&()>)
     }

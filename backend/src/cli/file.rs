@@ -16,6 +16,9 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use crate::api::{distance, explain};
 use crate::control::types::{Config, Policy};
 
+/// Keys whose values are in the words of extensions, of which this program knows none.
+const THEIR_OWN: [&str; 4] = ["config", "limits", "settings", "extension"];
+
 /// Tables whose elements have a policy.
 const WITH_POLICY: [&str; 2] = ["port", "uplink"];
 
@@ -49,7 +52,7 @@ fn parse(text: &str) -> Result<Config, Wrong> {
     let mut document = Map::new();
     for (key, value) in root.get_ref() {
         let known = WITH_POLICY.contains(&&**key.get_ref()).then_some(&policy_keys);
-        document.insert(snake(key)?, json(value, known)?);
+        document.insert(snake(key)?, json(value, Words::OfFile(known))?);
     }
     serde_path_to_error::deserialize(Value::Object(document)).map_err(|e| {
         let path: Vec<_> = e.path().iter().collect();
@@ -76,8 +79,28 @@ fn snake(key: &Spanned<std::borrow::Cow<'_, str>>) -> Result<String, Wrong> {
     Ok(text.replace('-', "_"))
 }
 
-/// A value as JSON has it; the elements of an array `with_policy` get their policy in a table of its own.
-fn json(value: &Spanned<DeValue<'_>>, with_policy: Option<&BTreeSet<String>>) -> Result<Value, Wrong> {
+/// In whose words keys are.
+#[derive(Clone, Copy)]
+enum Words<'a> {
+    /// Of the command line; elements of an array get the keys of policy that are given here in a table of their own.
+    OfFile(Option<&'a BTreeSet<String>>),
+    /// Of an extension: as they are.
+    OfExtension,
+}
+
+/// A TOML text that is one table, in an extension's own words, as JSON.
+pub(super) fn own_words(text: &str) -> Result<Value, String> {
+    let root = DeTable::parse(text).map_err(|e| e.message().replace('\n', ", "))?;
+    let mut keys = Map::new();
+    for (key, value) in root.get_ref() {
+        let value = json(value, Words::OfExtension).map_err(|(_, why)| why.to_string())?;
+        keys.insert(key.get_ref().to_string(), value);
+    }
+    Ok(Value::Object(keys))
+}
+
+/// A value as JSON has it.
+fn json(value: &Spanned<DeValue<'_>>, words: Words<'_>) -> Result<Value, Wrong> {
     let wrong = |value: &str, valid: &str| {
         let (setting, value, valid) = ("a key".into(), value.to_owned(), valid.to_owned());
         Refusal::BadValue { setting, value, valid }
@@ -96,20 +119,26 @@ fn json(value: &Spanned<DeValue<'_>>, with_policy: Option<&BTreeSet<String>>) ->
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Datetime(time) => Value::String(time.to_string()),
         DeValue::Array(items) => {
-            let items = items.iter().map(|item| json(item, with_policy));
+            let items = items.iter().map(|item| json(item, words));
             Value::Array(items.collect::<Result<_, _>>()?)
         }
         DeValue::Table(table) => {
             let (mut keys, mut policy) = (Map::new(), Map::new());
             for (key, value) in table {
+                let Words::OfFile(with_policy) = words else {
+                    keys.insert(key.get_ref().to_string(), json(value, words)?);
+                    continue;
+                };
                 let name = snake(key)?;
+                let plain =
+                    if THEIR_OWN.contains(&&*name) { Words::OfExtension } else { Words::OfFile(None) };
                 match with_policy {
                     Some(known) if name == "policy" => {
                         let known = known.iter().map(|key| key.replace('_', "-")).collect();
                         return Err((key.span(), Refusal::UnknownKey { key: name, known }));
                     }
-                    Some(known) if known.contains(&name) => policy.insert(name, json(value, None)?),
-                    _ => keys.insert(name, json(value, None)?),
+                    Some(known) if known.contains(&name) => policy.insert(name, json(value, plain)?),
+                    _ => keys.insert(name, json(value, plain)?),
                 };
             }
             if !policy.is_empty() {
@@ -191,7 +220,9 @@ fn for_file(value: &mut toml::Value, with_policy: bool) {
         toml::Value::Table(table) => {
             let mut renamed = toml::Table::new();
             for (key, mut value) in std::mem::take(table) {
-                for_file(&mut value, false);
+                if !THEIR_OWN.contains(&key.as_str()) {
+                    for_file(&mut value, false);
+                }
                 match value {
                     toml::Value::Table(policy) if with_policy && key == "policy" => renamed.extend(policy),
                     value => {

@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod events;
 mod explain;
+mod extension;
 mod fdb;
 mod file;
 mod meter;
@@ -105,6 +106,9 @@ enum Command {
     /// Network virtualization: customer networks with addresses of their own over the physical network.
     #[command(subcommand)]
     Nv(nv::Nv),
+    /// Extensions: what others add to the switch, built in or loaded as WebAssembly modules.
+    #[command(subcommand)]
+    Extension(extension::Extension),
     /// Ports on the move. With QEMU 10 or cloud-hypervisor 52, or newer, a guest's state travels in the front end's own stream and no command
     /// is needed.
     #[command(subcommand)]
@@ -219,6 +223,7 @@ pub fn main() -> ExitCode {
         Command::Meter(meter) => meter.run(&client, &answer),
         Command::Session(session) => session.run(&client, &answer),
         Command::Nv(nv) => nv.run(&client, &answer),
+        Command::Extension(extension) => extension.run(&client, &answer),
         Command::Migrate(migrate) => migrate.run(&client, &answer),
         Command::Fdb(fdb) => fdb.run(&client, &answer),
         Command::Worker(worker) => worker.run(&client, &answer),

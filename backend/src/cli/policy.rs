@@ -67,6 +67,10 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "PPS")]
     storm_limit: Option<Count>,
 
+    /// Extensions without which the port has no connectivity, or none [default: none].
+    #[arg(long, value_name = "NAME[,NAME…]|none", value_delimiter = ',')]
+    require_extension: Option<Vec<String>>,
+
     /// Copy every frame of a source to every destination [default: none].
     #[arg(long, value_enum, value_name = "none|source|destination", hide_possible_values = true)]
     mirror: Option<MirrorMode>,
@@ -117,6 +121,10 @@ impl PolicyArgs {
                 MirrorMode::Destination => Some("destination".into()),
                 MirrorMode::Default => None,
             }),
+            require_extension: self
+                .require_extension
+                .clone()
+                .map(|list| (list != ["none"] && list != ["default"]).then_some(list)),
             priority_tag: on_off(self.priority_tag),
             link: self.link.map(|v| match v {
                 UpDown::Up => Some(LinkState::Up),
@@ -132,6 +140,7 @@ pub(super) fn settings(policy: &Policy) -> Vec<(String, String)> {
     let shown = |key: &str, value: &Value| match (key, value) {
         ("addresses", Value::Null) => "any".to_owned(),
         (_, Value::Null) => "none".into(),
+        ("require_extension", Value::Array(names)) if names.is_empty() => "none".into(),
         ("address_limit" | "storm_limit", limit) if *limit == 0 => "none".into(),
         (_, Value::Bool(on)) => if *on { "on" } else { "off" }.into(),
         (_, Value::String(text)) => text.clone(),

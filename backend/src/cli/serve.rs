@@ -16,6 +16,7 @@ use vswitch::refusal::{Object, Refusal, Refused};
 use super::begin::{Beginning, Begun};
 use super::{Failure, NoJson, apply, file};
 use crate::api::{self, Callers, Shared};
+use crate::control::extension::library::Library;
 use crate::control::handover::{self, lifecycle::Lifecycle};
 use crate::control::model::MacPool;
 #[cfg(feature = "etcd")]
@@ -219,12 +220,17 @@ impl Serve {
             std::thread::Builder::new().name("event-log".into()).spawn(move || events.log_until_closed()).ok()
         };
         let host_name = host::name();
+        let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
+        let library = Library::open(directory).map_err(|e| {
+            let about = Object::State(self.state_dir.to_string_lossy().into_owned());
+            Refusal::StateUnusable { reason: format!("the modules of extensions: {e}") }.of(about)
+        })?;
         let host = Host {
+            library,
             pool: MacPool::of(self.host_id.as_deref(), host::first_ipv4(), &host_name),
             id: self.host_id.unwrap_or(host_name),
         };
         let lifecycle = Lifecycle::new(events.clone());
-        let directory = (self.state_dir != Path::new("none")).then_some(self.state_dir.as_path());
         let policy_store = policy_store(
             &self.policy_store,
             self.policy_store_ca,

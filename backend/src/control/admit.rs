@@ -1,11 +1,12 @@
 //! The first phase of a change: everything about it is judged against what exists. Changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use vswitch::extension::stack::MOST_ENABLED;
 use vswitch::port::vlan::Vlan;
 use vswitch::port::{Mirror, PortKind};
 use vswitch::refusal::Refusal;
@@ -160,6 +161,7 @@ impl Switch {
             metering: None,
             epoch: 0,
             carried: Carried::default(),
+            extensions: BTreeMap::new(),
             acl: Arc::default(),
             rules: Arc::default(),
         })
@@ -187,6 +189,7 @@ impl Switch {
             metering: None,
             epoch: 0,
             carried: Carried::default(),
+            extensions: BTreeMap::new(),
             acl: Arc::default(),
             rules: Arc::default(),
         })
@@ -254,6 +257,9 @@ pub(super) fn changed(old: &Policy, change: &PolicyChange, kind: PortKind) -> Re
         let limit = limit.unwrap_or(default.storm_limit.into());
         new.storm_limit = check::range("storm-limit", limit, 0, u32::MAX.into(), "frames per second")? as u32;
     }
+    if let Some(names) = &change.require_extension {
+        new.require_extension = required(names.as_deref().unwrap_or_default())?;
+    }
     if let Some(mirror) = &change.mirror {
         new.mirror = mirror.as_deref().map_or(Ok(default.mirror), mirror_mode)?;
     }
@@ -285,6 +291,7 @@ fn applicable(change: &PolicyChange, kind: PortKind) -> Result<(), Refusal> {
         ("addresses", change.addresses.is_some()),
         ("address-limit", change.address_limit.is_some()),
         ("storm-limit", change.storm_limit.is_some()),
+        ("require-extension", change.require_extension.is_some()),
         ("priority-tag", change.priority_tag.is_some()),
     ];
     let given = |list: &[(&'static str, bool)]| list.iter().find(|(_, given)| *given).map(|(name, _)| *name);
@@ -350,6 +357,19 @@ fn owned_addresses(texts: &[String]) -> Result<Option<Arc<[IpNet]>>, Refusal> {
     list.sort_unstable();
     list.dedup();
     Ok(Some(list.into()))
+}
+
+/// Names of extensions, each once; whether they are there is another question.
+fn required(names: &[String]) -> Result<Vec<String>, Refusal> {
+    if names.len() > MOST_ENABLED {
+        let what = "required extensions";
+        return Err(Refusal::TooManyEntries { what, count: names.len(), limit: MOST_ENABLED });
+    }
+    names.iter().try_for_each(|name| check::name(name))?;
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 fn mirror_mode(text: &str) -> Result<Mirror, Refusal> {

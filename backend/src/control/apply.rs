@@ -42,7 +42,8 @@ impl Switch {
     /// The document that describes the switch: applying it changes nothing.
     pub fn save(&self) -> Config {
         let nv = self.nv_saved();
-        let mut config = Config { switch: settings(&self.settings), nv, ..Config::default() };
+        let (switch, extension) = (settings(&self.settings), self.saved_extensions());
+        let mut config = Config { switch, extension, nv, ..Config::default() };
         for port in self.configs() {
             let policy = policy(&port.policy);
             let mac = (port.mac_kind == MacKind::Static).then(|| port.mac.to_string());
@@ -57,6 +58,7 @@ impl Switch {
                 metering: port.metering.is_some(),
                 acl,
                 rule: port.rules.items().map(rule::spec).collect(),
+                extension: port.extensions.clone(),
                 ..ConfigPort::default()
             };
             match &port.device {
@@ -92,7 +94,10 @@ impl Switch {
         }
         unique(wanted)?;
         let mut draft = self.draft();
+        let extensions = std::mem::take(&mut draft.settings.extensions);
         draft.settings = Settings::default().changed(&wanted.switch).map_err(switch)?;
+        draft.settings.extensions = extensions;
+        draft.plan_extensions(&wanted.extension)?;
         let stays_uplink = |new: &&ConfigUplink| {
             self.ports.get(&new.name).is_some_and(|entry| same_uplink(&entry.config, new))
         };
@@ -164,7 +169,7 @@ impl Switch {
             meter::enable(&mut config, &mut self.tallies).map_err(port)?;
         }
         self.put(config);
-        Ok(())
+        self.plan_settings(&new.name, &new.extension).map_err(port)
     }
 
     /// Puts a planned port in its place.

@@ -4,20 +4,23 @@
 //! the ports that are gone, publishes one snapshot, serves the new ports, and ends with one transaction of the store. What fails
 //! on the way is undone; guests of ports that had to be let go of then lose their connection and make it again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::mem;
 
 use serde::Serialize;
 use serde_json::Value;
+use vswitch::Tally;
 use vswitch::event::Event;
 use vswitch::refusal::{Object, Refusal, Refused};
 
+use super::compile::{serve, system};
+use super::extension::document;
 use super::list::{self, Item, List};
 use super::model::{Device, MacKind, PortConfig, Settings};
-use super::nv::document;
+use super::nv::document as nv_document;
 use super::nv::object::Change;
 use super::types::Difference;
-use super::{Switch, acl, admit, rule, serve, system, view};
+use super::{Switch, acl, admit, rule, view};
 use crate::spec::EventSink;
 use crate::store::Store;
 
@@ -35,6 +38,7 @@ impl Switch {
             store: Store::none(),
             events: self.events.clone(),
             nv: self.nv.clone(),
+            extensions: self.extensions.clone(),
             policy: None,
             records: self.records.clone(),
             fleet_key: None,
@@ -45,8 +49,7 @@ impl Switch {
     /// Becomes what a draft of it has become. A port is the same one if name and number are.
     pub(super) fn adopt(&mut self, draft: Self) -> Result<(), Refused> {
         let switch = |why: Refusal| why.of(Object::Switch);
-        let new_tallies = draft.ports.values().flat_map(|entry| entry.config.tallies());
-        self.make_room(new_tallies).map_err(switch)?;
+        self.make_room(draft.all_tallies()).map_err(switch)?;
         let data = self.data.as_ref().ok_or(Refusal::Stopping).map_err(switch)?;
         let is_in = |there: &Self, config: &PortConfig| {
             there.ports.get(&config.name).is_some_and(|entry| entry.config.id == config.id)
@@ -61,6 +64,7 @@ impl Switch {
         let gone: Vec<_> = self.configs().filter(|config| !is_in(&draft, config)).cloned().collect();
         let fresh: Vec<_> = draft.configs().filter(|config| !is_in(self, config)).cloned().collect();
 
+        let agreed = self.ask_draft(&draft, &gone, &fresh)?;
         for config in &gone {
             self.kept.forget(config.id);
         }
@@ -74,6 +78,7 @@ impl Switch {
         self.publish();
         if let Err(refused) = self.serve_and_store(&fresh, &old, &planned) {
             self.exchange(old);
+            agreed.undo();
             self.publish();
             self.serve_again(&gone);
             for config in &fresh {
@@ -87,13 +92,20 @@ impl Switch {
         if !planned.is_empty() {
             self.nv_apply(&planned);
         }
+        agreed.done();
+        self.conclude(&old, &gone, &fresh);
         self.tell(&old, &gone, &fresh);
-        let used: HashSet<_> = self.configs().flat_map(PortConfig::tallies).collect();
-        let unused: Vec<_> =
-            old.configs().flat_map(PortConfig::tallies).filter(|tally| !used.contains(tally)).collect();
+        let used: HashSet<_> = self.all_tallies().collect();
+        let unused: Vec<_> = old.all_tallies().filter(|tally| !used.contains(tally)).collect();
         self.release(unused.into_iter());
         self.follow_devices();
+        self.follow_cards();
         Ok(())
+    }
+
+    /// Where anything is counted.
+    pub(super) fn all_tallies(&self) -> impl Iterator<Item = Tally> + '_ {
+        self.configs().flat_map(PortConfig::tallies).chain(self.settings.extensions.tallies())
     }
 
     pub(super) fn configs(&self) -> impl Iterator<Item = &PortConfig> {
@@ -106,6 +118,7 @@ impl Switch {
         mem::swap(&mut self.ports, &mut other.ports);
         mem::swap(&mut self.tallies, &mut other.tallies);
         mem::swap(&mut self.last_id, &mut other.last_id);
+        mem::swap(&mut self.extensions, &mut other.extensions);
         mem::swap(&mut self.nv.objects, &mut other.nv.objects);
         self.nv.touch();
         other
@@ -189,6 +202,7 @@ impl Switch {
         if !settings.is_empty() {
             lines.push(line("~", "switch", options(&settings)));
         }
+        lines.extend(document::differences(&self.settings.extensions, &draft.settings.extensions));
         for old in self.configs() {
             if draft.ports.get(&old.name).is_none_or(|entry| entry.config.id != old.id) {
                 lines.push(line("-", &object(old).to_string(), String::new()));
@@ -204,7 +218,7 @@ impl Switch {
                 _ => lines.push(line("+", &object(new).to_string(), described(new))),
             }
         }
-        lines.extend(document::lines(&draft.nv.planned));
+        lines.extend(nv_document::lines(&draft.nv.planned));
         lines
     }
 }
@@ -269,6 +283,8 @@ fn described(config: &PortConfig) -> String {
     if config.metering.is_some() {
         parts.push("metering".into());
     }
+    let own = own_differences(&BTreeMap::new(), &config.extensions);
+    parts.extend(Some(options(&own)).filter(|text| !text.is_empty()));
     for (count, noun) in [(config.acl.len(), "ACL"), (config.rules.len(), "rule")] {
         match (count, noun) {
             (0, _) => {}
@@ -292,6 +308,7 @@ fn port_differences(old: &PortConfig, new: &PortConfig) -> Vec<Difference> {
     } else if old.metering != new.metering {
         settings.push("metering=reset".into());
     }
+    settings.extend(own_differences(&old.extensions, &new.extensions));
     let mut lines = Vec::new();
     if !settings.is_empty() {
         lines.push(line("~", &name, options(&settings)));
@@ -299,6 +316,16 @@ fn port_differences(old: &PortConfig, new: &PortConfig) -> Vec<Difference> {
     lines.extend(list_differences(&format!("{name} acl"), [&old.acl, &new.acl], acl::spec));
     lines.extend(list_differences(&format!("{name} rule"), [&old.rules, &new.rules], rule::spec));
     lines
+}
+
+/// The settings in which a port differs that are extensions' own.
+fn own_differences(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<String> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let shown = |name: &String| match new.get(name) {
+        Some(settings) => format!("extension.{name}={settings}"),
+        None => format!("extension.{name}=none"),
+    };
+    names.into_iter().filter(|name| old.get(*name) != new.get(*name)).map(shown).collect()
 }
 
 fn list_differences<I: Item, S: Serialize>(

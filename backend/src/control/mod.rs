@@ -12,7 +12,9 @@ mod admit;
 mod apply;
 mod change;
 pub mod check;
+mod compile;
 mod explain;
+pub mod extension;
 pub mod handover;
 pub mod host;
 pub mod list;
@@ -21,6 +23,7 @@ pub mod meter;
 pub mod model;
 pub mod nv;
 pub mod path;
+mod port;
 pub mod rule;
 mod session;
 pub mod takeover;
@@ -32,19 +35,21 @@ pub(crate) mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use migration::seal::FleetKey;
 use vswitch::event::Event;
-use vswitch::port::{Port, PortKind};
+use vswitch::port::PortKind;
 use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::snapshot::Snapshot;
 
-use self::admit::{changed, differences};
+use self::compile::{compile, initial_mtu, serve, system};
+use self::extension::Extensions;
+use self::extension::library::Library;
 use self::handover::{Arrival, Departure, Kept};
-use self::model::{Device, MacKind, MacPool, PortConfig, Settings};
+use self::model::{Device, MacPool, PortConfig, Settings};
 use self::nv::object::RecordKey;
 use self::nv::records::RecordTable;
 use self::path::DataPath;
@@ -68,6 +73,8 @@ pub struct Host {
     pub id: String,
     /// Where dynamic addresses come from.
     pub pool: MacPool,
+    /// Where modules of extensions come from.
+    pub library: Library,
 }
 
 #[derive(Clone)]
@@ -79,6 +86,10 @@ struct Entry {
     fault: Option<String>,
     /// Whether its guest is here: its rings run, or its state has arrived.
     present: bool,
+    /// While its rings run, as extensions know: how often they had started.
+    connected: Option<u32>,
+    /// Whether it requires an extension that is not there, as last published.
+    unmet: bool,
     /// A guest that is about to arrive.
     arrival: Option<Box<Arrival>>,
     /// A guest that is about to leave.
@@ -96,7 +107,8 @@ impl Entry {
             _ => None,
         };
         let present = config.device.kind() != PortKind::Guest;
-        Self { config, mtu, fault: None, present, arrival: None, departure: None, place }
+        let (connected, unmet, arrival, departure) = (None, false, None, None);
+        Self { config, mtu, fault: None, present, connected, unmet, arrival, departure, place }
     }
 }
 
@@ -112,6 +124,8 @@ pub struct Switch {
     data: Option<Box<dyn DataPath>>,
     store: Store,
     events: Arc<EventLog>,
+    /// The enabled extensions.
+    extensions: Extensions,
     /// Network virtualization but for its records.
     nv: nv::Nv,
     /// The store of it that hosts share, if they do.
@@ -145,6 +159,7 @@ impl Switch {
             }
         }
         switch.follow_devices();
+        switch.follow_cards();
         Ok(switch)
     }
 
@@ -156,10 +171,11 @@ impl Switch {
         events: Arc<EventLog>,
         start: impl FnOnce(Snapshot) -> Result<D, DataplaneError>,
     ) -> Result<Self, Refused> {
-        let tallies = Tallies::of(saved.ports.iter())
+        let tallies = Tallies::of(saved.ports.iter(), saved.settings.extensions.tallies())
             .map_err(|reason| Refusal::StateCorrupt { reason }.of(Object::Switch))?;
         let mut switch = Self {
             tallies,
+            extensions: Extensions::new(host.library.clone()),
             host,
             settings: saved.settings,
             ports: BTreeMap::new(),
@@ -185,6 +201,7 @@ impl Switch {
             switch.ports.insert(entry.config.name.clone(), entry);
         }
         switch.follow_uplinks();
+        let relisted = switch.start_extensions()?;
         let first = switch.snapshot();
         let data = start(first).map_err(|e| system(&e).of(Object::Switch))?;
         let table = RecordTable::new(data.state());
@@ -196,8 +213,10 @@ impl Switch {
         table.apply(&records.collect::<Vec<_>>());
         switch.records = Some(table);
         switch.data = Some(Box::new(data));
-        let tallies = switch.ports.values().flat_map(|entry| entry.config.tallies());
-        switch.make_room(tallies).map_err(|why| why.of(Object::Switch))?;
+        switch.make_room(switch.all_tallies()).map_err(|why| why.of(Object::Switch))?;
+        if relisted {
+            switch.store.put(Some(&switch.settings), &[]).map_err(|why| why.of(Object::Switch))?;
+        }
         Ok(switch)
     }
 
@@ -249,6 +268,8 @@ impl Switch {
             }
         }
         self.follow_devices();
+        self.follow_cards();
+        self.follow_faults();
         self.follow_awaited();
         self.nv_remember();
     }
@@ -325,148 +346,6 @@ impl Switch {
         self.ports.get(name).ok_or_else(|| Refusal::UnknownPort { known: self.names(false) })
     }
 
-    /// Applies a checked port: policy first, then its rings, then the store.
-    fn add(&mut self, config: PortConfig) -> Result<(), Refusal> {
-        let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
-        let (id, name) = (config.id, config.name.clone());
-        self.events.name_port(id, &name);
-        self.ports.insert(name.clone(), Entry::new(config));
-        self.epoch += 1;
-        data.publish(compile(self.epoch, &self.settings, &self.ports, &mut self.nv));
-        let config = &self.ports[&name].config;
-        data.clear_counters(id);
-        let served = serve(&**data, &self.nv_offered().of(config)).map_err(|e| system(&e));
-        let stored = served
-            .and_then(|()| self.store.put(None, &[(None, Some(config))]).inspect_err(|_| data.remove(id)));
-        if let Err(why) = stored {
-            self.ports.remove(&name);
-            self.publish();
-            self.events.forget_port(id);
-            return Err(why);
-        }
-        self.last_id = id.0;
-        self.events.emit(Event::PortAdded { port: id, name });
-        self.follow_devices();
-        self.nv_interest();
-        Ok(())
-    }
-
-    /// Takes a port away: forgotten by the store, let go by the data path, then unpublished.
-    fn remove(&mut self, name: &str) -> Result<(), Refusal> {
-        let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
-        let config = self.entry(name)?.config.clone();
-        let id = config.id;
-        self.store.put(None, &[(Some(&config), None)])?;
-        self.kept.forget(id);
-        data.remove(id);
-        self.ports.remove(name);
-        self.publish();
-        self.nv_coming();
-        self.release(config.tallies());
-        self.events.emit(Event::PortRemoved { port: id, name: name.to_owned() });
-        self.events.forget_port(id);
-        Ok(())
-    }
-
-    fn change_port(&mut self, name: &str, change: &PortChange) -> Result<(), Refusal> {
-        if self.data.is_none() {
-            return Err(Refusal::Stopping);
-        }
-        let old = self.entry(name)?.config.clone();
-        let policy = changed(&old.policy, &change.policy, old.device.kind())?;
-        self.check_private_vlans(name, &policy.vlan)?;
-        let changes = differences(&old.policy, &policy);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let port = old.id;
-        self.replace(&PortConfig { policy, ..old })?;
-        self.events.emit(Event::PortChanged { port, changes });
-        Ok(())
-    }
-
-    /// Puts a checked configuration in the place of the one with its name, which is returned.
-    ///
-    /// It is published before it is stored, so that a change is in force as soon as workers can follow, whatever the
-    /// disk takes; the command returns after both. If it cannot be stored, the old one is published again.
-    fn replace(&mut self, new: &PortConfig) -> Result<PortConfig, Refusal> {
-        let entry = self.entry(&new.name)?;
-        // It is provisional: it may have to become again what it was before the state arrived.
-        if entry.arrival.is_some() {
-            return Err(Refusal::StateArrived);
-        }
-        let old = entry.config.clone();
-        self.put_entry(new.clone());
-        self.publish();
-        if let Err(why) = self.store.put(None, &[(Some(&old), Some(new))]) {
-            self.put_entry(old);
-            self.publish();
-            return Err(why);
-        }
-        self.nv_coming();
-        Ok(old)
-    }
-
-    /// Gives the port of this name this configuration.
-    fn put_entry(&mut self, config: PortConfig) {
-        if let Some(entry) = self.ports.get_mut(&config.name) {
-            entry.config = config;
-        }
-    }
-
-    fn change_switch(&mut self, change: &SwitchChange) -> Result<(), Refusal> {
-        if self.data.is_none() {
-            return Err(Refusal::Stopping);
-        }
-        let new = self.settings.changed(change)?;
-        self.check_kind(new.kind)?;
-        let changes = change::settings_differences(&self.settings, &new);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.store.put(Some(&new), &[])?;
-        self.settings = new;
-        self.publish();
-        self.events.emit(Event::SwitchChanged { changes });
-        Ok(())
-    }
-
-    /// Takes over MTUs, which interfaces change and front ends lower, and the addresses of uplinks.
-    fn follow_devices(&mut self) {
-        let addressed = self.follow_uplinks();
-        let Some(data) = &self.data else { return };
-        let mut changed = addressed;
-        for entry in self.ports.values_mut() {
-            let Some(status) = data.status(entry.config.id) else { continue };
-            changed |= status.mtu != 0 && status.mtu != entry.mtu;
-            if status.mtu != 0 {
-                entry.mtu = status.mtu;
-            }
-        }
-        if changed {
-            self.publish();
-        }
-    }
-
-    /// Takes over the addresses of uplinks; whether one changed.
-    fn follow_uplinks(&mut self) -> bool {
-        let mut changed = false;
-        let mut uplinks =
-            self.ports.values_mut().filter(|e| e.config.mac_kind == MacKind::Interface).peekable();
-        if uplinks.peek().is_none() {
-            return false;
-        }
-        let interfaces = host::interfaces();
-        for Entry { config, .. } in uplinks {
-            let found = interfaces.iter().find(|i| Some(i.name.as_str()) == config.device.interface());
-            if let Some(mac) = found.and_then(|i| i.mac).filter(|mac| *mac != config.mac) {
-                config.mac = mac;
-                changed = true;
-            }
-        }
-        changed
-    }
-
     fn publish(&mut self) {
         let snapshot = self.snapshot();
         if let Some(data) = &self.data {
@@ -477,52 +356,7 @@ impl Switch {
 
     fn snapshot(&mut self) -> Snapshot {
         self.epoch += 1;
-        compile(self.epoch, &self.settings, &self.ports, &mut self.nv)
-    }
-}
-
-fn compile(epoch: u64, settings: &Settings, ports: &BTreeMap<String, Entry>, nv: &mut nv::Nv) -> Snapshot {
-    // Names of virtual machines are known to the data path as numbers that hold for one snapshot.
-    let vms: BTreeSet<&str> = ports.values().filter_map(|e| e.config.policy.vm.as_deref()).collect();
-    let vms: BTreeMap<&str, u64> = vms.into_iter().zip(1..).collect();
-    let port = |Entry { config, mtu, present, .. }: &Entry| Port {
-        present: *present,
-        id: config.id,
-        kind: config.device.kind(),
-        mac: config.mac,
-        mtu: *mtu,
-        vm: config.policy.vm.as_deref().and_then(|name| vms.get(name).copied()),
-        policy: config.compiled(),
-    };
-    let snapshot = Snapshot::new(epoch, settings.compiled(), ports.values().map(port).collect());
-    if settings.nv { snapshot.with_nv(nv.policy(ports)) } else { snapshot }
-}
-
-fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), DataplaneError> {
-    // Checked when the port was made and when it was read back.
-    data.add(config, config.device.feature_bits().unwrap_or(0))
-}
-
-fn initial_mtu(device: &Device) -> u16 {
-    match device {
-        Device::Guest { mtu, .. } => *mtu,
-        Device::Host { interface } | Device::Uplink { interface, .. } => {
-            host::interface_mtu(interface).unwrap_or(DEFAULT_MTU)
-        }
-    }
-}
-
-/// The data path's error as a refusal with the same text.
-fn system(error: &DataplaneError) -> Refusal {
-    match error {
-        DataplaneError::Socket { path, reason } => {
-            Refusal::SocketUnusable { path: path.to_string_lossy().into_owned(), reason: reason.clone() }
-        }
-        DataplaneError::Interface { interface, reason } => {
-            Refusal::InterfaceUnusable { interface: interface.clone(), reason: reason.clone() }
-        }
-        DataplaneError::System { what, source } => {
-            Refusal::System { what: (*what).to_owned(), reason: source.to_string() }
-        }
+        self.note_unmet();
+        compile(self.epoch, &self.settings, &self.ports, &mut self.nv, &self.extensions)
     }
 }

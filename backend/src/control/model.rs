@@ -3,17 +3,20 @@
 //! Unknown fields are errors when a stored object is read: one written by a newer version may carry protection this
 //! version does not know, and dropping that silently would open the port.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use migration::state::{ExtensionState, UnknownField};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vswitch::port::PortKind;
 use vswitch::refusal::Refusal;
 use vswitch::snapshot::{SwitchConfig, SwitchKind};
 use vswitch::{Mac, PortId, Tally};
 
 use super::acl::Acl;
+use super::extension::model::Listed;
 use super::list::Item;
 use super::meter::Metering;
 use super::rule::Rules;
@@ -38,13 +41,16 @@ pub struct Settings {
     /// Whether ports with a virtual subnet are in customer networks; without it they are only kept apart.
     #[serde(default)]
     pub nv: bool,
+    /// Extensions.
+    #[serde(default, skip_serializing_if = "Listed::is_empty")]
+    pub extensions: Listed,
 }
 
 impl Default for Settings {
     /// A new switch is external, the one kind that takes every kind of port.
     fn default() -> Self {
         let SwitchConfig { fdb_size, rx_wait_us, .. } = SwitchConfig::default();
-        Self { kind: SwitchKind::External, fdb_size, rx_wait_us, nv: false }
+        Self { kind: SwitchKind::External, fdb_size, rx_wait_us, nv: false, extensions: Listed::default() }
     }
 }
 
@@ -213,6 +219,9 @@ pub struct PortConfig {
     /// What it brought along that this version only carries on.
     #[serde(default, skip_serializing_if = "Carried::is_empty")]
     pub carried: Carried,
+    /// Settings for it that are extensions' own, by extension, whether that is enabled or not.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, Value>,
     /// Its ACL; the store has a row for each entry.
     #[serde(skip)]
     pub acl: Arc<Acl>,

@@ -1,4 +1,5 @@
-//! Which tally numbers are in use: one for each ACL entry that counts and each rule, over all ports.
+//! Which tally numbers are in use: one for each ACL entry that counts and each rule, over all ports, and for each
+//! reason that an enabled extension has to drop a frame.
 //!
 //! Numbers are stored with their entries, so what was counted survives a restart. The lowest free number is given first,
 //! which keeps the file of counts small. A number is given back only when no snapshot names it any more and its counts are
@@ -25,9 +26,17 @@ pub(super) struct Tallies {
 }
 
 impl Tallies {
-    /// What the entries of `ports` leave free; an error names a number that is not valid or given twice.
-    pub(super) fn of<'a>(ports: impl Iterator<Item = &'a PortConfig>) -> Result<Self, String> {
+    /// What the entries of `ports`, and extensions, leave free; an error names a number that is not valid or given twice.
+    pub(super) fn of<'a>(
+        ports: impl Iterator<Item = &'a PortConfig>,
+        extensions: impl Iterator<Item = Tally>,
+    ) -> Result<Self, String> {
         let mut used = BTreeSet::new();
+        for Tally(number) in extensions {
+            if !(1..=LIMIT).contains(&number) || !used.insert(number) {
+                return Err(format!("extensions: counter {number} is out of range or given twice"));
+            }
+        }
         for port in ports {
             let entries = port.acl.items().map(|e| (e.counts(), e.tally()));
             let rules = port.rules.items().map(|r| (r.counts(), r.tally()));
@@ -49,15 +58,24 @@ impl Tallies {
         let wanted = items.iter().filter(|item| item.counts()).count();
         if self.free.len() + (LIMIT + 1 - self.next) as usize >= wanted {
             for item in items.iter_mut().filter(|item| item.counts()) {
-                let number = self.free.pop_first().unwrap_or_else(|| {
-                    self.next += 1;
-                    self.next - 1
-                });
-                item.count_on(Tally(number));
+                item.count_on(self.take());
             }
             return Ok(());
         }
         Err(Refusal::NoCounter { limit: LIMIT })
+    }
+
+    /// Gives one number.
+    pub(super) fn give_one(&mut self) -> Result<Tally, Refusal> {
+        if self.left() == 0 { Err(Refusal::NoCounter { limit: LIMIT }) } else { Ok(self.take()) }
+    }
+
+    /// The lowest one that is free; there must be one.
+    fn take(&mut self) -> Tally {
+        Tally(self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        }))
     }
 
     /// How many can still be given.
@@ -92,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_lowest_free_number_is_given_first_and_allow_entries_get_none() {
-        let mut tallies = Tallies::of(std::iter::empty()).unwrap();
+        let mut tallies = Tallies::of(std::iter::empty(), std::iter::empty()).unwrap();
         let mut five = entries(5, Action::Deny);
         five[1].action = Action::Allow;
         tallies.give(&mut five).unwrap();

@@ -2,6 +2,7 @@
 
 mod apply;
 mod coming;
+pub(in crate::control) mod extensions;
 mod handover;
 mod lists;
 mod meters;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use vswitch::explain::Explanation;
 use vswitch::fdb::{self, EntryKind};
 use vswitch::pipeline::Verdict;
+use vswitch::port::Port;
 
 use vswitch::snapshot::SwitchKind;
 use vswitch::state::PortMemory;
@@ -52,6 +54,9 @@ struct Notes {
     published: Option<std::time::Instant>,
     /// As last published, by number.
     ports: Vec<Port>,
+    /// Names of extensions as last published, and which of them judge.
+    stack: Vec<String>,
+    judging: Vec<bool>,
     tallies: std::collections::HashMap<u32, (u64, u64)>,
     counters: std::collections::HashMap<u16, PortCounters>,
     memories: std::collections::HashMap<u16, PortMemory>,
@@ -106,6 +111,9 @@ impl DataPath for Fake {
         notes.link_up = first.is_some_and(|p| p.policy.link_up);
         notes.published = Some(std::time::Instant::now());
         notes.ports = snapshot.ports().cloned().collect();
+        let slots = snapshot.extensions().map(|stack| stack.slots()).unwrap_or_default();
+        notes.stack = slots.iter().map(|slot| slot.name().to_owned()).collect();
+        notes.judging = slots.iter().map(|slot| slot.instance().judges(vswitch::Direction::Out)).collect();
         notes.published_mtu = first.map_or(0, |p| p.mtu);
     }
 
@@ -249,7 +257,11 @@ impl DataPath for Fake {
 }
 
 fn start(saved: Saved, store: Store, fake: &Fake) -> Switch {
-    let host = Host { id: "test".into(), pool: MacPool([7, 9]) };
+    start_with(Library::default(), saved, store, fake)
+}
+
+fn start_with(library: Library, saved: Saved, store: Store, fake: &Fake) -> Switch {
+    let host = Host { id: "test".into(), pool: MacPool([7, 9]), library };
     let fake = fake.clone();
     Switch::start(host, store, saved, Arc::default(), move |first| {
         fake.publish(first);
@@ -444,6 +456,7 @@ fn stored_uplink() -> PortConfig {
         metering: None,
         epoch: 0,
         carried: model::Carried::default(),
+        extensions: BTreeMap::new(),
         acl: Arc::default(),
         rules: Arc::default(),
     }

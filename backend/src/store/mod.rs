@@ -31,8 +31,8 @@ pub const FILE: &str = "turnpike.redb";
 /// Version of what is stored. Grows when an older program could not read it correctly.
 ///
 /// 1: ports without lists. 2: rows of ACL entries and rules beside the ports, which an older program would not see. 3: objects of network
-/// virtualization, which keep tenants apart.
-const FORMAT: u32 = 3;
+/// virtualization, which keep tenants apart. 4: extensions, which filter.
+const FORMAT: u32 = 4;
 
 /// `format` (a number) and `switch` (settings), each as JSON.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -392,6 +392,7 @@ mod tests {
             metering: None,
             epoch: 0,
             carried: crate::control::model::Carried::default(),
+            extensions: BTreeMap::new(),
             acl: Arc::default(),
             rules: Arc::default(),
         }
@@ -455,7 +456,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         raw(directory.path(), META, "format", &9);
         let line = line(Store::open(directory.path()));
-        assert!(line.contains("the store has format 9, this version knows format 3"), "{line}");
+        assert!(line.contains("the store has format 9, this version knows format 4"), "{line}");
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl Bench {
             mac: mac(id),
             mtu: 1500,
             present: true,
+            unmet: false,
             policy: policy(),
         };
         let snapshot = Snapshot::new(1, SwitchConfig::default(), vec![port(1), port(2)]);

@@ -63,7 +63,7 @@ impl Bench {
     fn new(policy: impl Fn(Ipv4Addr) -> Policy) -> Self {
         let ports = [SENDER, RECEIVER].map(|(id, mac, own)| {
             let (kind, policy) = (PortKind::Guest, policy(own));
-            Port { id, kind, mac, mtu: 1500, vm: None, present: true, policy }
+            Port { id, kind, mac, mtu: 1500, vm: None, present: true, unmet: false, policy }
         });
         let snap = Snapshot::new(1, SwitchConfig::default(), ports.into());
         Self { snap, state: State::new(8192, 1) }

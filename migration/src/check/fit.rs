@@ -404,11 +404,16 @@ fn room(found: &mut Found, m: &Manifest, o: &Offer) {
 }
 
 fn extensions(found: &mut Found, m: &Manifest, o: &Offer) {
+    for name in m.required_extensions.iter().filter(|name| !o.extensions.contains_key(*name)) {
+        let fix =
+            format!("turnpike extension enable {name} there, or --require-extension none at the source");
+        found.add(Kind::ExtensionRequired, format!("extension '{name}'"), "it enabled", "none", fix);
+    }
     for (name, version) in &m.extensions {
         let object = format!("extension '{name}'");
         match o.extensions.get(name) {
             None => {
-                let fix = "install it there, or remove its state at the source";
+                let fix = "turnpike extension enable it there, or it begins without what it remembers";
                 found.add(Kind::ExtensionMissing, object, format!("version {version}"), "none", fix);
             }
             Some((oldest, newest)) if !(oldest..=newest).contains(&version) => {

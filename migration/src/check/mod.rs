@@ -80,6 +80,9 @@ pub struct Manifest {
     /// Extensions whose state goes with it, with the version that wrote it.
     #[serde(default)]
     pub extensions: BTreeMap<String, u32>,
+    /// Extensions without which it has no connectivity.
+    #[serde(default)]
+    pub required_extensions: Vec<String>,
 }
 
 /// A virtio device as negotiated.
@@ -350,6 +353,7 @@ kinds! {
     Counters = "counters-full" Error "There are not enough counters for its meters, entries and rules.",
     Sessions = "sessions-full" Error "There is no room for its sessions.",
     Addresses = "fdb-full" Warning "There is no room for the addresses learned behind it.",
-    ExtensionMissing = "extension-missing" Error "An extension with state of the port is not there.",
+    ExtensionRequired = "extension-required" Error "An extension that the port requires is not there.",
+    ExtensionMissing = "extension-missing" Warning "An extension with state of the port is not there; the state is kept and moves on.",
     ExtensionVersion = "extension-version" Error "An extension there does not read the state of this version.",
 }

@@ -27,6 +27,7 @@ fn manifest() -> Manifest {
         learned: 3,
         used_addresses: 2,
         extensions: BTreeMap::new(),
+        required_extensions: Vec::new(),
     }
 }
 
@@ -159,6 +160,7 @@ const CHANGES: &[(Kind, Change)] = &[
     }),
     (Kind::Sessions, |m, _| m.sessions = 65_537),
     (Kind::Addresses, |_, o| o.free_addresses = 2),
+    (Kind::ExtensionRequired, |m, _| m.required_extensions.push("firewall".into())),
     (Kind::ExtensionMissing, |m, _| {
         m.extensions.insert("sflow".into(), 1);
     }),

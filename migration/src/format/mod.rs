@@ -80,6 +80,7 @@
 //! | 13 | required | link-up | bool | |
 //! | 14 | required | acl | \[entry\] | the ACL and what it counted |
 //! | 15 | required | rules | \[rule\] | the extended rules and what they counted |
+//! | 0x8001 | | require-extension | \[length u8, name\] | extensions without which it has no connectivity, one to 8: names as of *extension*, ascending |
 //!
 //! | metering | | name | type | content |
 //! |---|---|---|---|---|
@@ -119,8 +120,8 @@
 //! network u32; rule weight u32 (1 to 2147483647); local port u16; remote port u16; timeout u64 (1,000 to 86,400,000 ms); age u64 and
 //! idle u64 in milliseconds; local and remote address, 4 or 16 bytes each. 48 or 72 bytes.
 //!
-//! *extension*: length u8 and name (1 to 64 letters, digits, `.`, `_`, `-`; each once); version u32; length u32 and configuration;
-//! length u32 and run-time state.
+//! *extension*: length u8 and name (1 to 64 letters, digits, `.`, `_`, `-`; each once); version u32; length u32 and configuration for the
+//! port (JSON; up to 65536 bytes); length u32 and run-time state, whose meaning is the extension's (up to 262144 bytes).
 
 mod error;
 mod lists;

@@ -6,8 +6,9 @@ use vswitch::port::vlan::{Vlan, VlanSet};
 use super::FormatError;
 use super::lists;
 use super::read::{Cursor, Slot};
+use super::runtime;
 use super::write::Writer;
-use crate::state::{PortPolicy, UnknownField};
+use crate::state::{MAX_REQUIRED, PortPolicy, UnknownField};
 
 use super::field::POLICY as GROUP;
 
@@ -26,6 +27,8 @@ const PRIORITY_TAG: u16 = 12;
 const LINK_UP: u16 = 13;
 const ACL: u16 = 14;
 const RULES: u16 = 15;
+/// It narrows what the port may do: a reader that does not know it must not take the state.
+const REQUIRE_EXTENSION: u16 = 0x8001;
 
 pub(super) fn write(fields: &mut Writer<'_>, policy: &PortPolicy) {
     fields.put(VLAN, |out| write_vlan(&policy.vlan, out));
@@ -54,6 +57,11 @@ pub(super) fn write(fields: &mut Writer<'_>, policy: &PortPolicy) {
     fields.flag(LINK_UP, policy.link_up);
     fields.list(ACL, &policy.acl);
     fields.list(RULES, &policy.rules);
+    if !policy.require_extension.is_empty() {
+        fields.put(REQUIRE_EXTENSION, |out| {
+            policy.require_extension.iter().for_each(|name| runtime::write_name(name, out));
+        });
+    }
 }
 
 pub(super) fn read(
@@ -76,6 +84,7 @@ pub(super) fn read(
     let mut link_up = Slot::new("policy.link-up");
     let mut acl = Slot::new("policy.acl");
     let mut rules = Slot::new("policy.rules");
+    let mut require_extension = Slot::new("policy.require-extension");
     cursor.fields(GROUP, unknown, |number, content, _| {
         match number {
             VLAN => vlan.set(content, read_vlan),
@@ -95,6 +104,7 @@ pub(super) fn read(
             LINK_UP => link_up.set(content, Cursor::flag),
             ACL => acl.set(content, lists::read_acl),
             RULES => rules.set(content, lists::read_rules),
+            REQUIRE_EXTENSION => require_extension.set(content, read_required),
             _ => return Ok(false),
         }?;
         Ok(true)
@@ -115,6 +125,7 @@ pub(super) fn read(
         link_up: link_up.required()?,
         acl: acl.required()?,
         rules: rules.required()?,
+        require_extension: require_extension.optional().unwrap_or_default(),
     };
     match policy.vsid {
         Some(vsid) if policy.vlan != Vlan::None => {
@@ -126,6 +137,20 @@ pub(super) fn read(
         }
         _ => Ok(policy),
     }
+}
+
+/// Names to the end of the field, one or more: ascending, so that a set has one spelling.
+fn read_required(cursor: &mut Cursor<'_>) -> Result<Vec<String>, FormatError> {
+    let mut names: Vec<String> = Vec::new();
+    while names.is_empty() || cursor.left() != 0 {
+        let at = cursor.offset();
+        let name = runtime::short_name(cursor)?;
+        if names.len() == MAX_REQUIRED || names.last().is_some_and(|last| last.as_str() >= name) {
+            return Err(cursor.bad(at, name, "up to 8 names, ascending, each once"));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
 }
 
 fn read_mirror(cursor: &mut Cursor<'_>) -> Result<Mirror, FormatError> {

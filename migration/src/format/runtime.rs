@@ -9,8 +9,8 @@ use super::read::{Cursor, Record, Shown, Slot, plain};
 use super::write::{Bytes, Writer};
 use super::{FormatError, field};
 use crate::state::{
-    Counters, DeviceShape, ExtensionState, Identity, Learned, MAX_EXTENSION, MAX_EXTENSIONS, MAX_REASONS,
-    MAX_SESSIONS, Metering, UnknownField, UsedAddress,
+    Counters, DeviceShape, ExtensionState, Identity, Learned, MAX_EXTENSION, MAX_EXTENSION_DATA,
+    MAX_EXTENSIONS, MAX_REASONS, MAX_SESSIONS, Metering, UnknownField, UsedAddress,
 };
 
 /// Longest name of an extension, and of a reason for drops.
@@ -154,7 +154,7 @@ fn once<'n>(field: &'static str, names: impl Iterator<Item = &'n str>) -> Result
 }
 
 /// A name with its length before it.
-fn short_name<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, FormatError> {
+pub(super) fn short_name<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, FormatError> {
     let length = cursor.u8()?;
     let at = cursor.offset();
     let bytes = cursor.take(usize::from(length))?;
@@ -163,7 +163,7 @@ fn short_name<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, FormatError> {
 }
 
 /// A name that fits, with its length. A longer one is cut, which `encode` finds out.
-fn write_name(name: &str, out: &mut Vec<u8>) {
+pub(super) fn write_name(name: &str, out: &mut Vec<u8>) {
     let name = name.as_bytes().get(..=NAME).unwrap_or(name.as_bytes());
     out.push(name.len() as u8);
     out.extend_from_slice(name);
@@ -287,12 +287,13 @@ impl Record for ExtensionState {
     fn read(cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {
         let name = short_name(cursor)?.to_owned();
         let version = cursor.u32()?;
-        let mut blob = || {
-            let length =
-                cursor.within(Cursor::u32, ..=MAX_EXTENSION as u32, "a length of up to 65536 bytes")?;
+        let mut blob = |most: usize, valid| {
+            let length = cursor.within(Cursor::u32, ..=most as u32, valid)?;
             cursor.take(length as usize).map(<[u8]>::to_vec)
         };
-        Ok(Self { name, version, config: blob()?, data: blob()? })
+        let config = blob(MAX_EXTENSION, "a length of up to 65536 bytes")?;
+        let data = blob(MAX_EXTENSION_DATA, "a length of up to 262144 bytes")?;
+        Ok(Self { name, version, config, data })
     }
 }
 

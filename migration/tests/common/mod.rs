@@ -149,7 +149,9 @@ fn policy() -> impl Strategy<Value = PortPolicy> {
     let mirror = prop_oneof![Just(Mirror::None), Just(Mirror::Source), Just(Mirror::Destination)];
     let lists = (option::of(vec(prefix(), 1..8)), acl(), rules());
     let numbers = (0..=1024u32, any::<u32>(), mirror, any::<[bool; 6]>());
-    (network, option::of(name()), lists, numbers).prop_map(|((vlan, vsid), vm, lists, numbers)| {
+    let required = proptest::collection::btree_set(name(), 0..=8);
+    let names = (option::of(name()), required);
+    (network, names, lists, numbers).prop_map(|((vlan, vsid), (vm, required), lists, numbers)| {
         let (addresses, acl, rules) = lists;
         let (address_limit, storm_limit, mirror, [spoofing, teaming, dhcp, router, priority, link]) = numbers;
         PortPolicy {
@@ -164,6 +166,7 @@ fn policy() -> impl Strategy<Value = PortPolicy> {
             address_limit,
             storm_limit,
             mirror,
+            require_extension: required.into_iter().collect(),
             priority_tag: priority,
             link_up: link,
             acl,
@@ -365,6 +368,7 @@ pub(crate) fn full() -> PortState {
             address_limit: 16,
             storm_limit: 1000,
             mirror: Mirror::Source,
+            require_extension: Vec::new(),
             priority_tag: true,
             link_up: true,
             acl: vec![

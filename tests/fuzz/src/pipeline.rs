@@ -57,6 +57,7 @@ fn snapshot(input: &mut Input<'_>, epoch: u64) -> Option<Snapshot> {
             mac: Mac([0x52, 0x54, 0, 0, 0, last]),
             mtu: 1500,
             present: flags & 128 == 0 || kind != PortKind::Guest,
+            unmet: false,
             policy: Policy {
                 mac_spoofing: flags & 8 != 0,
                 link_up: flags & 16 == 0,

@@ -82,6 +82,7 @@ impl Rig {
                 mtu: 1500,
                 vm: None,
                 present: true,
+                unmet: false,
                 policy: policy.clone(),
             };
             rig.ports.push(port);
@@ -112,6 +113,7 @@ impl Rig {
             mtu: 1500,
             vm: None,
             present: true,
+            unmet: false,
             policy: Policy::default(),
         });
         self.publish();

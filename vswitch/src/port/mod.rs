@@ -126,6 +126,8 @@ pub struct Port {
     /// Whether anything is behind the port now. A guest port whose guest is not here (not yet, no longer, or on another host) keeps its
     /// address against all other ports, but not against the physical network: see [`crate::snapshot::Snapshot::stands_in`].
     pub present: bool,
+    /// It requires an extension that is not there: it neither sends nor receives.
+    pub unmet: bool,
     /// Its policy.
     pub policy: Policy,
 }

@@ -108,6 +108,26 @@ impl Refusal {
                 "remove these first (an internal switch connects guests and the host only)".into()
             }
             Self::SecondUplink { existing } => format!("'turnpike uplink remove {existing}' first"),
+            Self::Extension { name, .. } => {
+                format!("what it accepts; 'turnpike extension show {}' says how it is set", Shown(name))
+            }
+            Self::UnknownExtension { known } if known.is_empty() => {
+                "one loaded with 'turnpike extension load FILE.wasm' first".into()
+            }
+            Self::UnknownExtension { known } => {
+                format!("{} (see 'turnpike extension list --available')", some_of(known))
+            }
+            Self::ExtensionEnabled => "'turnpike extension disable' first, to start it anew".into(),
+            Self::ExtensionDisabled => "one of those in 'turnpike extension list'".into(),
+            Self::ExtensionInUse => "'turnpike extension disable' first".into(),
+            Self::ExtensionBuiltIn => "another name; built-in extensions are always there".into(),
+            Self::ExtensionStart { .. } => "the configuration that the extension asks for (--config FILE)".into(),
+            Self::ExtensionStack(_) => "fewer extensions; see 'turnpike extension list'".into(),
+            Self::ExtensionPosition { first, last, kind, .. } if first == last => {
+                format!("{first}, where the only {kind} extension is")
+            }
+            Self::ExtensionPosition { first, last, .. } => format!("{first} to {last}"),
+            Self::BadModule { .. } => "a WebAssembly module with the interface of this version".into(),
             Self::PermissionDenied { group: None, .. } => {
                 "root or the switch's own user (a group can be allowed with 'serve --api-group')".into()
             }

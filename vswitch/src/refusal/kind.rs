@@ -2,6 +2,7 @@
 
 use super::{Class, Object, Refused, Shown, kind_word, some_of, switch_word};
 use crate::Mac;
+use crate::extension::{Kind, StackError};
 use crate::port::PortKind;
 use crate::port::vlan::VlanError;
 use crate::snapshot::SwitchKind;
@@ -160,6 +161,26 @@ pub enum Refusal {
 
     #[error("{limit} traces and captures are under way")]
     TooManyWatchers { limit: usize },
+    #[error("extension '{name}' refuses it: {why}")]
+    Extension { name: String, why: String },
+    #[error("there is no such extension")]
+    UnknownExtension { known: Vec<String> },
+    #[error("it is enabled already")]
+    ExtensionEnabled,
+    #[error("it is not enabled")]
+    ExtensionDisabled,
+    #[error("it is enabled")]
+    ExtensionInUse,
+    #[error("it is built in")]
+    ExtensionBuiltIn,
+    #[error("it cannot be started: {reason}")]
+    ExtensionStart { reason: String },
+    #[error("{0}")]
+    ExtensionStack(StackError),
+    #[error("position {position} is not among those of {kind} extensions")]
+    ExtensionPosition { position: u64, kind: Kind, first: usize, last: usize },
+    #[error("the module is not valid: {reason}")]
+    BadModule { reason: String },
 
     #[error("permission denied for uid {uid}")]
     PermissionDenied { uid: u32, group: Option<String> },
@@ -299,6 +320,16 @@ impl Refusal {
             Self::ListensAlready { .. } => ("listens-already", Conflict),
             Self::ListensNot => ("listens-not", NotFound),
             Self::TooManyWatchers { .. } => ("too-many-watchers", Conflict),
+            Self::Extension { .. } => ("extension-refused", Conflict),
+            Self::UnknownExtension { .. } => ("unknown-extension", NotFound),
+            Self::ExtensionEnabled => ("extension-enabled", Conflict),
+            Self::ExtensionDisabled => ("extension-disabled", Conflict),
+            Self::ExtensionInUse => ("extension-in-use", Conflict),
+            Self::ExtensionBuiltIn => ("extension-built-in", Conflict),
+            Self::ExtensionStart { .. } => ("extension-start", BadValue),
+            Self::ExtensionStack(_) => ("extension-stack", Conflict),
+            Self::ExtensionPosition { .. } => ("extension-position", BadValue),
+            Self::BadModule { .. } => ("bad-module", BadValue),
             Self::PermissionDenied { .. } => ("permission-denied", Denied),
             Self::Malformed { .. } => ("malformed", BadValue),
             Self::UnknownRoute { .. } => ("unknown-route", NotFound),
@@ -357,6 +388,7 @@ impl Refusal {
             Self::BadProtocol { .. } => 78,
             Self::BadPortRange { .. } | Self::PortsWithoutTransport { .. } => 79,
             Self::StatefulProtocol { .. } => 80,
+            Self::Extension { .. } => 101,
             _ => return None,
         })
     }

@@ -32,6 +32,8 @@ pub enum Object {
         /// Which one of those given.
         position: u32,
     },
+    /// An extension, by name.
+    Extension(String),
     /// The switch and its settings.
     Switch,
     /// A request of the API, before it is known what it is about.
@@ -66,6 +68,7 @@ impl fmt::Display for Object {
             Self::Port(name) => write!(f, "port '{}'", Shown(name)),
             Self::Uplink(name) => write!(f, "uplink '{}'", Shown(name)),
             Self::Element { port, what, position } => write!(f, "port '{}', {what} {position}", Shown(port)),
+            Self::Extension(name) => write!(f, "extension '{}'", Shown(name)),
             Self::Switch => f.write_str("switch"),
             Self::Request => f.write_str("request"),
             Self::Caller => f.write_str("caller"),

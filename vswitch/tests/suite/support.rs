@@ -55,6 +55,7 @@ pub(crate) fn port(n: u16, kind: PortKind) -> Port {
         mtu: 1500,
         vm: None,
         present: true,
+        unmet: false,
         policy: Policy::default(),
     }
 }

@@ -88,10 +88,11 @@ impl Switch {
         }
         fits(&before, &opened.state)?;
         let tallies = self.tallies.clone();
-        let result = self.meant(&before, &opened.state, trusted);
-        let new = result.inspect_err(|_| self.tallies = tallies)?;
         let id = before.id;
-        self.put_in_force(before, new, &opened.state, trusted, &status, trust == Trust::Seal)?;
+        let result = self.meant(&before, &opened.state, trusted).and_then(|new| {
+            self.put_in_force(before, new, &opened.state, trusted, &status, trust == Trust::Seal)
+        });
+        result.inspect_err(|_| self.tallies = tallies)?;
         if trust != Trust::Operator {
             self.kept.put(id, trust, bytes);
         }
@@ -106,7 +107,8 @@ impl Switch {
         trusted: bool,
     ) -> Result<PortConfig, Refusal> {
         let mut new = before.clone();
-        new.carried = Carried { extensions: state.extensions.clone(), unknown: state.unknown.clone() };
+        new.carried = Carried { extensions: Vec::new(), unknown: state.unknown.clone() };
+        self.take_extension_states(&mut new, &state.extensions, trusted)?;
         if !trusted {
             if let (Some(here), Some(there)) = (&mut new.metering, state.metering) {
                 here.since_ms = there.since_ms;
@@ -137,6 +139,7 @@ impl Switch {
         status: &crate::spec::PortStatus,
         bound: bool,
     ) -> Result<(), Refusal> {
+        let (_, memories) = self.extensions_arrive(&before, &new, &state.extensions)?;
         let data = self.data.as_ref().ok_or(Refusal::Stopping)?;
         let (id, name) = (before.id, before.name.clone());
         let counts = state::all_counts(&new, &state.policy);
@@ -145,6 +148,7 @@ impl Switch {
             counters: data.counters(id),
             tallies: mine.map(|tally| (tally, data.tally(tally))).collect(),
             memory: data.save_port(id),
+            memories,
             starts: status.starts,
             attachments: status.attachments,
             bound,
@@ -168,6 +172,9 @@ impl Switch {
         self.publish();
         if let Some(data) = &self.data {
             data.restore_port(id, &state::memory(state));
+        }
+        if let Ok(entry) = self.entry(&name) {
+            self.tell_orphans(id, &entry.config);
         }
         self.events.emit(Event::StateLoaded {
             port: id,

@@ -18,6 +18,8 @@ impl Switch {
         let arrived = ports.into_iter().filter_map(|id| self.follow_port(id)).collect();
         self.publish_presence();
         self.nv_coming();
+        self.follow_cards();
+        self.follow_faults();
         arrived
     }
 
@@ -104,6 +106,7 @@ impl Switch {
         self.kept.forget(id);
         let provisional = std::mem::replace(&mut entry.config, arrival.before.clone());
         entry.present = false;
+        self.extensions_undo(&provisional, &arrival.before, &arrival.memories);
         self.publish();
         if let Some(data) = &self.data {
             data.expect(id, false);

@@ -94,7 +94,7 @@ impl Switch {
             sessions: memory.sessions,
             used: memory.used.iter().map(|&(address, age_ms)| UsedAddress { address, age_ms }).collect(),
             storm: Storm { used: memory.storm },
-            extensions: config.carried.extensions.clone(),
+            extensions: self.extension_states(config)?,
             unknown: config.carried.unknown.clone(),
         })
     }

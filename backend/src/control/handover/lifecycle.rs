@@ -36,6 +36,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 struct Noted {
     changed: BTreeSet<PortId>,
     elsewhere: BTreeSet<PortId>,
+    /// An extension failed.
+    failed: bool,
     stopping: bool,
 }
 
@@ -81,6 +83,10 @@ impl Lifecycle {
             // The epoch is stored when the guest no longer waits for it.
             | Event::StateSaved { port, .. } => self.lock().changed.insert(port),
             Event::SeenElsewhere { port, .. } => self.lock().elsewhere.insert(port),
+            Event::ExtensionFailed { .. } => {
+                let mut noted = self.lock();
+                !std::mem::replace(&mut noted.failed, true)
+            }
             _ => return,
         };
         self.wake.notify_one();
@@ -91,7 +97,9 @@ impl Lifecycle {
         loop {
             let next = due.iter().map(|(at, _)| *at).min();
             let noted = {
-                let idle = |n: &mut Noted| n.changed.is_empty() && n.elsewhere.is_empty() && !n.stopping;
+                let idle = |n: &mut Noted| {
+                    n.changed.is_empty() && n.elsewhere.is_empty() && !n.failed && !n.stopping
+                };
                 let wait =
                     next.map_or(Duration::from_hours(1), |at| at.saturating_duration_since(Instant::now()));
                 let (mut noted, _) = self

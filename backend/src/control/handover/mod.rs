@@ -26,6 +26,7 @@ use vswitch::Tally;
 use vswitch::refusal::Refusal;
 use vswitch::state::PortMemory;
 
+use super::extension::Memories;
 use super::model::PortConfig;
 use crate::spec::PortCounters;
 
@@ -41,6 +42,8 @@ pub(super) struct Arrival {
     counters: PortCounters,
     tallies: Vec<(Tally, (u64, u64))>,
     memory: PortMemory,
+    /// What extensions remembered of it.
+    memories: Memories,
     /// How often the port's rings had started, and front ends attached.
     starts: u32,
     attachments: u32,

@@ -1,7 +1,5 @@
 //! What a port needs where it goes, and what this switch has for one that wants to come. Changes nothing.
 
-use std::collections::BTreeMap;
-
 use migration::check::{
     Device as DeviceNeed, HANDOFF_VERSION, List as ListNeed, Manifest, Offer, OfferedPort, OfferedUplink,
     Policy as PolicyNeed, digest,
@@ -36,6 +34,7 @@ impl Switch {
             let policy = &entry.config.policy;
             policy.vm.is_some() && policy.vm == config.policy.vm && entry.config.name != config.name
         };
+        let remembered = state.extensions.into_iter().filter(|e| !e.data.is_empty());
         Manifest {
             siblings: self.guests().filter(same_vm).map(|e| e.config.name.clone()).collect(),
             name,
@@ -55,10 +54,11 @@ impl Switch {
             },
             policy: policy(config),
             metered: config.metering.is_some(),
+            required_extensions: config.policy.require_extension.clone(),
             sessions: state.sessions.len() as u64,
             learned: state.learned.len() as u64,
             used_addresses: state.used.len() as u64,
-            extensions: state.extensions.into_iter().map(|e| (e.name, e.version)).collect(),
+            extensions: remembered.map(|e| (e.name, e.version)).collect(),
         }
     }
 
@@ -104,7 +104,7 @@ impl Switch {
             free_sessions: session_share()
                 .min((u64::from(session::DEFAULT_LIMIT) + mine).saturating_sub(sessions)),
             free_addresses: u64::from(self.settings.fdb_size).saturating_sub(learned),
-            extensions: BTreeMap::new(),
+            extensions: self.offered_extensions(),
         }
     }
 
@@ -178,6 +178,7 @@ fn policy(config: &PortConfig) -> PolicyNeed {
             ("router-guard".to_owned(), switch(p.router_guard)),
             ("priority-tag".to_owned(), switch(p.priority_tag)),
             ("storm-limit".to_owned(), p.storm_limit.to_string()),
+            ("require-extension".to_owned(), p.require_extension.join(",")),
         ]
         .into(),
         acl: list(&config.acl),

@@ -40,6 +40,7 @@ pub(super) fn policy(config: &PortConfig, read: impl Fn(Tally) -> (u64, u64)) ->
         address_limit: p.address_limit,
         storm_limit: p.storm_limit,
         mirror: p.mirror,
+        require_extension: p.require_extension.clone(),
         priority_tag: p.priority_tag,
         link_up: p.link == LinkState::Up,
         acl: counted(&config.acl, &read),
@@ -61,6 +62,7 @@ pub(super) fn configured(p: &PortPolicy) -> Policy {
         address_limit: p.address_limit,
         storm_limit: p.storm_limit,
         mirror: p.mirror,
+        require_extension: p.require_extension.clone(),
         priority_tag: p.priority_tag,
         link: if p.link_up { LinkState::Up } else { LinkState::Down },
     }

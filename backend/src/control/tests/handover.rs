@@ -332,7 +332,7 @@ fn s15_4_what_this_version_does_not_know_travels_on_with_the_port() {
         extensions: vec![ExtensionState {
             name: "fw".into(),
             version: 3,
-            config: vec![1],
+            config: Vec::new(),
             data: vec![2; 99],
         }],
         unknown: vec![UnknownField { group: 0, number: 900, bytes: vec![5, 6] }],

@@ -339,7 +339,7 @@ fn a_store_that_gives_a_number_twice_is_refused() {
     let one = switch.entry("a").unwrap().config.clone();
     let two = PortConfig { id: PortId(2), name: "b".into(), ..one.clone() };
     let saved = Saved { ports: vec![one, two], ..Saved::default() };
-    let host = Host { id: "test".into(), pool: MacPool([7, 9]) };
+    let host = Host { id: "test".into(), pool: MacPool([7, 9]), library: Library::default() };
     let started = Switch::start(host, Store::none(), saved, Arc::default(), |_| Ok(Fake::default()));
     let line = started.err().expect("refused").to_string();
     assert!(line.starts_with("switch: the store is damaged: port 'b': counter 1 is given twice"), "{line}");

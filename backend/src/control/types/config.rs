@@ -3,10 +3,13 @@
 //! What a document does not say is at its default. In a file the keys are written with `-` and those of `policy` stand beside
 //! the others; see `cli::file`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{AclSpec, NewPort, NewUplink, NvDocument, PolicyChange, RuleSpec, SwitchChange};
+use super::{AclSpec, ConfigExtension, NewPort, NewUplink, NvDocument, PolicyChange, RuleSpec, SwitchChange};
 
 /// A whole switch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -21,6 +24,9 @@ pub struct Config {
     /// Guest ports and host ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<ConfigPort>,
+    /// Extensions, in the order of the stack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extension: Vec<ConfigExtension>,
     /// Network virtualization; with a policy store that hosts share, only what is this host's own.
     #[serde(default, skip_serializing_if = "is_default")]
     pub nv: NvDocument,
@@ -88,6 +94,9 @@ pub struct ConfigPort {
     /// Its extended rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RuleSpec>,
+    /// Settings for it that are extensions' own, by extension.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extension: BTreeMap<String, Value>,
 }
 
 impl ConfigPort {

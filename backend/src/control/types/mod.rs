@@ -5,6 +5,7 @@
 
 mod config;
 mod explain;
+mod extension;
 mod handover;
 mod lists;
 mod meter;
@@ -23,6 +24,9 @@ use crate::spec::WorkerStats;
 
 pub use self::config::{Applied, Config, ConfigPort, ConfigUplink, Difference};
 pub use self::explain::{DestinationView, ExplainSpec, ExplainView, StepView};
+pub use self::extension::{
+    AvailableExtension, ConfigExtension, ExtensionCounters, ExtensionMove, ExtensionView, NewExtension,
+};
 pub use self::handover::Imported;
 pub use self::lists::{AclSpec, AclView, RuleKey, RuleSpec, RuleView};
 pub use self::meter::{MeterEntry, MeterView};

@@ -77,6 +77,10 @@ pub struct PolicyChange {
     #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub mirror: Change<String>,
+    /// Extensions that the port requires, at most 8: while one of them is not enabled, or has failed, the port has no connectivity.
+    #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub require_extension: Change<Vec<String>>,
     /// Keep the 802.1p priority that the port sends; it is reset to 0 otherwise.
     #[serde(default, deserialize_with = "change", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<bool>)]
@@ -127,6 +131,9 @@ pub struct Policy {
     #[serde(default)]
     #[schema(value_type = String)]
     pub mirror: Mirror,
+    /// Extensions without which it has no connectivity.
+    #[serde(default)]
+    pub require_extension: Vec<String>,
     /// Whether the 802.1p priority that it sends is kept.
     #[serde(default)]
     pub priority_tag: bool,
@@ -150,6 +157,7 @@ impl Default for Policy {
             address_limit: p.address_limit,
             storm_limit: p.storm_limit,
             mirror: p.mirror,
+            require_extension: Vec::new(),
             priority_tag: p.priority_tag,
             link: if p.link_up { LinkState::Up } else { LinkState::Down },
         }
