@@ -39,9 +39,9 @@ def s20_5_a_guest_moves_across_subnets_and_no_frame_is_lost():
         must(not drops, f"{h.name} dropped {drops}")
     # A move that is given up before the guest has moved.
     waiting, _ = g.prepare()
-    host.until("the other host to expect the guest", lambda: w.where() == {(g.at.pa, g.other().pa)}, 5)
+    host.until("the other host to expect the guest", lambda: w.where() == {(g.at.pa, g.other().pa)}, 10)
     waiting.close()
-    host.until("the guest to be expected no more", lambda: w.where() == {(g.at.pa, None)}, 5)
+    host.until("the guest to be expected no more", lambda: w.where() == {(g.at.pa, None)}, 10)
     return notes[-1]
 
 

@@ -36,7 +36,7 @@ class NvFleet:
             h.peer.run(f"ip link set {h.peer.tap} txqueuelen 10000")
             if number < 3:
                 h.card = {"socket": h.switch.port("guest", "--mac", fleet.MAC, "--vsid", VSID)}
-            host.until("all records", lambda h=h: len(h.cli("nv", "record", "list")) == 4, 10)
+            host.until("all records", lambda h=h: len(h.cli("nv", "record", "list")) == 4, 20)
         patient(self)
 
     def boot(self, **options):
@@ -51,7 +51,7 @@ class NvFleet:
 
     def settle(self):
         """Wait until every host knows where the guest is."""
-        host.until("the record to follow everywhere", lambda: self.where() == {(self.mover.at.pa, None)}, 5)
+        host.until("the record to follow everywhere", lambda: self.where() == {(self.mover.at.pa, None)}, 10)
 
     def close(self):
         """Stop everything of it."""

@@ -127,7 +127,8 @@ class Slow:
     @staticmethod
     def _take(_near, far, queue, came):
         while True:
-            queue.append((time.monotonic(), data := _read(far)))
+            data = _read(far)
+            queue.append((time.monotonic(), data))
             came.release()
             if not data:
                 return
