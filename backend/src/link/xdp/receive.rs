@@ -72,12 +72,13 @@ impl Xdp {
         Ok(burst.count())
     }
 
-    /// Asks whether the interface is still there when something woke somebody and nothing has come, and now and then: whoever polls without a
-    /// pause is not to pay for a system call each time.
+    /// Asks whether the interface is still there: when something woke somebody and nothing has come, while it is down, and now and then.
+    /// Whoever polls without a pause is not to pay for a system call each time.
     fn look_whether_gone(&self) -> Result<(), LinkError> {
         let before = self.fruitless.load(Ordering::Relaxed);
         self.fruitless.store(before.wrapping_add(1), Ordering::Relaxed);
-        if before.is_multiple_of(4096) && self.is_gone() {
+        let down = self.down.load(Ordering::Relaxed);
+        if (down || before.is_multiple_of(4096)) && self.is_gone() {
             return Err(self.device.gone());
         }
         Ok(())
