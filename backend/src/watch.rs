@@ -271,11 +271,11 @@ impl Records {
     pub async fn next(&mut self) -> Option<(Vec<Record>, u64)> {
         self.watcher.waiting.fetch_sub(std::mem::take(&mut self.taken), Ordering::Relaxed);
         loop {
+            if !self.watcher.is_open() && self.receiver.is_empty() {
+                return None;
+            }
             let records = self.receiver.recv().await?;
             if records.is_empty() {
-                if !self.watcher.is_open() && self.receiver.is_empty() {
-                    return None;
-                }
                 continue;
             }
             self.taken = records.iter().map(Record::cost).sum();

@@ -181,7 +181,7 @@ fn s19_3_a_follower_misses_nothing_and_one_that_comes_back_goes_on_where_it_was(
     loop {
         let event = lines.next().unwrap();
         seen.push(event["seq"].as_u64().unwrap());
-        if event["changes"] == serde_json::json!(["storm-limit=100"]) {
+        if event["changes"] == serde_json::json!(["storm_limit=100"]) {
             break;
         }
     }

@@ -207,7 +207,7 @@ fn s19_2_port_direction_filter_and_count_say_which_frames() {
         assert!(output.status.code() == Some(1) && stderr.contains(said), "{stderr}");
         assert_eq!(std::fs::read(&older).expect("a file"), b"older", "a refused capture leaves the file");
     };
-    refused(&["--direction", "up"], "'up' is not a direction; valid: in, out or both");
+    refused(&["--direction", "up"], "'up' is not a value of direction; valid: in, out or both");
     refused(&["--snaplen", "0"], "snaplen 0 is out of range; valid: 1 to 262144 bytes");
     refused(&["--port", "x"], "port 'x': there is no such port");
     refused(&["--filter", "port x"], "'x' is not a value of filter; valid: a port or a range");
@@ -251,12 +251,6 @@ fn s19_2_what_goes_through_a_tunnel_is_seen_as_the_wire_has_it_and_as_the_guest_
         lan.run(line);
     }
     lan.add("a", "--vsid 5001", Options::default());
-    // The other host's address is known from what it says.
-    let mut peer = Frame::new([0xff; 6], PEER).arp_request().build();
-    peer[28..32].copy_from_slice(&[192, 0, 2, 2]);
-    peer[38..42].copy_from_slice(&[192, 0, 2, 1]);
-    wire.send(&peer);
-    let capture = Capture::begin(&lan.switch, &["--filter", "udp"]);
     let frame = lan
         .frame("a", "a")
         .destination([0x52, 0x54, 0, 0, 0, 9])
@@ -265,6 +259,12 @@ fn s19_2_what_goes_through_a_tunnel_is_seen_as_the_wire_has_it_and_as_the_guest_
         .udp(7, 8)
         .payload(&pattern(64, 1))
         .build();
+    // The other host is asked for once somebody needs it.
+    assert!(eventually(|| {
+        lan.send("a", &frame);
+        wire.answers()
+    }));
+    let capture = Capture::begin(&lan.switch, &["--filter", "udp"]);
     lan.send("a", &frame);
     let all = capture.end(2);
     assert_eq!(brief(&all), ["a out", "up in"]);
@@ -322,6 +322,19 @@ impl Wire {
         wire.far.run(&format!("uplink add wire --device {peer}"));
         wire.far.add_with_mac("peer", "", Options::default(), PEER);
         Some(wire)
+    }
+
+    /// Answers who asks for the other host's address; whether a tunnel's packet arrived there.
+    fn answers(&mut self) -> bool {
+        let heard = self.far.heard().0;
+        let frames = || heard.iter().map(|(_, received)| &received.frame);
+        for asked in frames().filter(|frame| frame[12..14] == [8, 6] && frame[38..42] == [192, 0, 2, 2]) {
+            let asker = &asked[22..32];
+            let answer =
+                [&asked[6..12], &PEER, &asked[12..20], &[0, 2], &PEER, &asked[38..42], asker].concat();
+            self.send(&answer);
+        }
+        frames().any(|frame| frame[12..14] == [8, 0] && frame[23] == 17)
     }
 
     /// Sends a frame to the near switch.

@@ -44,8 +44,8 @@ impl Switch {
             Some("out") => (true, false),
             Some("in") => (false, true),
             Some(other) => {
-                let why = Refusal::BadDirection { value: other.to_owned(), valid: "in, out or both" };
-                return Err(request(why));
+                let (setting, valid) = ("direction".to_owned(), "in, out or both".to_owned());
+                return Err(request(Refusal::BadValue { setting, value: other.to_owned(), valid }));
             }
         };
         let (port, filter) =

@@ -185,11 +185,14 @@ impl Shared {
 
     /// Ends watches: when it returns, no worker shows anything to these any more.
     pub fn unwatch(&self, ended: impl Fn(&Arc<Watcher>) -> bool) {
-        self.change_watchers(|watchers| {
-            let before = watchers.len();
-            watchers.extract_if(.., |watcher| ended(watcher)).for_each(|watcher| watcher.close());
-            (watchers.len() < before).then_some(())
+        let gone = self.change_watchers(|watchers| {
+            let gone: Vec<_> = watchers.extract_if(.., |watcher| ended(watcher)).collect();
+            (!gone.is_empty()).then_some(gone)
         });
+        // Not before: what workers had seen until then is still read.
+        for watcher in gone.into_iter().flatten() {
+            watcher.close();
+        }
     }
 
     /// Makes all workers follow a changed list of watchers, if it was changed.

@@ -359,14 +359,14 @@ fn cycles_a_frame() {
         let mut bench = Bench::with(frame, flows, policy);
         let _records = (sample > 0).then(|| bench.watch(What::Steps, sample));
         let (mut best, mut sum) = (u64::MAX, 0);
-        for _ in 0..200 {
+        for _ in 0..20 {
             let start = tsc::cycles();
-            for _ in 0..10 {
+            for _ in 0..100 {
                 assert_eq!(bench.turn(BURST as u16), BURST as u32);
             }
-            let cycles = (tsc::cycles() - start) / (10 * BURST as u64);
+            let cycles = (tsc::cycles() - start) / (100 * BURST as u64);
             (best, sum) = (best.min(cycles), sum + cycles);
         }
-        println!("{frame} bytes, {name}: {best} cycles a frame at best, {} on average", sum / 200);
+        println!("{frame} bytes, {name}: {best} cycles a frame at best, {} on average", sum / 20);
     }
 }
