@@ -5,7 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wasmtime::{Caller, Engine, ExternType, ImportType, Linker, Memory, StoreLimits, StoreLimitsBuilder, ValType};
+use wasmtime::{
+    Caller, Engine, ExternType, ImportType, Linker, Memory, StoreLimits, StoreLimitsBuilder, ValType,
+};
 
 use super::{Limits, layout};
 use crate::PortId;
@@ -66,7 +68,8 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(limits: &Limits) -> Self {
         let store = StoreLimitsBuilder::new();
-        let store = store.memory_size(limits.memory()).memories(1).tables(4).table_elements(10_000).instances(1);
+        let store =
+            store.memory_size(limits.memory()).memories(1).tables(4).table_elements(10_000).instances(1);
         Self {
             limits: store.build(),
             memory: None,
@@ -129,11 +132,7 @@ pub(super) fn check(import: &ImportType<'_>) -> Result<(), String> {
     };
     let found = signature(&import.ty());
     let expected = written(takes, gives);
-    if found == expected {
-        Ok(())
-    } else {
-        Err(format!("'{module}' '{name}' as {found}; valid: {expected}"))
-    }
+    if found == expected { Ok(()) } else { Err(format!("'{module}' '{name}' as {found}; valid: {expected}")) }
 }
 
 /// A signature of [`ALL`] as it is shown.
@@ -192,7 +191,8 @@ fn pay(caller: &mut Caller<'_, Host>, bytes: u32) -> wasmtime::Result<()> {
 
 /// Bytes of the module's memory.
 fn bytes<'a>(caller: &'a Caller<'_, Host>, name: &str, at: u32, len: u32) -> wasmtime::Result<&'a [u8]> {
-    let memory = caller.data().memory.ok_or_else(|| Broken(format!("it called {name} before it had started")))?;
+    let memory =
+        caller.data().memory.ok_or_else(|| Broken(format!("it called {name} before it had started")))?;
     let place = at as usize..(at as usize).saturating_add(len as usize);
     let outside = || Broken(format!("it gave {name} {len} bytes at {at:#x}, which are outside its memory"));
     Ok(memory.data(caller).get(place).ok_or_else(outside)?)
@@ -255,8 +255,12 @@ fn datagram(
     }
     let port = u16::try_from(port).map_err(|_| given(format!("to port {port}; valid: 0 to 65535")))?;
     let ip = match address_len {
-        4 => bytes(&caller, "tp_datagram", address, 4)?.first_chunk::<4>().map(|&octets| IpAddr::from(octets)),
-        16 => bytes(&caller, "tp_datagram", address, 16)?.first_chunk::<16>().map(|&octets| IpAddr::from(octets)),
+        4 => {
+            bytes(&caller, "tp_datagram", address, 4)?.first_chunk::<4>().map(|&octets| IpAddr::from(octets))
+        }
+        16 => bytes(&caller, "tp_datagram", address, 16)?
+            .first_chunk::<16>()
+            .map(|&octets| IpAddr::from(octets)),
         _ => None,
     };
     let ip = ip.ok_or_else(|| given(format!("to an address of {address_len} bytes; valid: 4, 16")))?;

@@ -12,8 +12,8 @@ use super::live::{Fault, Live};
 use super::module::About;
 use super::{MOST_TEXT, layout};
 use crate::extension::{
-    Answer, Change, Counters, Destination, Effects, Extension, Judgement, Kind, MOST_SAVED, Sample, Scope, Sight,
-    Veto,
+    Answer, Change, Counters, Destination, Effects, Extension, Judgement, Kind, MOST_SAVED, Sample, Scope,
+    Sight, Veto,
 };
 use crate::port::MAX_PORTS;
 use crate::{Direction, Nanos, PortId};
@@ -58,7 +58,10 @@ impl Instance {
     }
 
     /// As [`Instance::with`], for calls that may be refused.
-    fn may_refuse(&self, call: impl FnOnce(&mut Inner) -> Result<Result<(), Veto>, Fault>) -> Result<(), Veto> {
+    fn may_refuse(
+        &self,
+        call: impl FnOnce(&mut Inner) -> Result<Result<(), Veto>, Fault>,
+    ) -> Result<(), Veto> {
         self.with(call).unwrap_or_else(|fault| Err(Veto::new(format!("it has failed: {fault}"))))
     }
 }
@@ -214,7 +217,8 @@ impl Extension for Instance {
             let port = port.map_or(SWITCH, |port| port.0.into());
             let answer = inner.live.call("tp_status", &func, port)?;
             let text = inner.live.given("tp_status", answer, MOST_TEXT)?;
-            let read = |text| serde_json::from_slice(text).map_err(|why| format!("tp_status gave no JSON: {why}"));
+            let read =
+                |text| serde_json::from_slice(text).map_err(|why| format!("tp_status gave no JSON: {why}"));
             text.map_or(Ok(Value::Null), read)
         });
         status.unwrap_or(Value::Null)
@@ -235,7 +239,8 @@ impl Extension for Instance {
             let Some(at) = inner.live.put(&[saved])? else {
                 return Ok(Err(Veto::new(format!("it has no room for a state of {} bytes", saved.len()))));
             };
-            let answer = inner.live.call("tp_restore", &func, (now, port.0.into(), at, saved.len() as u32))?;
+            let answer =
+                inner.live.call("tp_restore", &func, (now, port.0.into(), at, saved.len() as u32))?;
             inner.veto("tp_restore", answer)
         })
     }

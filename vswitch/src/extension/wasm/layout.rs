@@ -173,7 +173,9 @@ pub(super) fn change(change: &Change<'_>) -> (Vec<u8>, Option<String>) {
     };
     let (name, value) = match change {
         Change::PortCreate { name, .. } => (*name, None),
-        Change::Policy { name, value, .. } | Change::Switch { name, value } => (*name, Some(value.to_string())),
+        Change::Policy { name, value, .. } | Change::Switch { name, value } => {
+            (*name, Some(value.to_string()))
+        }
         _ => ("", None),
     };
     let kind: u32 = match change {

@@ -3,9 +3,7 @@
 //! Whatever goes wrong in a call comes back as a text that names the function and the cause. No pointer, length or number of a module is
 //! used before it was checked.
 
-use wasmtime::{
-    AsContextMut, InstancePre, Memory, Store, Trap, TypedFunc, WasmParams, WasmResults,
-};
+use wasmtime::{AsContextMut, InstancePre, Memory, Store, Trap, TypedFunc, WasmParams, WasmResults};
 
 use super::imports::{Broken, Host};
 use super::{Limits, layout};
@@ -87,7 +85,8 @@ impl Live {
     pub(super) fn find_place(&mut self) -> Result<(), Fault> {
         if self.funcs.judge.is_some() || self.funcs.forward.is_some() || self.funcs.sample.is_some() {
             let found = self.room(layout::FRAME)?;
-            self.place = found.ok_or_else(|| format!("tp_buffer has no room for a frame ({} bytes)", layout::FRAME))?;
+            self.place = found
+                .ok_or_else(|| format!("tp_buffer has no room for a frame ({} bytes)", layout::FRAME))?;
         }
         Ok(())
     }

@@ -167,7 +167,8 @@ impl Module {
         }
         check_exports(&module)?;
         let memory = memory(&module)?;
-        let pre = imports::linker(&engine).and_then(|linker| linker.instantiate_pre(&module)).map_err(invalid)?;
+        let pre =
+            imports::linker(&engine).and_then(|linker| linker.instantiate_pre(&module)).map_err(invalid)?;
         let most = Limits { memory_mib: Limits::MOST_MEMORY_MIB, ..Limits::default() };
         fits(memory, &most)?;
         let mut live = Live::new(&pre, &most).map_err(ModuleError::Fault)?;
@@ -211,7 +212,11 @@ fn config() -> Config {
     let mut config = Config::new();
     config.consume_fuel(true).max_wasm_stack(STACK).cranelift_nan_canonicalization(true);
     config.wasm_memory64(false).wasm_multi_memory(false).wasm_relaxed_simd(false).wasm_tail_call(false);
-    config.wasm_backtrace_max_frames(None).generate_address_map(false).native_unwind_info(false).memory_init_cow(false);
+    config
+        .wasm_backtrace_max_frames(None)
+        .generate_address_map(false)
+        .native_unwind_info(false)
+        .memory_init_cow(false);
     config.concurrency_support(false);
     config
 }
@@ -283,7 +288,10 @@ fn fits(memory: u64, limits: &Limits) -> Result<(), ModuleError> {
         return Ok(());
     }
     let needs = memory.div_ceil(MIB as u64);
-    Err(ModuleError::Fault(format!("it begins with {needs} MiB of memory; it may have {}", limits.memory_mib)))
+    Err(ModuleError::Fault(format!(
+        "it begins with {needs} MiB of memory; it may have {}",
+        limits.memory_mib
+    )))
 }
 
 impl About {

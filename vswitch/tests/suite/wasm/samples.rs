@@ -32,7 +32,8 @@ fn compiled(name: &str) -> Option<Vec<u8>> {
         word if word.ends_with(".wasm") => out.display().to_string(),
         word => word.to_owned(),
     });
-    let done = Command::new(clang).args(words).args(["-Wall", "-Wextra", "-Werror"]).current_dir(samples()).output();
+    let done =
+        Command::new(clang).args(words).args(["-Wall", "-Wextra", "-Werror"]).current_dir(samples()).output();
     let done = done.expect("clang ran");
     let errors = String::from_utf8_lossy(&done.stderr);
     if !done.status.success() && errors.contains("wasm-ld") && errors.contains("unable to execute") {
@@ -78,9 +79,14 @@ fn s15_the_port_filter_drops_what_its_settings_list() {
     assert_eq!(one.reasons(), ["listed-port"]);
     assert!(one.judges(Direction::Out) && !one.judges(Direction::In));
     for how in ["plain", "tagged", "ipv6"] {
-        for (protocol, port, drops) in
-            [(6, 25, true), (17, 53, true), (17, 65535, true), (6, 26, false), (17, 54, false), (1, 53, false)]
-        {
+        for (protocol, port, drops) in [
+            (6, 25, true),
+            (17, 53, true),
+            (17, 65535, true),
+            (6, 26, false),
+            (17, 54, false),
+            (1, 53, false),
+        ] {
             let answer = judge(&*one, 1, 5, &frame(protocol, port, how));
             let expected = if drops { Answer::drop(Reason(0)) } else { Answer::PASS };
             assert_eq!(answer, expected, "{how} {protocol} {port}");
@@ -99,7 +105,9 @@ fn s15_the_port_filter_drops_what_its_settings_list() {
         let refused = other.restore(9, PortId(4), foreign).expect_err("foreign").to_string();
         assert_eq!(refused, "this is no state of port-filter");
     }
-    other.change(9, &Change::PortCreate { port: PortId(4), name: "new", kind: PortKind::Guest }).expect("no veto");
+    other
+        .change(9, &Change::PortCreate { port: PortId(4), name: "new", kind: PortKind::Guest })
+        .expect("no veto");
     assert_eq!(other.status(Some(PortId(4))), json!({"dropped-flows": 0}));
 
     for wrong in [
@@ -115,7 +123,11 @@ fn s15_the_port_filter_drops_what_its_settings_list() {
     ] {
         let refused = one.set(None, Some(&wrong)).expect_err("wrong").to_string();
         assert_eq!(refused, "'ports' has to be a list of at most 64 numbers, each 0 to 65535", "{wrong}");
-        assert_eq!(judge(&*one, 1, 5, &frame(17, 53, "plain")), Answer::drop(Reason(0)), "the earlier ones stay");
+        assert_eq!(
+            judge(&*one, 1, 5, &frame(17, 53, "plain")),
+            Answer::drop(Reason(0)),
+            "the earlier ones stay"
+        );
     }
     let refused = one.set(Some(PortId(1)), Some(&json!({}))).expect_err("of a port").to_string();
     assert_eq!(refused, "the list is the switch's; a port has no settings");

@@ -38,7 +38,9 @@ fn s15_2_an_injection_storm_ends_at_the_bound_and_is_counted() {
     let effects = bench.forwarder.effects();
     let injected = effects.take_injected();
     assert_eq!(injected.len(), Effects::MOST_INJECTED);
-    assert!(injected.iter().all(|(place, one)| *place == 1 && one.from == PortId(1) && one.frame == example(2)));
+    assert!(
+        injected.iter().all(|(place, one)| *place == 1 && one.from == PortId(1) && one.frame == example(2))
+    );
     // It is asked about the frame as it leaves port 1 and as it comes to port 2.
     let refused: Vec<_> = effects.take_refused().collect();
     assert_eq!(refused, [(1, 200 - Effects::MOST_INJECTED as u64)]);
@@ -71,21 +73,29 @@ fn s15_2_extensions_that_clone_their_own_and_each_others_frames_come_to_an_end()
             }
         }
     };
-    let added = run(&mut bench);
-    assert!((20..=60).contains(&added), "{added}");
-    bench.send(2, SECOND);
-    assert_eq!(run(&mut bench), 0, "until the next tick");
+    // A burst holds fewer of them than they add, so one frame does not use up all that they may.
+    let spend = |bench: &mut Bench| {
+        let frames = (0..20).map(|_| {
+            bench.send(2, SECOND);
+            run(bench)
+        });
+        frames.collect::<Vec<_>>()
+    };
+    let added = spend(&mut bench);
+    assert!((1..=60).contains(&added[0]) && (20..=60).contains(&added.iter().sum::<u32>()), "{added:?}");
+    assert_eq!(spend(&mut bench), [0; 20], "until the next tick");
     for module in &modules {
         module.tick(2, &Ports(0), &mut Effects::default()).expect("no fault");
     }
-    bench.send(2, SECOND);
-    let again = run(&mut bench);
-    assert!((20..=60).contains(&again), "{again}");
+    assert!((20..=60).contains(&spend(&mut bench).iter().sum::<u32>()));
 }
 
 #[test]
 fn s15_2_a_frame_that_is_changed_to_garbage_is_judged_as_garbage() {
-    let garbage = judging("", "(memory.fill (i32.add (local.get 0) (i32.const 42)) (i32.const 255) (i32.const 64)) (i32.const 0x22)");
+    let garbage = judging(
+        "",
+        "(memory.fill (i32.add (local.get 0) (i32.const 42)) (i32.const 255) (i32.const 64)) (i32.const 0x22)",
+    );
     let mut bench = Bench::new(&[start(&garbage)], FailMode::Open);
     let (verdict, _) = bench.send(2, SECOND);
     assert!(matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
@@ -98,7 +108,8 @@ fn s15_2_a_frame_that_is_changed_to_garbage_is_judged_as_garbage() {
 #[test]
 fn s15_1_forwarding_to_a_port_that_is_gone_drops_and_a_wrong_answer_is_a_fault() {
     let to = |answer: u32| {
-        let forward = format!(r#"(func (export "tp_forward") (param i32) (result i32) (i32.const {answer}))"#);
+        let forward =
+            format!(r#"(func (export "tp_forward") (param i32) (result i32) (i32.const {answer}))"#);
         start(&wat(FORWARDING, &forward))
     };
     let sent = |answer| {
@@ -113,7 +124,10 @@ fn s15_1_forwarding_to_a_port_that_is_gone_drops_and_a_wrong_answer_is_a_fault()
     let native = Verdict::Unicast(PortId(2));
     for (answer, why) in [
         (0x3, "tp_forward: answer 0x3 sends to port 0; ports begin with 1"),
-        (0x2, "tp_forward: answer 0x2 says 2; valid: 0 (as the switch does), 1 (drop), 3 (one port), 4 (all)"),
+        (
+            0x2,
+            "tp_forward: answer 0x2 says 2; valid: 0 (as the switch does), 1 (drop), 3 (one port), 4 (all)",
+        ),
         (0x1_0004, "tp_forward: answer 0x10004 has bits that its 4 does not have"),
         (0x901, "it dropped a frame for reason 9, of 2"),
     ] {

@@ -118,9 +118,11 @@ impl Bench {
             Slot::new(name, Arc::clone(neighbour) as Arc<dyn Extension>, FailMode::Open, &[])
         };
         let mut slots = vec![slot(&neighbours[0], "above")];
-        slots.extend(modules.iter().enumerate().map(|(n, module)| {
-            Slot::new(&format!("m{n}"), Arc::clone(module), fail, &[Tally(7), Tally(8)])
-        }));
+        slots.extend(
+            modules.iter().enumerate().map(|(n, module)| {
+                Slot::new(&format!("m{n}"), Arc::clone(module), fail, &[Tally(7), Tally(8)])
+            }),
+        );
         slots.push(slot(&neighbours[1], "below"));
         let stack = Stack::new(slots).expect("a stack");
         let config = SwitchConfig { kind: SwitchKind::Private, ..SwitchConfig::default() };
