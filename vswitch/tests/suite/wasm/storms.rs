@@ -73,16 +73,21 @@ fn s15_2_extensions_that_clone_their_own_and_each_others_frames_come_to_an_end()
             }
         }
     };
-    let added = run(&mut bench);
-    assert!((20..=60).contains(&added), "{added}");
-    bench.send(2, SECOND);
-    assert_eq!(run(&mut bench), 0, "until the next tick");
+    // A burst holds fewer of them than they add, so one frame does not use up all that they may.
+    let spend = |bench: &mut Bench| {
+        let frames = (0..20).map(|_| {
+            bench.send(2, SECOND);
+            run(bench)
+        });
+        frames.collect::<Vec<_>>()
+    };
+    let added = spend(&mut bench);
+    assert!((1..=60).contains(&added[0]) && (20..=60).contains(&added.iter().sum::<u32>()), "{added:?}");
+    assert_eq!(spend(&mut bench), [0; 20], "until the next tick");
     for module in &modules {
         module.tick(2, &Ports(0), &mut Effects::default()).expect("no fault");
     }
-    bench.send(2, SECOND);
-    let again = run(&mut bench);
-    assert!((20..=60).contains(&again), "{again}");
+    assert!((20..=60).contains(&spend(&mut bench).iter().sum::<u32>()));
 }
 
 #[test]
