@@ -472,6 +472,24 @@ def s14_4_a_host_with_two_provider_addresses_uses_the_one_that_a_record_names():
     close(f, hosts)
 
 
+@test
+def s20_7_a_tunnel_goes_on_while_both_its_switches_are_taken_over():
+    f = Fabric("192.168.34.0/24", "192.168.42.0/24")
+    hosts = NvHost(f, "192.168.34.8/24"), NvHost(f, "192.168.42.12/24")
+    blue(hosts)
+    ends = (("a", "10.16.1.3", "00:15:5d:03:00:0a", hosts[0]), ("c", "10.16.1.7", "00:15:5d:03:00:0c", hosts[1]))
+    for _, ca, mac, h in ends:
+        policy(hosts, record(5001, ca, mac, h.pa))
+    a, _ = (h.machine(name, 5001, f"{ca}/24", mac) for name, ca, mac, h in ends)
+    reachable(a, "10.16.1.7")
+    pings = host.spawn(["ip", "netns", "exec", a.name, *"ping -c 200 -i 0.02 -W 3 10.16.1.7".split()], stdout=subprocess.PIPE, text=True)
+    waited = [hosts[number % 2].switch.take_over() for number in range(4)]
+    p = traffic.Ping(pings.communicate(timeout=60)[0])
+    must(p.lost == 0 and p.duplicates == 0, f"{p}, {p.duplicates} duplicates; dropped {[h.drops() for h in hosts]}")
+    close(f, hosts)
+    return f"frames waited at most {max(waited):.1f} ms"
+
+
 def close(f, hosts):
     for h in hosts:
         h.switch.close()

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fdb::Fdb;
 use crate::nv;
+use crate::nv::neighbours::NextHop;
 use crate::port::PortKind;
 use crate::port::address_limit::Addresses;
 use crate::port::rule::{Action, Table, Tuple};
@@ -30,6 +31,9 @@ pub struct PortMemory {
     pub used: Vec<(IpAddr, u64)>,
     /// Frames counted against its storm limit in the current second.
     pub storm: u32,
+    /// An uplink's next hops on the provider network.
+    #[serde(default)]
+    pub next_hops: Vec<NextHop>,
 }
 
 /// The state of one switch.
@@ -84,6 +88,7 @@ impl State {
             sessions: self.sessions.save(now, id),
             used: used.map(|(address, age)| (address, age / 1_000_000)).collect(),
             storm: self.storms.used(now, id),
+            next_hops: self.nv.neighbours.save(now, id),
         }
     }
 
@@ -99,6 +104,9 @@ impl State {
         self.sessions.restore(now, id, &memory.sessions, |key, grant| granted(rules, key, grant));
         self.addresses.restore(now, id, &memory.used, port.policy.address_limit);
         self.storms.restore(now, id, memory.storm);
+        if port.kind == PortKind::Uplink {
+            self.nv.neighbours.restore(now, id, &memory.next_hops);
+        }
     }
 
     /// Forgets everything about a port. To be called when no worker has a snapshot with the port any more.

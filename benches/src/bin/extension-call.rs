@@ -89,6 +89,7 @@ impl Switch {
             mtu: 1500,
             vm: None,
             present: true,
+            unmet: false,
             policy: Policy::default(),
         });
         let mut snap = Snapshot::new(1, SwitchConfig::default(), ports.into());

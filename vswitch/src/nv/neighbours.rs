@@ -7,6 +7,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::table::{Key, Table};
 use crate::{Mac, Nanos, PortId};
 
@@ -36,6 +38,19 @@ pub struct Hop {
     pub vlan: Option<u16>,
     /// Its address.
     pub address: IpAddr,
+}
+
+/// What is known of a next hop of one uplink, as it is handed over.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The VLAN.
+    pub vlan: Option<u16>,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Milliseconds since it answered.
+    pub age_ms: u64,
 }
 
 /// The table. Reading is free of locks.
@@ -154,6 +169,30 @@ impl Neighbours {
         (0..self.table.extent()).filter_map(one).collect()
     }
 
+    /// What is known of an uplink's next hops, with the milliseconds since each answered.
+    pub fn save(&self, now: Nanos, port: PortId) -> Vec<NextHop> {
+        let one = |index| {
+            let (_, key, [mac, _, heard]) = self.table.read(index)?;
+            let Hop { vlan, address, .. } = hop(&key).filter(|hop| hop.port == port && mac != 0)?;
+            Some(NextHop { vlan, address, mac: Mac::from_u64(mac), age_ms: now.saturating_sub(heard) / 1_000_000 })
+        };
+        (0..self.table.extent()).filter_map(one).collect()
+    }
+
+    /// Puts in what was known of an uplink's next hops elsewhere, as far as it still holds; what is known here stays.
+    pub fn restore(&self, now: Nanos, port: PortId, saved: &[NextHop]) {
+        let _alone = self.table.exclusive();
+        for &NextHop { vlan, address, mac, age_ms } in saved.iter().take(LIMIT as usize) {
+            let (key, age) = (key(&Hop { port, vlan, address }), age_ms.saturating_mul(1_000_000));
+            if age < LOST && mac.is_valid_source() && self.table.find(&key).is_none() {
+                // A clock that has not run that long takes it as answered when it began.
+                let heard = now.saturating_sub(age).max(1);
+                self.table.insert(&key, [mac.to_u64(), 0, heard], now.max(1));
+                self.generation.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
     /// A number that has grown whenever an answer of [`Neighbours::find`] may be another.
     #[inline]
     pub fn generation(&self) -> u64 {
@@ -213,6 +252,25 @@ mod tests {
         assert_eq!(neighbours.find(&hop()), Some(MAC));
         assert!(!neighbours.hear(3 * SECOND, &Hop { vlan: None, ..hop() }, MAC), "another network");
         assert!(!neighbours.hear(3 * SECOND, &hop(), Mac::BROADCAST));
+    }
+
+    #[test]
+    fn s20_7_what_is_known_of_an_uplinks_next_hops_is_known_to_a_successor() {
+        let (before, after) = (Neighbours::new(1), Neighbours::new(2));
+        let other = Hop { port: PortId(4), ..hop() };
+        for hop in [hop(), other] {
+            before.find(&hop);
+            before.hear(SECOND, &hop, MAC);
+        }
+        let saved = before.save(3 * SECOND, PortId(3));
+        assert_eq!(saved, [NextHop { vlan: Some(7), address: hop().address, mac: MAC, age_ms: 2000 }]);
+        after.restore(9 * SECOND, PortId(3), &saved);
+        assert_eq!((after.find(&hop()), after.get(&other)), (Some(MAC), None));
+        assert_eq!(after.due(7 * SECOND + RENEW), [(hop(), Some(MAC))], "it is asked for again in time");
+        let old = [NextHop { age_ms: 60_000, ..saved[0].clone() }];
+        let third = Neighbours::new(3);
+        third.restore(9 * SECOND, PortId(3), &old);
+        assert_eq!(third.get(&hop()), None, "it has not answered for too long");
     }
 
     #[test]

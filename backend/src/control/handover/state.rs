@@ -113,6 +113,7 @@ pub(super) fn memory(state: &state::PortState) -> PortMemory {
         sessions: state.sessions.clone(),
         used: state.used.iter().map(|u| (u.address, u.age_ms)).collect(),
         storm: state.storm.used,
+        next_hops: Vec::new(), // an uplink has them, and guests move
     }
 }
 

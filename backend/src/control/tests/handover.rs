@@ -77,6 +77,7 @@ fn source() -> (Switch, Fake, tempfile::TempDir) {
         sessions: vec![session()],
         used: vec![("10.0.0.77".parse().unwrap(), 9)],
         storm: 3,
+        ..PortMemory::default()
     };
     fake.notes().memories.insert(1, memory);
     (switch, fake, dir)
