@@ -96,9 +96,9 @@ impl Inner {
 
     fn tick(&mut self, now: Nanos, counters: &dyn Counters) -> Result<(), Fault> {
         let Self { live, ports } = self;
+        live.store.data_mut().tick(); // of one that wants no ticks too
         let Some(func) = live.funcs.tick.clone() else { return Ok(()) };
         let host = live.store.data_mut();
-        host.tick();
         host.counters.clear();
         host.counters.extend(ports.iter().filter_map(|&port| Some((port, counters.of(port)?))));
         let done = live.call("tp_tick", &func, now);

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use vswitch::extension::change::Edit;
 use vswitch::extension::wasm::{Limits, Module};
 use vswitch::extension::{
-    Answer, Change, Counters, Destination, Effects, Extension, FailMode, Injection, Judgement, PortCounters,
-    Reason, Sample, Scope, Sight,
+    Answer, Change, Counters, Destination, Effects, FailMode, Injection, Judgement, PortCounters, Reason,
+    Sample, Scope, Sight,
 };
 use vswitch::pipeline::Verdict;
 use vswitch::port::PortKind;
@@ -126,12 +126,11 @@ fn s15_2_every_answer_means_what_the_abi_says_or_is_a_fault() {
         });
         judging.tick(answer.into(), &Ports(0), &mut effects).expect("no fault");
         let said = judge(&*judging, &mut effects);
-        match judgement {
-            Some(expected) => assert_eq!(said, expected, "{answer:#x}"),
-            None => {
-                assert!(matches!(said.judgement, Judgement::Fault(_)), "{answer:#x}: {said:?}");
-                judging = start();
-            }
+        if let Some(expected) = judgement {
+            assert_eq!(said, expected, "{answer:#x}");
+        } else {
+            assert!(matches!(said.judgement, Judgement::Fault(_)), "{answer:#x}: {said:?}");
+            judging = start();
         }
         let destination = meaning(answer).and_then(|parts| match parts {
             (0, scope, 0, 0) => Some((Destination::Native, scope)),
@@ -293,7 +292,7 @@ fn fuel_ends_a_call_at_the_same_instruction_each_time() {
     };
     let (mut less, mut least) = (1000, 100_000);
     while less + 1 < least {
-        let middle = (less + least) / 2;
+        let middle = u64::midpoint(less, least);
         if ends(middle) { least = middle } else { less = middle }
     }
     assert!((700 * 8..700 * 16).contains(&least), "{least}");

@@ -148,7 +148,7 @@ fn s15_2_a_change_towards_a_port_is_a_fault() {
 
 #[test]
 fn s15_a_trap_in_any_callback_is_a_fault_that_names_it() {
-    let callbacks: [(&str, &str, &str, fn(&dyn Extension) -> Result<(), String>); 8] = [
+    let callbacks: [(&str, &str, &str, Call); 8] = [
         ("tp_tick", "(param i64)", "", |e| e.tick(1, &Ports(0), &mut Effects::default())),
         ("tp_sample", "(param i32)", SAMPLING, |e| e.sample(&sample(), &mut Effects::default())),
         ("tp_forward", "(param i32) (result i32)", "", |e| {
@@ -198,6 +198,9 @@ fn s15_a_trap_in_any_callback_is_a_fault_that_names_it() {
     }
 }
 
+/// Calls one function of a module and says what went wrong.
+type Call = fn(&dyn Extension) -> Result<(), String>;
+
 const SAMPLING: &str = r#"(func (export "tp_sampling") (result i32) (i32.const 10))"#;
 const SAVE: &str = r#"(func (export "tp_save") (param i64 i32) (result i64) (i64.const 0))"#;
 const RESTORE: &str = r#"(func (export "tp_restore") (param i64 i32 i32 i32) (result i64) (i64.const 0))"#;
@@ -235,7 +238,7 @@ fn s15_4_what_another_saved_is_refused_by_the_module_and_that_is_no_fault() {
         assert_eq!(refused.to_string(), "this is not mine");
     }
     assert_eq!(instance.restore(1, PortId(1), b"1MTP\0\0\0\0"), Ok(()));
-    let refused = instance.restore(1, PortId(1), &[0; 100_001]).expect_err("too long for it");
+    let refused = instance.restore(1, PortId(1), &vec![0; 100_001]).expect_err("too long for it");
     assert_eq!(refused.to_string(), "it has no room for a state of 100001 bytes");
     assert_eq!(instance.restore(1, PortId(1), b"1MTP\0\0\0\0"), Ok(()), "it goes on");
 }

@@ -29,7 +29,7 @@ fn compiled(name: &str) -> Option<Vec<u8>> {
     };
     let out = std::env::temp_dir().join(format!("turnpike-{}-{name}.wasm", std::process::id()));
     let words = line.split(' ').map(|word| match word {
-        word if word.ends_with(".wasm") => out.display().to_string(),
+        word if Path::new(word).extension().is_some_and(|end| end == "wasm") => out.display().to_string(),
         word => word.to_owned(),
     });
     let done =

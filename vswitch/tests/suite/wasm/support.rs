@@ -1,5 +1,6 @@
 //! Modules as text, and a small switch for them to stand in beside a neighbour that must not notice.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -45,7 +46,7 @@ pub(super) fn wat_with(kind: u32, imports: &str, body: &str) -> Vec<u8> {
         }
     }
     if !body.contains("tp_kind") {
-        text += &format!(r#"(func (export "tp_kind") (result i32) (i32.const {kind}))"#);
+        let _ = write!(text, r#"(func (export "tp_kind") (result i32) (i32.const {kind}))"#);
     }
     if kind == FORWARDING && !body.contains("tp_forward") {
         text += r#"(func (export "tp_forward") (param i32) (result i32) (i32.const 0))"#;
