@@ -252,7 +252,11 @@ fn s15_3_a_veto_of_any_kind_leaves_everything_as_it_was_and_those_before_hear_of
             ],
         ),
         ("policy-delete 1 acl", |s, _| s.remove_acl("a", &deny()), &[]),
-        ("policy-update 1 acl", |s, _| s.add_acl("a", &[AclSpec { direction: "out".into(), ..deny() }]).map(drop), &[]),
+        (
+            "policy-update 1 acl",
+            |s, _| s.add_acl("a", &[AclSpec { direction: "out".into(), ..deny() }]).map(drop),
+            &[],
+        ),
         ("policy-add 1 rule", |s, _| s.add_rules("a", &[rule(7)], false).map(drop), &[]),
         ("policy-add 1 metering", |s, _| s.enable_meters(Some("a")).map(drop), &[]),
         (
@@ -264,7 +268,11 @@ fn s15_3_a_veto_of_any_kind_leaves_everything_as_it_was_and_those_before_hear_of
                 "one: switch-update kind=\"external\"",
             ],
         ),
-        ("set 1", |s, _| s.set_extension("two", Some("a"), Some(&json!({"x": 1}))), &["two: set 1 {\"x\":1}"]),
+        (
+            "set 1",
+            |s, _| s.set_extension("two", Some("a"), Some(&json!({"x": 1}))),
+            &["two: set 1 {\"x\":1}"],
+        ),
         ("set", |s, _| s.set_extension("two", None, Some(&json!({"x": 1}))), &["two: set {\"x\":1}"]),
         (
             "policy-add 1 rule",
@@ -333,7 +341,10 @@ fn s15_1_a_capture_refuses_nothing_and_has_failed_when_it_tries() {
     rig.refuse("tap", "policy");
     rig.switch.set_port("a", &PortChange { policy: spoofing(true) }).unwrap();
     let view = rig.switch.show_extension("tap", None).unwrap();
-    assert_eq!((&*view.state, view.fault.as_deref()), ("failed", Some("a capture refused a change: not today")));
+    assert_eq!(
+        (&*view.state, view.fault.as_deref()),
+        ("failed", Some("a capture refused a change: not today"))
+    );
 }
 
 #[test]
@@ -392,7 +403,9 @@ fn s15_1_the_newest_of_a_kind_is_nearest_to_the_guests_and_moves_only_among_its_
     assert!(line.contains("'other-way' forwards, and so does 'way': disable one of them first"), "{line}");
     rig.switch.disable_extension("two").unwrap();
     assert_eq!(rig.stack(), ["tap", "one", "way"]);
-    rig.switch.enable_extension(&NewExtension { name: "two".into(), at: Some(3), ..NewExtension::default() }).unwrap();
+    rig.switch
+        .enable_extension(&NewExtension { name: "two".into(), at: Some(3), ..NewExtension::default() })
+        .unwrap();
     assert_eq!(rig.stack(), ["tap", "one", "two", "way"]);
     let line = refused(&mut rig.switch, |s| s.disable_extension("nothing"));
     assert!(line.contains("there is no such extension"), "{line}");
@@ -436,7 +449,10 @@ fn an_instance_stays_over_other_changes_and_what_it_dropped_is_counted_over_rest
     let left = rig.switch.tallies.left();
     rig.switch.disable_extension("one").unwrap();
     assert_eq!(rig.switch.tallies.left(), left + 2);
-    assert!(!rig.fake.notes().tallies.contains_key(&tallies["too-loud"].0), "the numbers begin at zero again");
+    assert!(
+        !rig.fake.notes().tallies.contains_key(&tallies["too-loud"].0),
+        "the numbers begin at zero again"
+    );
     assert_eq!(rig.switch.show_extension("one", None).unwrap().ports.len(), 1, "settings are kept");
 }
 
@@ -452,7 +468,10 @@ fn one_that_cannot_be_started_with_the_switch_is_kept_with_its_fault_and_fails_c
     let (store, saved) = Store::open(state.path()).unwrap();
     let mut switch = start_with(Library::default(), saved, store, &fake);
     let views = switch.list_extensions();
-    assert_eq!(views.iter().map(|v| (&*v.name, &*v.state)).collect::<Vec<_>>(), [("tap", "failed"), ("one", "failed")]);
+    assert_eq!(
+        views.iter().map(|v| (&*v.name, &*v.state)).collect::<Vec<_>>(),
+        [("tap", "failed"), ("one", "failed")]
+    );
     let why = "it could not be started: there is no such extension";
     assert_eq!(views[1].fault.as_deref(), Some(why));
     assert_eq!(fake.notes().judging, [false, true], "only what fails closed is in the way of frames");
@@ -493,12 +512,17 @@ fn a_document_has_extensions_their_order_and_settings_and_applying_it_again_chan
         ]
     );
     assert_eq!(rig.stack(), ["one", "two"]);
-    assert_eq!(rig.script.lock().unwrap().made, made + 1, "only what has another configuration is another instance");
+    assert_eq!(
+        rig.script.lock().unwrap().made,
+        made + 1,
+        "only what has another configuration is another instance"
+    );
     assert_eq!(rig.switch.save(), other);
     rig.switch.apply(&Config { extension: Vec::new(), ..other.clone() }, false).unwrap();
     assert_eq!(rig.stack(), [""; 0]);
     let wrong = ConfigExtension { config: json!({"wrong": 1}), ..other.extension[0].clone() };
-    let line = refused(&mut rig.switch, |s| s.apply(&Config { extension: vec![wrong], ..other.clone() }, false));
+    let line =
+        refused(&mut rig.switch, |s| s.apply(&Config { extension: vec![wrong], ..other.clone() }, false));
     assert!(line.starts_with("extension 'one': it cannot be started: there is no key 'wrong'"), "{line}");
 }
 

@@ -139,10 +139,8 @@ fn h27_nobodys_word_brings_no_settings_of_extensions() {
 fn s20_4_a_required_extension_that_is_not_there_is_a_problem() {
     let mut from = host(&["one", "two"]);
     remember(&from, "two", b"connections");
-    let policy = PolicyChange {
-        require_extension: Some(Some(vec!["one".into()])),
-        ..PolicyChange::default()
-    };
+    let policy =
+        PolicyChange { require_extension: Some(Some(vec!["one".into()])), ..PolicyChange::default() };
     from.switch.set_port("a", &PortChange { policy }).unwrap();
     let manifest = from.switch.manifest("a").unwrap();
     let problems = |rig: &Rig| -> Vec<String> {
