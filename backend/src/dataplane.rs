@@ -21,12 +21,13 @@ use crate::extensions::Runner;
 use crate::guest::connection::Server;
 use crate::guest::hold::Room;
 use crate::guest::{GuestPort, Owner, tsc};
-use crate::link::{Link, Packet, Tap};
+use crate::link::{Link, Packet, Tap, Xdp};
 use crate::spec::{
     DataplaneError, EventSink, GuestSpec, PortCounters, PortState, PortStatus, StateKeeper, TapSpec,
-    UplinkSpec, WorkerOptions, WorkerStats,
+    UplinkDriver, UplinkSpec, WorkerOptions, WorkerStats,
 };
 use crate::tally::Tallies;
+use crate::watch::{self, Watcher, Watching};
 use crate::worker::{self, LinkPort, Port, Shared, Workers};
 
 /// MTU of a TAP, in bytes.
@@ -86,7 +87,8 @@ impl Dataplane {
 
     /// Why packets of a virtual subnet for a customer address go where they go.
     pub fn resolve(&self, vsid: u32, ca: IpAddr) -> Resolution {
-        resolve(&self.shared.view().snapshot, &self.shared.state, vsid, ca)
+        let now = tsc::nanos(tsc::cycles());
+        resolve(&self.shared.view().snapshot, &self.shared.state, now, vsid, ca)
     }
 
     /// Sends questions for next hops of the provider network that are not known, out of the uplinks they are at; reports those that do not
@@ -105,6 +107,18 @@ impl Dataplane {
     pub fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         let view = self.shared.view();
         explain(&view.snapshot, &self.shared.state, tsc::nanos(tsc::cycles()), from, head, len)
+    }
+
+    /// Shows frames from now on; `None` if too many watch already. No worker does anything for it any more once it was dropped.
+    pub fn watch(&self, spec: watch::Spec) -> Option<Watching> {
+        let (watcher, records) = Watcher::new(spec);
+        self.shared.watch(&watcher)?;
+        let shared = Arc::downgrade(&self.shared);
+        Some(Watching::new(records, move |watcher| {
+            if let Some(shared) = shared.upgrade() {
+                shared.unwatch(|other| Arc::ptr_eq(other, watcher));
+            }
+        }))
     }
 
     /// What is remembered of a port. When it returns, every worker is done with the frames it had when this was called.
@@ -208,9 +222,19 @@ impl Dataplane {
     /// Serves a network interface as the uplink.
     pub fn add_uplink(&self, spec: &UplinkSpec) -> Result<(), DataplaneError> {
         self.make_room(spec.id)?;
-        let packet = Packet::open(&spec.interface)?;
-        let mtu = u16::try_from(packet.mtu()).unwrap_or(u16::MAX);
-        self.add_link(spec.id, mtu, Box::new(packet));
+        let (link, mtu): (Box<dyn Link>, u32) = match spec.driver {
+            UplinkDriver::Packet => {
+                let packet = Packet::open(&spec.interface)?;
+                let mtu = packet.mtu();
+                (Box::new(packet), mtu)
+            }
+            UplinkDriver::Xdp => {
+                let xdp = Xdp::open(&spec.interface)?;
+                let mtu = xdp.mtu();
+                (Box::new(xdp), mtu)
+            }
+        };
+        self.add_link(spec.id, u16::try_from(mtu).unwrap_or(u16::MAX), link);
         self.refresh_link_addresses();
         Ok(())
     }
@@ -255,6 +279,8 @@ impl Dataplane {
         if gone.is_empty() {
             return;
         }
+        // Their numbers may be given to other ports.
+        self.shared.unwatch(|watcher| watcher.spec.port.is_some_and(|port| ids.contains(&port)));
         self.shared.publish(None, |ports| {
             for (id, _) in &gone {
                 if let Some(slot) = ports.get_mut(id.index()) {
@@ -278,6 +304,7 @@ impl Dataplane {
                 features: port.features(),
                 workers: port.owners.iter().map(|owner| owner.id()).collect(),
                 mtu: port.mtu(),
+                mode: None,
                 attached: port.is_attached(),
                 attachments: port.attachments(),
                 starts: port.starts(),
@@ -288,6 +315,7 @@ impl Dataplane {
                 features: 0,
                 workers: vec![port.owner],
                 mtu: port.mtu,
+                mode: port.link.mode(),
                 attached: false,
                 attachments: 0,
                 starts: 0,

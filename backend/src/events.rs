@@ -104,6 +104,11 @@ impl EventLog {
         self.lock().names.remove(&id);
     }
 
+    /// The name of port `id`, as long as it has one.
+    pub fn port_name(&self, id: PortId) -> Option<String> {
+        self.lock().names.get(&id).cloned()
+    }
+
     /// The events after number `seq` that are still kept, oldest first.
     pub fn since(&self, seq: u64) -> Vec<Arc<Record>> {
         let inner = self.lock();

@@ -14,4 +14,5 @@ pub mod spec;
 pub mod store;
 pub mod takeover;
 pub mod tally;
+pub mod watch;
 pub mod worker;

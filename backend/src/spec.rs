@@ -76,6 +76,32 @@ pub struct TapSpec {
     pub mac: Mac,
 }
 
+/// How an uplink's interface is driven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkDriver {
+    /// `AF_PACKET`: any Ethernet interface, which the host goes on using.
+    #[default]
+    Packet,
+    /// `AF_XDP`: an interface that is the switch's alone.
+    Xdp,
+}
+
+impl UplinkDriver {
+    /// Whether it is the one that nobody has to ask for.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Its name, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::Xdp => "xdp",
+        }
+    }
+}
+
 /// The physical side of an external switch.
 #[derive(Clone, Debug)]
 pub struct UplinkSpec {
@@ -85,6 +111,8 @@ pub struct UplinkSpec {
     pub name: String,
     /// The interface; must exist.
     pub interface: String,
+    /// How it is driven.
+    pub driver: UplinkDriver,
 }
 
 /// Where a port is in its life (`state` in JSON).
@@ -116,6 +144,8 @@ pub struct PortStatus {
     pub workers: Vec<usize>,
     /// MTU in force (a front end may have lowered it).
     pub mtu: u16,
+    /// Of several ways in which the kernel can serve a link, the one in force.
+    pub mode: Option<String>,
     /// Whether a front end is attached.
     pub attached: bool,
     /// How many front ends attached so far.

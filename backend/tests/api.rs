@@ -8,7 +8,7 @@ use common::{Daemon, directory};
 use serde_json::{Value, json};
 
 /// Every route of the contract.
-const ROUTES: [(&str, &str); 83] = [
+const ROUTES: [(&str, &str); 85] = [
     ("get", "/v1/switch"),
     ("patch", "/v1/switch"),
     ("get", "/v1/ports"),
@@ -89,6 +89,8 @@ const ROUTES: [(&str, &str); 83] = [
     ("get", "/v1/fdb"),
     ("get", "/v1/workers"),
     ("get", "/v1/events"),
+    ("get", "/v1/trace"),
+    ("get", "/v1/capture"),
     ("get", "/v1/openapi.json"),
     ("get", "/metrics"),
     ("get", "/v1/nothing"),
@@ -116,7 +118,10 @@ fn every_route_is_described_and_every_described_route_is_served() {
                 .replace("{name}", "x")
                 .replace("{vsid}", "5001")
                 .replace("{address}", "192.0.2.1")
-                .replace("{network}", "x"),
+                .replace("{network}", "x")
+                // These go on and on, if they are not refused.
+                .replace("/v1/trace", "/v1/trace?refuse=1")
+                .replace("/v1/capture", "/v1/capture?refuse=1"),
             "{}",
         );
         let served = !answer.contains("\"unknown-route\"");
@@ -261,7 +266,7 @@ fn an_error_has_code_object_message_and_hint() {
         ("GET", "/v1/ports/a/rules", "", 404, "unknown-port"),
         ("POST", "/v1/explain", r#"{"from": "a", "frame": "00"}"#, 404, "unknown-port"),
         ("PATCH", "/v1/ports/a", "{}", 404, "unknown-port"),
-        ("POST", "/v1/uplinks", r#"{"name": "u", "device": "lo", "driver": "xdp"}"#, 400, "bad-value"),
+        ("POST", "/v1/uplinks", r#"{"name": "u", "device": "lo", "driver": "dpdk"}"#, 400, "bad-value"),
         ("GET", "/v1/events?since=x", "", 400, "bad-value"),
         ("GET", "/v1/fdb?prt=a", "", 400, "unknown-key"),
         ("PUT", "/v1/ports", "", 404, "unknown-route"),

@@ -148,6 +148,79 @@ fn followers_see_events_as_they_happen_and_end_with_the_switch() {
 }
 
 #[test]
+fn s19_3_a_follower_misses_nothing_and_one_that_comes_back_goes_on_where_it_was() {
+    let directory = directory();
+    let daemon = Daemon::start(directory.path(), &[]);
+    daemon.ok(&["port", "add", "a", "--socket", "a.sock"]);
+    let follow = |since: u64| {
+        let mut follower = Command::new(TURNPIKE)
+            .args(["events", "--follow", "--json", "--since", &since.to_string()])
+            .env("TURNPIKE_API", &daemon.api)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+        (follower, lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap()))
+    };
+    let change = |number: u32| {
+        let policy = serde_json::json!({"policy": {"storm_limit": number}});
+        assert_eq!(daemon.http("PATCH", "/v1/ports/a", &policy.to_string()).0, 200);
+    };
+    let (mut first, mut lines) = follow(0);
+    let mut seen = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=100).for_each(change));
+        while seen.len() < 40 {
+            seen.push(lines.next().unwrap()["seq"].as_u64().unwrap());
+        }
+        // It goes away in the middle of what happens.
+        first.kill().unwrap();
+        first.wait().unwrap();
+    });
+    let (mut second, mut lines) = follow(seen.last().copied().unwrap());
+    loop {
+        let event = lines.next().unwrap();
+        seen.push(event["seq"].as_u64().unwrap());
+        if event["changes"] == serde_json::json!(["storm-limit=100"]) {
+            break;
+        }
+    }
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let all: Vec<u64> = (1..=seen.len() as u64).collect();
+    assert_eq!(seen, all, "each event once, in order");
+    // Who reads no more is not written to for ever.
+    let mut reader = Command::new("sh")
+        .args(["-c", "\"$0\" events --follow | head -n 1", TURNPIKE])
+        .env("TURNPIKE_API", &daemon.api)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ended = (0..100).any(|number| {
+        change(200 + number);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        reader.try_wait().unwrap().is_some()
+    });
+    assert!(ended, "'events --follow | head' goes on");
+}
+
+#[test]
+fn s19_4_top_shows_what_passes_each_second() {
+    let directory = directory();
+    let daemon = Daemon::start(directory.path(), &[]);
+    daemon.ok(&["port", "add", "a", "--socket", "a.sock"]);
+    let text = daemon.ok(&["top", "--count", "1"]);
+    assert!(
+        text.contains("OUT PKT/S") && text.contains("a     waiting") && text.contains("WORKER"),
+        "{text}"
+    );
+    assert!(!text.contains('\x1b'), "what is no terminal gets no control codes");
+    let look: serde_json::Value =
+        serde_json::from_str(&daemon.ok(&["top", "--count", "1", "--json"])).unwrap();
+    assert_eq!((&look["ports"][0]["port"], &look["ports"][0]["out_packets"]), (&"a".into(), &0.into()));
+}
+
+#[test]
 fn completions_and_man_pages_come_from_the_command_line() {
     let directory = directory();
     let api = directory.path().join("api.sock");

@@ -3,10 +3,13 @@ from dataclasses import dataclass, field
 
 TURNPIKE, BRIDGE, OVS, VHOST = "turnpike", "bridge", "ovs-dpdk", "dpdk-vhost"
 OVS_XDP = "ovs-dpdk-xdp"  # OVS with AF_XDP in the place of AF_PACKET on its uplinks
+# Turnpike with this driver on its uplinks, beside the one that is the better of the two in a row
+TURNPIKE_PACKET, TURNPIKE_XDP = "turnpike-packet", "turnpike-xdp"
+BASE = "base"  # Turnpike, another build of it: --base
 PLAIN = "no-policy"  # Turnpike again, its ports without any policy, or in a VLAN where the other ones are in a virtual subnet
 
 # What the command line says about all rows; compare.py fills it in.
-options = {"qemu": None, "vdev": ""}
+options = {"qemu": None, "vdev": "", "base": None}
 
 
 @dataclass

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from lab import fleet, host, moves, net
 from lab.host import LabError
+from lab.nvfleet import NvFleet
 from . import BRIDGE, OVS, options
 
 
@@ -119,6 +120,19 @@ def row_move(contenders, seconds):
             f.close()
 
     return run, close
+
+
+def row_nv(contenders, seconds):
+    """ms from the moment QEMU lets a guest of a virtual subnet run on another physical subnet until its rings run; a third host talks to it, too"""
+    f = NvFleet()
+    f.boot(qemu=options["qemu"])
+
+    def run(_contender):
+        result = moves.measured(f)
+        f.settle()
+        return result
+
+    return run, f.close
 
 
 def row_restart(contenders, seconds):

@@ -301,6 +301,33 @@ def states():
     save("state", "cut", port()[:-3])
 
 
+# --- extensions ---
+
+
+def extensions():
+    """Scripts for the module of the target: what to do before an answer (low half of a byte), its numbers, the answer."""
+
+    def calm(answer=0):
+        return bytes([10, answer])
+
+    def plain(low, high=0):
+        return bytes([0]) + struct.pack("<II", low, high)
+
+    save("extension", "passes", calm() * 200)
+    save("extension", "drops-and-changes", b"".join(calm(n % 4) + calm(0x20 | n % 3) for n in range(100)))
+    save("extension", "texts", plain(16, 8) * 60)
+    save("extension", "far", plain(0xFFFFFFFE, 4) + plain(0x10000, 0x40000001) * 20)
+    save("extension", "logs", (bytes([1]) + struct.pack("<II", 16, 8) + bytes(8)) * 30)
+    save("extension", "adds", (bytes([2, 1]) + struct.pack("<II", 0x10000, 60) + bytes(8)) * 30)
+    save("extension", "sends", (bytes([3]) + struct.pack("<IBIII", 0x10001, 4, 6343, 16, 8) + bytes(8)) * 30)
+    save("extension", "refreshes-counts", (bytes([4]) + bytes(8) + bytes([5, 1]) + struct.pack("<I", 64) + bytes(8)) * 20)
+    save("extension", "grows-scribbles", (bytes([6, 2]) + bytes(8) + bytes([7]) + struct.pack("<IB", 40, 255) + bytes(8)) * 20)
+    save("extension", "spins", calm() * 9 + bytes([8]) + calm() * 40)
+    save("extension", "traps", calm() * 5 + bytes([9]) + calm() * 40)
+    # A module: version 1 of the format, a type, and nothing that ABI 1 asks for.
+    save("extension", "module", b"\0asm\x01\0\0\0" + bytes([1, 5, 1, 0x60, 0, 1, 0x7F]))
+
+
 if __name__ == "__main__":
     wires()
     tunnels()
@@ -308,3 +335,4 @@ if __name__ == "__main__":
     chains()
     messages()
     states()
+    extensions()

@@ -8,6 +8,8 @@ from . import host, net, switch
 from .host import sh
 
 _serial = itertools.count(1)
+# How the hosts' uplinks are driven; $TURNPIKE_UPLINK=xdp runs whatever uses this over AF_XDP.
+DRIVER = os.environ.get("TURNPIKE_UPLINK", "packet")
 
 
 def _link(kind):
@@ -35,13 +37,17 @@ class Fabric:
     def _subnet(self, address):
         return next(s for s in self._bridges if ipaddress.ip_interface(address).ip in s)
 
-    def wire(self, address, namespace=None):
-        """A link into the subnet of `address`; the name of its end, in `namespace` if that is given."""
+    def wire(self, address, namespace=None, driver="packet"):
+        """A link into the subnet of `address`; the name of its end, in `namespace` if that is given. `driver`: of an uplink at that end."""
         near, far = _link("w"), _link("f")
         sh("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.namespace.name)
         host.at_exit(lambda: sh("ip", "link", "del", near, check=False))
         # A kernel that leaves the segmentation of a tunnel's frames to the other end of such a link leaves it to nobody.
         self.run(f"ip link set {far} mtu {self.mtu} master {self._bridges[self._subnet(address)]} up")
+        if driver == "xdp":
+            # AF_XDP sees the bytes of a frame and nothing else: what a neighbour leaves to a wire that is none is lost.
+            host.need("ethtool")
+            self.run(f"ethtool -K {far} tx off txvlan off")
         if namespace:
             sh("ip", "link", "set", near, "netns", namespace.name)
             namespace.run(f"sysctl -q net.ipv6.conf.{near}.disable_ipv6=1; ip link set {near} mtu {self.mtu} up")
@@ -58,7 +64,7 @@ class Cable:
         """An address that nobody has: both hosts are in the one subnet."""
         return str(self._subnet.broadcast_address - 1)
 
-    def wire(self, _address, namespace):
+    def wire(self, _address, namespace, _driver):
         """An end of the cable, in `namespace`."""
         if self._ends is None:
             self._ends = [_link("w"), _link("w")]
@@ -72,19 +78,19 @@ class Cable:
 
 class NvHost:
     """A host on the fabric with a switch and a provider address (`pa`, with prefix length). `manage`: number of a link to the machine itself,
-    which has 192.0.2.(4 × number + 1) on it."""
+    which has 192.0.2.(4 × number + 1) on it. `driver`: of the uplink."""
 
-    def __init__(self, fabric, pa, *serve, name=None, manage=None):
+    def __init__(self, fabric, pa, *serve, name=None, manage=None, driver=DRIVER):
         self.fabric, self.pa = fabric, str(ipaddress.ip_interface(pa).ip)
         self.name = name or f"host{next(_serial)}"
         self.namespace = net.Namespace()
-        self.wire = fabric.wire(pa, self.namespace)
+        self.wire = fabric.wire(pa, self.namespace, driver)
         if manage is not None:
             self._manage(manage)
         self.switch = switch.Turnpike("--host-id", self.name, *serve, name=self.name, namespace=self.namespace)
         self.cli = self.switch.cli
         self.cli("switch", "set", "--nv", "on")
-        self.cli("uplink", "add", "wire", "--device", self.wire)
+        self.cli("uplink", "add", "wire", "--device", self.wire, "--driver", driver)
         self.cli("nv", "provider", "add", "--address", pa, "--uplink", "wire", "--gateway", fabric.gateway(pa))
 
     def _manage(self, number):

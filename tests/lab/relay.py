@@ -1,5 +1,5 @@
 """A relay on a UNIX socket: what passes between two processes can be held back, as if the one that is to read it were slow, or cut."""
-import collections, socket, threading
+import collections, socket, threading, time
 from . import host
 
 
@@ -93,3 +93,49 @@ def _end(s):
         s.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass
+
+
+class Slow:
+    """Listens on a TCP port of its own (`port`) and passes on to `to` (host, port), both ways; what comes back arrives `delay` s later."""
+
+    def __init__(self, to, delay):
+        self._to, self._delay = to, delay
+        self._listener = socket.create_server(("0.0.0.0", 0))
+        self.port = self._listener.getsockname()[1]
+        host.at_exit(self._listener.close)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far, queue = socket.create_connection(self._to), collections.deque()
+            for end in (near, far):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            came = threading.Semaphore(0)
+            for step in (self._there, self._take, self._give):
+                threading.Thread(target=step, args=(near, far, queue, came), daemon=True).start()
+
+    @staticmethod
+    def _there(near, far, _queue, _came):
+        while data := _read(near):
+            far.sendall(data)
+        far.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _take(_near, far, queue, came):
+        while True:
+            queue.append((time.monotonic(), data := _read(far)))
+            came.release()
+            if not data:
+                return
+
+    def _give(self, near, _far, queue, came):
+        while came.acquire():
+            since, data = queue.popleft()
+            if not data:
+                return near.close()
+            time.sleep(max(0, since + self._delay - time.monotonic()))
+            near.sendall(data)

@@ -27,6 +27,7 @@
 //! - [`switch`]: the process under test, its command line, its log and its resources;
 //! - [`protocols`]: ARP, neighbour discovery, router messages and DHCP as frames;
 //! - [`lan`]: a switch with a guest on every port, for tests of who hears what;
+//! - [`watcher`]: commands that show frames or events while the test goes on;
 //! - [`reference`]: port ACLs and rules as the rule book reads, linear and obvious, to compare the switch with;
 //! - [`arena`]: a switch with two neighbours in conversation and one port to attack; a hostile case in a dozen lines.
 //!
@@ -57,6 +58,7 @@ pub mod reference;
 pub mod ring;
 pub mod switch;
 pub mod traffic;
+pub mod watcher;
 
 pub use arena::{Arena, Neighbours};
 pub use frame::Frame;

@@ -7,7 +7,7 @@ use crate::extension::Head;
 use crate::frame::tag::Tagging;
 use crate::nv::{self, overlay::Ingress};
 use crate::pipeline::{self, Verdict};
-use crate::snapshot::{FloodSet, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::Frame;
@@ -73,6 +73,19 @@ pub fn explain(
     head: &[u8],
     len: u32,
 ) -> Explanation {
+    explain_to(snap, state, now, from, (head, len), |_| true)
+}
+
+/// As [`explain`], but of those that would get a flooded frame or a monitor's copy only the ones are asked that `told` names: what it costs
+/// does not depend on how many ports there are.
+pub fn explain_to(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    (head, len): (&[u8], u32),
+    told: impl Fn(PortId) -> bool,
+) -> Explanation {
     let ended = |mut steps: Vec<Told>, step, reason| {
         steps.push(Told { step, notes: Vec::new(), dropped: Some(reason) });
         Explanation { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() }
@@ -126,7 +139,10 @@ pub fn explain(
         Verdict::Drop(_) | Verdict::Answer => Vec::new(),
         Verdict::Refuse(reason, to) => vec![own(to, Some(reason))],
         Verdict::Unicast(to) => vec![own(to, None)],
-        Verdict::Flood(set) => flooded(snap, state, now, from, ingress.as_ref(), (head, len), set),
+        Verdict::Flood(set) => {
+            let to = snap.flood(set, from).filter(|&to| told(to));
+            flooded(snap, state, now, from, ingress.as_ref(), (head, len), to)
+        }
     };
     if matches!(verdict, Verdict::Flood(_)) {
         let mirrored = |d: &Destination| snap.port(d.port).is_some_and(crate::port::Port::is_mirrored);
@@ -135,7 +151,7 @@ pub fn explain(
     if mirror {
         for &monitor in snap.monitors() {
             // A port whose policy refused the frame does not get it as a copy either.
-            if monitor == from || destinations.iter().any(|d| d.port == monitor) {
+            if monitor == from || !told(monitor) || destinations.iter().any(|d| d.port == monitor) {
                 continue;
             }
             let tagging = match &ingress {
@@ -152,7 +168,7 @@ pub fn explain(
     Explanation { steps, verdict, destinations }
 }
 
-/// Every port of a flood that is in the frame's network, with what its policy says.
+/// Those of these receivers of a flood that are in the frame's network, with what their policy says.
 fn flooded(
     snap: &Snapshot,
     state: &State,
@@ -160,7 +176,7 @@ fn flooded(
     from: PortId,
     ingress: Option<&Ingress>,
     (head, len): (&[u8], u32),
-    set: FloodSet,
+    to: impl Iterator<Item = PortId>,
 ) -> Vec<Destination> {
     let one = |to| {
         let mut steps = Vec::new();
@@ -169,5 +185,5 @@ fn flooded(
         let refused = reason(Some(verdict));
         Some(Destination { port: to, tagging, refused, copy: false, steps })
     };
-    snap.flood(set, from).filter_map(one).collect()
+    to.filter_map(one).collect()
 }

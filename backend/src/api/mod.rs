@@ -2,19 +2,22 @@
 //!
 //! `routes` says what there is (`lists`: a port's ACL and rules, `live`: meters
 //! and sessions, `config`: all as one document, `extensions`, `nv`: network virtualization, `handover` and `migrations`: ports on the move), `body` how requests are read and refusals written, `serve` how connections are
-//! accepted and bounded, `auth` who may call, `metrics` the Prometheus text. Handlers only translate: they run
+//! accepted and bounded, `auth` who may call, `metrics` the Prometheus text,
+//! `frames` what they do, as lines or as `pcapng`. Handlers only translate: they run
 //! methods of [`crate::control::Switch`] on a thread that may block.
 
 mod auth;
 mod body;
 mod config;
 mod extensions;
+mod frames;
 mod handover;
 mod lists;
 mod live;
 mod metrics;
 mod migrations;
 mod nv;
+mod pcapng;
 mod routes;
 mod serve;
 mod takeover;

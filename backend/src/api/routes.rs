@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use vswitch::refusal::{Object, Refusal};
 
 use super::body::{ApiError, Body, ErrorBody, Name, Query};
-use super::{Shared, config, extensions, handover, lists, live, metrics, migrations, nv, takeover};
+use super::{Shared, config, extensions, frames, handover, lists, live, metrics, migrations, nv, takeover};
 use crate::control::types::{
     ExplainSpec, ExplainView, FdbView, NewPort, NewUplink, PortChange, PortView, SwitchChange, SwitchView,
     WorkerView,
@@ -93,6 +93,8 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(explain))
         .routes(routes!(list_workers))
         .routes(routes!(show_events))
+        .routes(routes!(frames::trace))
+        .routes(routes!(frames::capture))
         .routes(routes!(show_metrics))
         .routes(routes!(describe))
         .split_for_parts()
@@ -373,7 +375,7 @@ async fn follow(
 }
 
 /// A response body fed by a channel.
-struct Lines(mpsc::Receiver<Bytes>);
+pub(super) struct Lines(pub(super) mpsc::Receiver<Bytes>);
 
 impl axum::body::HttpBody for Lines {
     type Data = Bytes;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 use vswitch::refusal::{self, Object, Refused};
 
 use super::{Failure, Outcome};
@@ -112,23 +114,61 @@ impl Client {
         self.delete(&format!("{path}?{query}"))
     }
 
-    /// Hands each line of the answer to `line` as it arrives, until the switch ends it or `line` fails.
-    pub(super) fn lines(&self, path: &str, mut line: impl FnMut(&str) -> Outcome) -> Outcome {
+    /// Hands each line of the answer to `line` as it arrives, until the switch ends it, `line` fails or says that it wants no more, or the user
+    /// interrupts. `begun` is called when the switch has begun to answer.
+    pub(super) fn lines(
+        &self,
+        path: &str,
+        begun: impl FnOnce(),
+        mut line: impl FnMut(&str) -> Result<ControlFlow<()>, Failure>,
+    ) -> Outcome {
+        let mut rest: Vec<u8> = Vec::new();
+        let begun = || {
+            begun();
+            Ok(())
+        };
+        self.pieces(path, begun, |data| {
+            rest.extend_from_slice(data);
+            let mut from = 0;
+            while let Some(end) = rest[from..].iter().position(|b| *b == b'\n') {
+                if line(&String::from_utf8_lossy(&rest[from..from + end]))?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                from += end + 1;
+            }
+            rest.drain(..from);
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// The same for an answer that is not lines: hands over its bytes as they arrive.
+    pub(super) fn pieces(
+        &self,
+        path: &str,
+        begun: impl FnOnce() -> Outcome,
+        mut piece: impl FnMut(&[u8]) -> Result<ControlFlow<()>, Failure>,
+    ) -> Outcome {
         Self::blocking(async {
             let mut response = self.send(Method::GET, path, Bytes::new()).await?;
             if !response.status().is_success() {
                 return whole(response).await.map(|_| ());
             }
-            let mut rest: Vec<u8> = Vec::new();
-            while let Some(frame) = response.body_mut().frame().await {
+            begun()?;
+            // Once, not for each piece: what comes between two pieces would be missed.
+            let mut interrupted = signal(SignalKind::interrupt()).map_err(|e| broken(&e))?;
+            let mut terminated = signal(SignalKind::terminate()).map_err(|e| broken(&e))?;
+            loop {
+                let frame = tokio::select! {
+                    frame = response.body_mut().frame() => frame,
+                    _ = interrupted.recv() => return Ok(()),
+                    _ = terminated.recv() => return Ok(()),
+                };
+                let Some(frame) = frame else { return Ok(()) };
                 let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() else { continue };
-                rest.extend_from_slice(&data);
-                while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-                    line(&String::from_utf8_lossy(&rest[..end]))?;
-                    rest.drain(..=end);
+                if piece(&data)?.is_break() {
+                    return Ok(());
                 }
             }
-            Ok(())
         })
     }
 

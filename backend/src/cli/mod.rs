@@ -5,6 +5,7 @@
 mod acl;
 mod apply;
 mod begin;
+mod capture;
 mod client;
 mod completions;
 mod events;
@@ -22,11 +23,14 @@ mod serve;
 mod session;
 mod switch;
 mod table;
+mod top;
+mod trace;
 mod uplink;
 mod value;
 mod worker;
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -121,6 +125,12 @@ enum Command {
     Save,
     /// Say what would happen to a frame now, step by step, and why; nothing is sent.
     Explain(explain::Explain),
+    /// Show what happens to frames, a line for each: the steps that did something, why it was dropped, who got it. Ends with Ctrl-C.
+    Trace(trace::Trace),
+    /// Write frames to a file for Wireshark: an interface for each port, and why a frame was dropped as its comment. Ends with Ctrl-C.
+    Capture(capture::Capture),
+    /// Show ports and workers with what passes each second, until Ctrl-C.
+    Top(top::Top),
     /// Show what happened: the last 4096 events, oldest first. With --json, one JSON object per line.
     Events(events::Events),
     /// Print a completion script for a shell, for example
@@ -178,6 +188,16 @@ fn print(text: &str, newline: bool) -> Outcome {
     }
 }
 
+/// Writes a line of an answer that goes on; `Break` = its reader went away (`| head`).
+fn say(line: &str) -> Result<ControlFlow<()>, Failure> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(e) => Err(Failure(format!("cannot write to standard output: {e}"))),
+    }
+}
+
 /// Runs the command the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -185,6 +205,7 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => Some(&serve.no_json),
         Command::Completions(completions) => Some(&completions.no_json),
         Command::Man(man) => Some(&man.no_json),
+        Command::Capture(capture) => Some(&capture.no_json),
         _ => None,
     };
     if no_answer.is_some_and(|own| own.json || cli.json) {
@@ -209,6 +230,9 @@ pub fn main() -> ExitCode {
         Command::Apply(apply) => apply.run(&client, &answer),
         Command::Save => apply::save(&client, &answer),
         Command::Explain(explain) => explain.run(&client, &answer),
+        Command::Trace(trace) => trace.run(&client, &answer),
+        Command::Capture(capture) => capture.run(&client),
+        Command::Top(top) => top.run(&client, &answer),
         Command::Events(events) => events.run(&client, &answer),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

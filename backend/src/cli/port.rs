@@ -162,10 +162,19 @@ pub(super) fn list(ports: &[PortView]) -> String {
                 count(p.counters.out_packets),
                 count(p.counters.in_packets),
                 count(drops(p)),
-                p.socket.clone().or_else(|| p.interface.clone()).unwrap_or_default(),
+                p.socket.clone().or_else(|| behind(p)).unwrap_or_default(),
             ]
         }),
     )
+}
+
+/// The interface behind a port, and what drives it if that is not the usual one.
+fn behind(p: &PortView) -> Option<String> {
+    let interface = p.interface.clone()?;
+    match driver(p).filter(|_| p.driver_mode.is_some()) {
+        Some(driver) => Some(format!("{interface}, {driver}")),
+        None => Some(interface),
+    }
 }
 
 /// How many elements a list has, and how to see them.
@@ -175,6 +184,12 @@ fn entries(count: usize, one: &str, many: &str, noun: &str, port: &str) -> Strin
         1 => format!("1 {one}, see 'turnpike {noun} list {port}'"),
         _ => format!("{count} {many}, see 'turnpike {noun} list {port}'"),
     }
+}
+
+/// How an uplink's interface is driven.
+pub(super) fn driver(p: &PortView) -> Option<String> {
+    let driver = p.driver.as_deref()?;
+    Some(p.driver_mode.as_ref().map_or_else(|| driver.to_owned(), |mode| format!("{driver} ({mode})")))
 }
 
 /// One port in full.
@@ -187,6 +202,9 @@ pub(super) fn show(p: &PortView) -> String {
     }
     if let Some(interface) = &p.interface {
         rows.push(("interface", interface.clone()));
+    }
+    if let Some(driver) = driver(p) {
+        rows.push(("driver", driver));
     }
     rows.push(("state", p.state.clone()));
     if let Some(fault) = &p.fault {

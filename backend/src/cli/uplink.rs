@@ -7,11 +7,14 @@ use vswitch::refusal::Object;
 use super::client::{Client, object};
 use super::{Answer, Failure, Outcome, port};
 use crate::control::types::{NewUplink, PortView};
+use crate::spec::UplinkDriver;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Driver {
-    /// `AF_PACKET`: any Ethernet interface
+    /// `AF_PACKET`: any Ethernet interface, which the host goes on using
     Packet,
+    /// `AF_XDP`: faster; the interface is the switch's alone, the host gets nothing that it receives
+    Xdp,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,8 +47,12 @@ pub(super) enum Uplink {
 impl Uplink {
     pub(super) fn run(self, client: &Client, answer: &Answer) -> Outcome {
         match self {
-            Self::Add { name, device, driver: Driver::Packet } => {
-                let new = NewUplink { name, device, driver: Some("packet".into()) };
+            Self::Add { name, device, driver } => {
+                let driver = match driver {
+                    Driver::Packet => UplinkDriver::Packet,
+                    Driver::Xdp => UplinkDriver::Xdp,
+                };
+                let new = NewUplink { name, device, driver: Some(driver.name().into()) };
                 let uplink: PortView = client.post("/v1/uplinks", &new)?;
                 answer.print(&uplink, |u| format!("uplink '{}' added: {}", u.name, new.device))
             }

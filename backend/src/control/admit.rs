@@ -172,11 +172,11 @@ impl Switch {
         if let Some(existing) = self.names(true).pop() {
             return Err(Refusal::SecondUplink { existing });
         }
-        check::driver(new.driver.as_deref())?;
+        let driver = check::driver(new.driver.as_deref())?;
         check::interface_name(&new.device)?;
         self.check_interface_free(&new.device)?;
         let mac = check::ethernet(&new.device, &host::interfaces())?;
-        let device = Device::Uplink { interface: new.device.clone() };
+        let device = Device::Uplink { interface: new.device.clone(), driver };
         let id = self.free_id()?;
         let mac_kind = MacKind::Interface;
         Ok(PortConfig {

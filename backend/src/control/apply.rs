@@ -70,12 +70,12 @@ impl Switch {
                     new.features.clone_from(features);
                 }
                 Device::Host { interface } => new.tap = Some(interface.clone()),
-                Device::Uplink { interface } => {
+                Device::Uplink { interface, driver } => {
                     let (name, policy) = (new.name, new.policy);
                     config.uplink.push(ConfigUplink {
                         name,
                         device: interface.clone(),
-                        driver: None,
+                        driver: (!driver.is_usual()).then(|| driver.name().to_owned()),
                         policy,
                     });
                     continue;
@@ -135,10 +135,7 @@ impl Switch {
 
     fn plan_uplink(&mut self, new: &ConfigUplink) -> Result<(), Refusal> {
         let config = match self.ports.get(&new.name) {
-            Some(entry) => {
-                check::driver(new.driver.as_deref())?;
-                entry.config.clone()
-            }
+            Some(entry) => entry.config.clone(),
             None => self.check_uplink(&new.uplink())?,
         };
         let policy = changed(&Policy::default(), &new.policy, PortKind::Uplink)?;
@@ -211,7 +208,9 @@ fn unique(wanted: &Config) -> Result<(), Refused> {
 }
 
 fn same_uplink(config: &PortConfig, new: &ConfigUplink) -> bool {
-    matches!(&config.device, Device::Uplink { interface } if *interface == new.device)
+    let wanted = check::driver(new.driver.as_deref());
+    matches!(&config.device, Device::Uplink { interface, driver }
+        if *interface == new.device && wanted.is_ok_and(|wanted| wanted == *driver))
 }
 
 /// Whether a port has the device and address that a document wants.

@@ -269,7 +269,11 @@ fn described(config: &PortConfig) -> String {
     let mut parts = match &config.device {
         Device::Guest { socket, .. } => vec![format!("socket {}", socket.to_string_lossy())],
         Device::Host { interface } => vec![format!("tap {interface}")],
-        Device::Uplink { interface } => vec![format!("device {interface}")],
+        Device::Uplink { interface, driver } => {
+            let mut parts = vec![format!("device {interface}")];
+            parts.extend((!driver.is_usual()).then(|| format!("driver {}", driver.name())));
+            parts
+        }
     };
     if config.mac_kind != MacKind::Interface {
         parts.push(format!("mac {}", config.mac));

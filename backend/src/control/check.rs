@@ -11,6 +11,7 @@ use vswitch::refusal::Refusal;
 use vswitch::{Mac, Nanos};
 
 use super::host::{self, AtPath, Interface};
+use crate::spec::UplinkDriver;
 
 /// Longest path of a UNIX socket: `sun_path` without its final zero.
 pub const SOCKET_PATH_MAX: usize = 107;
@@ -97,11 +98,13 @@ pub fn interface_name(interface: &str) -> Result<(), Refusal> {
 }
 
 /// How an uplink's interface is driven.
-pub fn driver(given: Option<&str>) -> Result<(), Refusal> {
+pub fn driver(given: Option<&str>) -> Result<UplinkDriver, Refusal> {
     match given {
-        None | Some("packet") => Ok(()),
+        None | Some("packet") => Ok(UplinkDriver::Packet),
+        Some("xdp") => Ok(UplinkDriver::Xdp),
         Some(other) => {
-            Err(Refusal::BadValue { setting: "driver".into(), value: other.into(), valid: "packet".into() })
+            let (setting, valid) = ("driver".into(), "packet, xdp".into());
+            Err(Refusal::BadValue { setting, value: other.into(), valid })
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn serve(data: &dyn DataPath, config: &PortConfig) -> Result<(), Data
 pub(super) fn initial_mtu(device: &Device) -> u16 {
     match device {
         Device::Guest { mtu, .. } => *mtu,
-        Device::Host { interface } | Device::Uplink { interface } => {
+        Device::Host { interface } | Device::Uplink { interface, .. } => {
             host::interface_mtu(interface).unwrap_or(DEFAULT_MTU)
         }
     }

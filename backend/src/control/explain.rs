@@ -51,7 +51,7 @@ impl Switch {
     }
 }
 
-fn step(told: Told) -> StepView {
+pub(super) fn step(told: Told) -> StepView {
     let outcome = told.dropped.map_or_else(|| "pass".to_owned(), |reason| format!("drop {reason}"));
     StepView { step: told.step.to_owned(), outcome, notes: told.notes }
 }

@@ -30,6 +30,7 @@ pub mod takeover;
 pub mod tallies;
 pub mod types;
 mod view;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ use super::rule::Rules;
 use super::types::{LinkState, Policy, SwitchChange};
 use super::{admit, check};
 use crate::guest::features;
+use crate::spec::UplinkDriver;
 
 /// Ports a switch has at most, uplink included; port numbers are 1 to this.
 pub const MAX_PORTS: usize = 1024;
@@ -107,6 +108,9 @@ pub enum Device {
     Uplink {
         /// The interface.
         interface: String,
+        /// How it is driven.
+        #[serde(default, skip_serializing_if = "UplinkDriver::is_usual")]
+        driver: UplinkDriver,
     },
 }
 
@@ -124,7 +128,15 @@ impl Device {
     pub fn interface(&self) -> Option<&str> {
         match self {
             Self::Guest { .. } => None,
-            Self::Host { interface } | Self::Uplink { interface } => Some(interface),
+            Self::Host { interface } | Self::Uplink { interface, .. } => Some(interface),
+        }
+    }
+
+    /// How the interface is driven, of an uplink.
+    pub fn driver(&self) -> Option<UplinkDriver> {
+        match self {
+            Self::Uplink { driver, .. } => Some(*driver),
+            _ => None,
         }
     }
 

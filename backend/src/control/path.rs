@@ -14,6 +14,7 @@ use vswitch::{PortId, Tally};
 use super::model::{Device, PortConfig};
 use crate::dataplane::Dataplane;
 use crate::spec::{DataplaneError, GuestSpec, PortCounters, PortStatus, TapSpec, UplinkSpec, WorkerStats};
+use crate::watch::{Spec, Watching};
 
 /// See [`Dataplane`], whose methods these are.
 pub trait DataPath: Send {
@@ -64,6 +65,10 @@ pub trait DataPath: Send {
     fn flush_sessions(&self, port: PortId) -> u64;
     /// What would happen to a frame that a port sends: its first bytes and its whole length.
     fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation;
+    /// Shows frames to somebody; `None` if too many watch already.
+    fn watch(&self, _: Spec) -> Option<Watching> {
+        None
+    }
     /// What is remembered of a port, none of whose frames is under way when this returns.
     fn save_port(&self, id: PortId) -> PortMemory;
     /// Puts in what was remembered of a port elsewhere, under the published policy.
@@ -126,8 +131,9 @@ impl DataPath for Dataplane {
             Device::Host { interface } => {
                 self.add_tap(&TapSpec { id, name, interface: interface.clone(), mac: port.mac })
             }
-            Device::Uplink { interface } => {
-                self.add_uplink(&UplinkSpec { id, name, interface: interface.clone() })
+            Device::Uplink { interface, driver } => {
+                let (interface, driver) = (interface.clone(), *driver);
+                self.add_uplink(&UplinkSpec { id, name, interface, driver })
             }
         }
     }
@@ -196,6 +202,10 @@ impl DataPath for Dataplane {
 
     fn explain(&self, from: PortId, head: &[u8], len: u32) -> Explanation {
         Self::explain(self, from, head, len)
+    }
+
+    fn watch(&self, spec: Spec) -> Option<Watching> {
+        Self::watch(self, spec)
     }
 
     fn save_port(&self, id: PortId) -> PortMemory {

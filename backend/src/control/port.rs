@@ -59,6 +59,7 @@ impl Switch {
         data.remove(id);
         self.ports.remove(name);
         self.publish();
+        self.nv_coming();
         self.port_gone(&config, connected);
         self.release(config.tallies());
         self.events.emit(Event::PortRemoved { port: id, name: name.to_owned() });
@@ -104,6 +105,7 @@ impl Switch {
             return Err(why);
         }
         agreed.done();
+        self.nv_coming();
         Ok(old)
     }
 

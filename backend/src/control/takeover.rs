@@ -188,8 +188,7 @@ fn device_of(config: &PortConfig, device: DeviceText, fds: Vec<OwnedFd>) -> Opti
             Some(Adopted::Guest(spec, Parked::from_parts(text, fds)?))
         }
         (DeviceText::Link(text), Device::Host { .. } | Device::Uplink { .. }) => {
-            let fd = fds.into_iter().next()?;
-            Some(Adopted::Link(config.id, config.device.kind(), text, fd))
+            Some(Adopted::Link(config.id, config.device.kind(), text, fds))
         }
         _ => None,
     }

@@ -1,6 +1,7 @@
 //! The model against a data path that notes what it is told and refuses on request.
 
 mod apply;
+mod coming;
 pub(in crate::control) mod extensions;
 mod handover;
 mod lists;
@@ -23,7 +24,7 @@ use vswitch::{Mac, PortId, Tally};
 use super::model::{MAX_PORTS, MacKind};
 use super::types::{Policy, PolicyChange};
 use super::*;
-use crate::spec::{PortCounters, PortState, PortStatus, WorkerStats};
+use crate::spec::{PortCounters, PortState, PortStatus, UplinkDriver, WorkerStats};
 
 /// What the data path was told, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -141,6 +142,7 @@ impl DataPath for Fake {
             features: 1,
             workers: vec![0],
             mtu: notes.mtu,
+            mode: None,
             attached: !notes.detached.contains(&id.0),
             attachments: notes.attachments,
             starts: notes.starts.get(&id.0).copied().unwrap_or_default(),
@@ -449,7 +451,7 @@ fn stored_uplink() -> PortConfig {
         name: "up".into(),
         mac: Mac([2, 0, 0, 0, 0, 5]),
         mac_kind: MacKind::Interface,
-        device: Device::Uplink { interface: "eth8".into() },
+        device: Device::Uplink { interface: "eth8".into(), driver: UplinkDriver::Packet },
         policy: Policy::default(),
         metering: None,
         epoch: 0,

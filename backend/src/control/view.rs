@@ -146,6 +146,8 @@ impl Switch {
             client: guest.as_ref().map(|g| g.1),
             socket: guest.map(|g| g.0),
             interface: config.device.interface().map(str::to_owned),
+            driver: config.device.driver().map(|driver| driver.name().to_owned()),
+            driver_mode: status.as_ref().and_then(|s| s.mode.clone()),
             state: if fault.is_some() { word(&PortState::Stopped) } else { word(&state) },
             fault: fault.clone(),
             mac: config.mac.to_string(),

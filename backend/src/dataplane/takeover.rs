@@ -16,7 +16,7 @@ use vswitch::state::PortMemory;
 use super::{Dataplane, Served, lock};
 use crate::guest::connection::{Parked, ParkedText, Server};
 use crate::guest::{GuestPort, tsc};
-use crate::link::{Link, LinkText, Packet, Tap};
+use crate::link::{Link, LinkText, Packet, Tap, Xdp};
 use crate::spec::{DataplaneError, GuestSpec};
 use crate::worker::{LinkPort, Port};
 
@@ -37,8 +37,8 @@ pub enum DeviceText {
 pub enum Adopted {
     /// A guest.
     Guest(GuestSpec, Parked),
-    /// A TAP or an uplink: its number, what it is, and its descriptor.
-    Link(PortId, PortKind, LinkText, OwnedFd),
+    /// A TAP or an uplink: its number, what it is, and its descriptors.
+    Link(PortId, PortKind, LinkText, Vec<OwnedFd>),
 }
 
 /// A data path that stands still. Nothing is lost as long as this is kept.
@@ -56,8 +56,8 @@ impl Frozen {
         });
         let links = self.ports.iter().filter_map(|(id, port)| match port {
             Port::Link(port) if port.is_running() => {
-                let (text, fd) = port.link.to_parts();
-                Some((*id, DeviceText::Link(text), vec![fd]))
+                let (text, fds) = port.link.to_parts();
+                Some((*id, DeviceText::Link(text), fds))
             }
             _ => None,
         });
@@ -112,8 +112,8 @@ impl Dataplane {
             };
             let made = self.make_room(id).and_then(|()| match adopted {
                 Adopted::Guest(spec, parked) => Ok((self.guest_port(spec), Some(parked))),
-                Adopted::Link(id, kind, text, fd) => {
-                    self.link_port(id, kind, text, fd).map(|port| (port, None))
+                Adopted::Link(id, kind, text, fds) => {
+                    self.link_port(id, kind, &text, fds).map(|port| (port, None))
                 }
             });
             let (port, parked) = match made {
@@ -139,16 +139,22 @@ impl Dataplane {
         &self,
         id: PortId,
         kind: PortKind,
-        text: LinkText,
-        fd: OwnedFd,
+        text: &LinkText,
+        mut fds: Vec<OwnedFd>,
     ) -> Result<Port, DataplaneError> {
-        let (link, mtu): (Box<dyn Link>, u16) = if kind == PortKind::Uplink {
-            let packet = Packet::adopt(text, fd)?;
-            let mtu = u16::try_from(packet.mtu()).unwrap_or(u16::MAX);
-            (Box::new(packet), mtu)
+        let mtu = if kind == PortKind::Uplink { text.mtu } else { super::TAP_MTU.into() };
+        let link: Box<dyn Link> = if text.xdp.is_some() {
+            Box::new(Xdp::adopt(text, fds)?)
         } else {
-            (Box::new(Tap::adopt(&text, fd)?), super::TAP_MTU)
+            let what = "a link of another process without a descriptor";
+            let source = || std::io::ErrorKind::InvalidData.into();
+            let fd = fds.pop().ok_or_else(|| DataplaneError::System { what, source: source() })?;
+            match kind {
+                PortKind::Uplink => Box::new(Packet::adopt(text, fd)?),
+                _ => Box::new(Tap::adopt(text, fd)?),
+            }
         };
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
         Ok(Port::Link(Arc::new(LinkPort::new(id, link, mtu, self.place()))))
     }
 

@@ -88,7 +88,7 @@ impl Request {
     /// Asks `fd`; `code` must be a request that takes an `ifreq`.
     pub(super) fn ioctl(&mut self, fd: BorrowedFd<'_>, code: libc::Ioctl) -> io::Result<()> {
         // SAFETY: `fd` is open; the codes used in this module's folder read and write at most one `ifreq`, which
-        // `self` is, and which outlives the call.
+        // `self` is, and which outlives the call; and for `SIOCETHTOOL` what it points to (see `ethtool`).
         check(unsafe { libc::ioctl(fd.as_raw_fd(), code, std::ptr::from_mut(&mut self.0)) }).map(drop)
     }
 
@@ -159,4 +159,41 @@ pub(super) fn flags_and_mtu_of(fd: BorrowedFd<'_>, index: libc::c_int) -> io::Re
     let flags = request.flags();
     request.ioctl(fd, libc::SIOCGIFMTU)?;
     Ok((flags, request.mtu().max(0).cast_unsigned()))
+}
+
+// linux/ethtool.h
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+/// An ethtool request, which is as many words as it has, the first one saying which request it is.
+fn ethtool<const N: usize>(fd: BorrowedFd<'_>, name: &str, words: &mut [u32; N]) -> io::Result<()> {
+    let mut request = Request::new(name);
+    // The words outlive the call; requests used here are `ethtool_value`, two words, and `ethtool_channels`, nine.
+    request.0.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+    request.ioctl(fd, libc::SIOCETHTOOL)
+}
+
+/// How many queues the interface receives with, as far as its driver says: else one.
+pub(super) fn receive_queues(fd: BorrowedFd<'_>, name: &str) -> u32 {
+    let mut words = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
+    match ethtool(fd, name, &mut words) {
+        Ok(()) => words[5].saturating_add(words[8]).max(1),
+        Err(_) => 1,
+    }
+}
+
+/// Makes the interface leave VLAN tags in the frames that it receives.
+pub(super) fn leave_tags(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut words = [ETHTOOL_GFLAGS, 0];
+    // A driver that knows no such thing takes nothing off.
+    if ethtool(fd, name, &mut words).is_err() || words[1] & ETH_FLAG_RXVLAN == 0 {
+        return Ok(());
+    }
+    words = [ETHTOOL_SFLAGS, words[1] & !ETH_FLAG_RXVLAN];
+    ethtool(fd, name, &mut words)?;
+    words = [ETHTOOL_GFLAGS, 0];
+    ethtool(fd, name, &mut words)?;
+    if words[1] & ETH_FLAG_RXVLAN == 0 { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
 }

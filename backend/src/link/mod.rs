@@ -1,4 +1,4 @@
-//! Everything that is not a guest: a TAP of the host and an uplink over `AF_PACKET`.
+//! Everything that is not a guest: a TAP of the host, and an uplink over `AF_PACKET` or `AF_XDP`.
 //!
 //! A [`Link`] moves Ethernet frames with a virtio-net header in front, so that checksums and TCP segmentation pass
 //! between a guest and the kernel untouched. It decides nothing: which frame goes where is the switch's business.
@@ -15,16 +15,20 @@
 )]
 
 mod burst;
+mod device;
 mod error;
 mod interface;
 pub mod outbox;
 pub mod packet;
 pub mod tap;
+pub mod xdp;
 
 use std::os::fd::{BorrowedFd, RawFd};
 
 use serde::{Deserialize, Serialize};
 use vswitch::Mac;
+
+use crate::guest::memory::Span;
 
 pub use burst::{BURST, LinkBurst, LinkFrame, MAX_FRAME};
 pub use error::LinkError;
@@ -32,6 +36,7 @@ pub use interface::{interface_exists, interface_name};
 use outbox::Outbox;
 pub use packet::Packet;
 pub use tap::Tap;
+pub use xdp::Xdp;
 
 /// Bytes of the virtio-net header (`virtio_net_hdr_v1`, little endian) in front of every frame at this interface.
 pub const LINK_HEADER: usize = 12;
@@ -47,26 +52,37 @@ compile_error!("links assume a little-endian host");
 
 /// A borrowed piece of a frame, in guest memory or in a worker's memory.
 ///
-/// Raw, because guest memory is never a Rust slice: the guest may write to it at any time. Only the kernel reads
-/// through it, and an address that is not mapped is an error there, not a fault here.
+/// Raw, because guest memory is never a Rust slice: the guest may write to it at any time. The kernel reads through it, to which an address that
+/// is not mapped is an error, or a link or a watcher ([`outbox::Outgoing::copy`]) does, to which it must be mapped; a guest's memory that vanishes
+/// is caught where that is mapped.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Piece(pub libc::iovec);
 
-// SAFETY: a piece is an address and a length; nothing in this process dereferences it.
+// SAFETY: a piece is an address and a length; whoever reads through it relies on what `new` asks for.
 unsafe impl Send for Piece {}
 // SAFETY: as above; a shared piece cannot be changed.
 unsafe impl Sync for Piece {}
 
 impl Piece {
     /// The `len` bytes at `ptr`.
-    pub const fn new(ptr: *const u8, len: usize) -> Self {
+    ///
+    /// # Safety
+    /// They stay mapped until [`Link::send`] has returned; if only [`Tap`] and [`Packet`] get the piece, any address will do.
+    pub const unsafe fn new(ptr: *const u8, len: usize) -> Self {
         Self(libc::iovec { iov_base: ptr.cast_mut().cast(), iov_len: len })
     }
 
     /// The bytes of a slice; the caller keeps them alive until [`Link::send`] has returned.
     pub const fn of(bytes: &[u8]) -> Self {
-        Self::new(bytes.as_ptr(), bytes.len())
+        // SAFETY: a slice is mapped, and the caller keeps it.
+        unsafe { Self::new(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// What a span names; the caller keeps its memory, as spans are only made of memory that is kept for the burst they are in.
+    pub const fn over(span: &Span) -> Self {
+        // SAFETY: a worker keeps what the spans of its burst name until the burst is delivered.
+        unsafe { Self::new(span.ptr, span.len as usize) }
     }
 
     /// Length in bytes.
@@ -124,7 +140,7 @@ pub struct ReceiveDrops {
 }
 
 /// What a link knows beside its descriptor, for a process that takes it over. Frames that arrive meanwhile wait in the descriptor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkText {
     /// The interface's name when it was opened.
     pub interface: String,
@@ -139,6 +155,9 @@ pub struct LinkText {
     /// The ring of an uplink's received frames, if it has one.
     #[serde(default)]
     pub ring: Option<packet::ring::RingText>,
+    /// Rings and memory of an uplink over `AF_XDP`.
+    #[serde(default)]
+    pub xdp: Option<xdp::XdpText>,
 }
 
 /// One link. See the module's text for threading.
@@ -204,8 +223,13 @@ pub trait Link: Send + Sync {
     /// What was lost before the switch saw it. One system call.
     fn receive_drops(&self) -> ReceiveDrops;
 
-    /// What another process needs to go on with this link: the type's `adopt` takes it.
-    fn to_parts(&self) -> (LinkText, BorrowedFd<'_>);
+    /// What another process needs to go on with this link: the type's `adopt` takes it. Nothing may be moved any more.
+    fn to_parts(&self) -> (LinkText, Vec<BorrowedFd<'_>>);
+
+    /// How the kernel serves the link, where there are several ways; for people.
+    fn mode(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Header, head and rest as the kernel wants them; on the stack, without allocation.

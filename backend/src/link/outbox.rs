@@ -47,6 +47,29 @@ pub struct Outgoing<'a> {
     pub len: usize,
 }
 
+impl Outgoing<'_> {
+    /// A copy of its first `limit` bytes, for those who watch.
+    pub fn copy(&self, limit: usize) -> Box<[u8]> {
+        let mut copy: Vec<u8> = Vec::with_capacity(self.len.min(limit));
+        copy.extend(self.front.iter().take(limit));
+        for piece in self.pieces {
+            let take = piece.len().min(limit - copy.len());
+            copy.reserve(take);
+            // SAFETY: whoever put the piece in keeps its memory mapped until `Outbox::clear`; `take` bytes are within it and within the spare
+            // capacity of `copy`, which other memory cannot overlap.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    piece.0.iov_base.cast::<u8>().cast_const(),
+                    copy.as_mut_ptr().add(copy.len()),
+                    take,
+                );
+                copy.set_len(copy.len() + take);
+            }
+        }
+        copy.into()
+    }
+}
+
 impl Default for Outbox {
     fn default() -> Self {
         let entry = || Entry {
@@ -154,6 +177,9 @@ mod tests {
             assert_eq!((frame.header[0], frame.front.len(), frame.pieces.len()), (number as u8, number, 2));
             assert_eq!(frame.datagram, number % 2 == 0);
             assert_eq!(frame.len, 2 * number + 100);
+            for limit in [0, number, 3 * number / 2, frame.len, frame.len + 1] {
+                assert_eq!(*frame.copy(limit), vec![7; limit.min(frame.len)]);
+            }
         }
         assert!(outbox.get(CAPACITY).is_none());
         outbox.clear();

@@ -198,10 +198,8 @@ impl Link for Tap {
         }
     }
 
-    fn to_parts(&self) -> (LinkText, BorrowedFd<'_>) {
-        let interface = self.name.to_string();
-        let text =
-            LinkText { interface, mac: None, mtu: 0, unicast: Vec::new(), promiscuous: false, ring: None };
-        (text, self.file.as_fd())
+    fn to_parts(&self) -> (LinkText, Vec<BorrowedFd<'_>>) {
+        let text = LinkText { interface: self.name.to_string(), ..LinkText::default() };
+        (text, vec![self.file.as_fd()])
     }
 }

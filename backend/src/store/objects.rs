@@ -118,6 +118,7 @@ mod tests {
                 mac: "02:00:00:00:00:05".into(),
                 pa: "192.168.1.10".into(),
                 encap: Some("vxlan".into()),
+                next_pa: Some("192.168.1.11".into()),
                 ..RecordSpec::default()
             }
             .judge(),

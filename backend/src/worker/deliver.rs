@@ -15,6 +15,7 @@ use super::bill::Plans;
 use super::counters::Counters;
 use super::overlay::Customers;
 use super::steer::queue_pair;
+use super::watch::Watch;
 use super::{Port, Shared, View};
 use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Frame, Untagged};
@@ -85,6 +86,8 @@ pub(super) struct Delivery {
     pub(super) outbox: Outbox,
     /// What concerns customers' networks.
     pub(super) customers: Customers,
+    /// Who watches.
+    pub(super) watch: Watch,
     /// From which place of the stack on extensions are asked about the burst; not 0 = one of those above added it.
     pub(super) above: u32,
 }
@@ -112,6 +115,7 @@ impl Delivery {
             held: Vec::new(),
             outbox: Outbox::default(),
             customers: Customers::default(),
+            watch: Watch::new(seed),
             above: 0,
         }
     }
@@ -125,14 +129,17 @@ impl Delivery {
         group: u64,
         blocked: &mut Blocked,
     ) -> u64 {
-        match context.view.port(to) {
+        self.watch.begin_delivery();
+        let done = match context.view.port(to) {
             Some(Port::Guest(port)) => self.deliver_to_guest(context, burst, port, group, blocked),
             Some(Port::Link(port)) => self.deliver_to_link(context, burst, port, group, blocked),
             None => {
-                drop_all(context, burst, to, group, DropReason::ReceiverNotRunning);
+                self.drop_all(context, burst, to, group, DropReason::ReceiverNotRunning);
                 group
             }
-        }
+        };
+        self.watch.delivered(context, burst, to, done);
+        done
     }
 
     fn deliver_to_guest(
@@ -215,7 +222,7 @@ impl Delivery {
         }
         // Its ring was restarted on other memory just now. Twice within one delivery is nothing that has to be waited for.
         let (then, late) = self.deliver_now(context, burst, port, pair, again, blocked);
-        drop_all(context, burst, port.spec.id, late, DropReason::ReceiverNotRunning);
+        self.drop_all(context, burst, port.spec.id, late, DropReason::ReceiverNotRunning);
         finished | then | late
     }
 
@@ -251,6 +258,7 @@ impl Delivery {
                 let cost = frame.offload.wire(frame.len);
                 if let Err(reason) = mtu::check(limit, frame.head(), frame.len, &frame.offload) {
                     context.counters.in_drop(id, reason, cost.0);
+                    self.watch.lost(context, burst, index, id, reason);
                     finished |= 1 << index;
                     continue;
                 }
@@ -270,7 +278,9 @@ impl Delivery {
                         bill.add(&self.plans, context.counters, index, cost);
                     }
                     Ok(Put::TooSmall) => {
-                        context.counters.in_drop(id, DropReason::ReceiverBuffersTooSmall, cost.0);
+                        let reason = DropReason::ReceiverBuffersTooSmall;
+                        context.counters.in_drop(id, reason, cost.0);
+                        self.watch.lost(context, burst, index, id, reason);
                     }
                     // What was held has its own bound in time.
                     Ok(Put::Full)
@@ -283,6 +293,7 @@ impl Delivery {
                     Ok(Put::Full) => {
                         ring.set_stalled();
                         context.counters.in_drop(id, DropReason::ReceiverFull, cost.0);
+                        self.watch.lost(context, burst, index, id, DropReason::ReceiverFull);
                     }
                     Err(error) => {
                         broken = Some(error);
@@ -300,7 +311,7 @@ impl Delivery {
         bill.pay(context.counters, (packets, bytes));
         if let Some(error) = broken {
             port.stop_queue(queue, &error);
-            drop_all(context, burst, id, group & !finished, DropReason::ReceiverNotRunning);
+            self.drop_all(context, burst, id, group & !finished, DropReason::ReceiverNotRunning);
             return (group, 0);
         }
         if late != 0 && context.errand != Errand::Held {
@@ -309,10 +320,26 @@ impl Delivery {
             if live >> pair & 1 != 0 {
                 return (finished | held, left);
             }
-            drop_all(context, burst, id, left, DropReason::ReceiverNotRunning);
+            self.drop_all(context, burst, id, left, DropReason::ReceiverNotRunning);
             finished |= held | left;
         }
         (finished, 0)
+    }
+
+    /// Port `to` does not get frames that were meant for it.
+    pub(super) fn drop_all(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        to: PortId,
+        group: u64,
+        reason: DropReason,
+    ) {
+        for index in bits(group) {
+            let frame = &burst.frames[index];
+            context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+            self.watch.lost(context, burst, index, to, reason);
+        }
     }
 
     /// Completes or segments a frame in software and puts the result; all of its segments or none.
@@ -362,13 +389,6 @@ pub(super) fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
             index
         })
     })
-}
-
-fn drop_all(context: &Context<'_>, burst: &Burst, to: PortId, group: u64, reason: DropReason) {
-    for index in bits(group) {
-        let frame = &burst.frames[index];
-        context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
-    }
 }
 
 /// Completes the checksum that the sender left to us.

@@ -14,7 +14,7 @@ use vswitch::snapshot::Snapshot;
 use vswitch::trace::DropReason;
 use vswitch::{Nanos, PortId};
 
-use super::deliver::{Blocked, Context, Delivery, Patience, own_frame};
+use super::deliver::{Blocked, Context, Delivery, Patience, bits, own_frame};
 use super::{Handle, Own, Shared, View};
 use crate::guest::burst::Burst;
 
@@ -98,21 +98,19 @@ impl Delivery {
         }
     }
 
-    /// Draws samples of a burst.
+    /// Draws samples of those frames of a burst that are finished: the others come again.
     pub(super) fn sample(
         &mut self,
         context: &Context<'_>,
         burst: &Burst,
         verdicts: &[Verdict],
-        skipped: u64,
+        finished: u64,
     ) {
         let Context { view, now, from, .. } = *context;
         let customers = &self.customers;
-        self.forwarder.sample(&view.snapshot, burst.count, |index| {
-            let frame = burst.frames.get(index)?;
-            if frame.fault.is_some() || skipped >> index & 1 != 0 {
-                return None;
-            }
+        self.forwarder.sample(&view.snapshot, finished.count_ones() as usize, |nth| {
+            let index = bits(finished).nth(nth)?;
+            let frame = burst.frames.get(index).filter(|frame| frame.fault.is_none())?;
             let vsid = customers.ingress(index).map(|ingress| ingress.vsid);
             let verdict = *verdicts.get(index)?;
             Some(Sample { now, from, vsid, head: frame.head(), len: frame.len, verdict, pool: 0 })

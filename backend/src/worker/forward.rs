@@ -42,7 +42,11 @@ impl Delivery {
         let extended = snapshot.extensions().is_some();
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
+        self.watch.begin(burst.count);
         for (index, verdict) in verdicts.iter_mut().enumerate().take(burst.count) {
+            if self.watch.sees(index) {
+                self.watch.before(view, shared, now, from, burst, index, tunnels);
+            }
             let opened = if tunnels { self.open(view, shared, now, from, burst, index) } else { None };
             let frame = &mut burst.frames[index];
             let plan = self.plans.slot(index);
@@ -82,9 +86,6 @@ impl Delivery {
         self.customers.joining.end(burst);
         let parts = self.customers.joining.joined();
         let context = Context { view, shared, counters, now, from, patience, errand: Errand::Ordinary };
-        if extended {
-            self.sample(&context, burst, &verdicts, parts);
-        }
         let mut finished = 0u64;
         let mut unicast = 0u64;
         for (index, verdict) in verdicts[..burst.count].iter().enumerate() {
@@ -107,6 +108,7 @@ impl Delivery {
                 Verdict::Refuse(reason, to) => {
                     let (packets, _) = self.plans.charge(counters, burst, one, Direction::In);
                     counters.in_drop(to, reason, packets);
+                    self.watch.lost(&context, burst, index, to, reason);
                     // The policy that refused it is not got around by a copy.
                     self.sent(&context, burst, one, to);
                 }
@@ -140,8 +142,14 @@ impl Delivery {
             finished |= done;
             unicast &= !group;
         }
-        self.deliver_answers(&context);
         finished = self.customers.joining.with_parts(finished);
+        if self.watch.is_on() {
+            self.watch.end(&context, burst, &self.customers.joining, &verdicts, finished);
+        }
+        self.deliver_answers(&context);
+        if extended {
+            self.sample(&context, burst, &verdicts, finished & !parts);
+        }
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)
     }
 
@@ -173,8 +181,7 @@ impl Delivery {
             match self.change(context, burst, index) {
                 Ok(before) => self.before[index] = before,
                 Err(reason) => {
-                    let frame = &burst.frames[index];
-                    context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
+                    self.drop_all(context, burst, to, 1 << index, reason);
                     refused |= 1 << index;
                 }
             }
@@ -211,6 +218,7 @@ impl Delivery {
             if let Verdict::Refuse(reason, _) = verdict {
                 let (packets, _) = self.plans.charge(counters, burst, 1 << index, Direction::In);
                 counters.in_drop(to, reason, packets);
+                self.watch.lost(&copies, burst, index, to, reason);
             } else {
                 self.unicast(&copies, burst, to, 1 << index, &mut Blocked::default());
             }

@@ -34,7 +34,7 @@ impl Delivery {
             let flooded = match context.errand {
                 Errand::Mirror => {
                     // A monitor that does not look now need not see it later.
-                    drop_one(context, burst, port.spec.id, index, DropReason::ReceiverNotRunning);
+                    self.drop_all(context, burst, port.spec.id, 1 << index, DropReason::ReceiverNotRunning);
                     finished |= 1 << index;
                     continue;
                 }
@@ -49,10 +49,13 @@ impl Delivery {
                 Held { bytes, from: context.from, offload, flooded, since: context.now, ingress }
             };
             match port.hold(context.now, len as usize, flooded, make) {
-                Offer::Held => finished |= 1 << index,
+                Offer::Held => {
+                    self.watch.held(context, burst, index, port.spec.id);
+                    finished |= 1 << index;
+                }
                 Offer::Deliver(pairs) => (open, live) = (open | 1 << index, pairs),
                 Offer::Drop(reason) => {
-                    drop_one(context, burst, port.spec.id, index, reason);
+                    self.drop_all(context, burst, port.spec.id, 1 << index, reason);
                     finished |= 1 << index;
                 }
             }
@@ -77,6 +80,7 @@ impl Delivery {
         let mut held = std::mem::take(&mut self.held);
         let taken = port.take_held(BURST, &mut held);
         load(burst, &held);
+        self.watch.begin(burst.count);
         self.plans.clear();
         self.customers.clear();
         let context =
@@ -116,7 +120,7 @@ impl Delivery {
                 // The sender is gone, or one of the two is in another network now.
                 let known = snapshot.port(frame.from).is_some();
                 let reason = if known { DropReason::VlanFiltered } else { DropReason::NoSuchPort };
-                drop_one(context, burst, to, index, reason);
+                self.drop_all(context, burst, to, 1 << index, reason);
                 done |= 1 << index;
                 continue;
             };
@@ -124,6 +128,7 @@ impl Delivery {
             if let Verdict::Refuse(reason, _) = verdict {
                 let (packets, _) = self.plans.charge(counters, burst, 1 << index, Direction::In);
                 counters.in_drop(to, reason, packets);
+                self.watch.lost(context, burst, index, to, reason);
                 done |= 1 << index;
             } else {
                 wanted |= 1 << index;
@@ -182,11 +187,11 @@ impl Delivery {
                     elsewhere |= 1 << index;
                 }
                 Verdict::Drop(reason) | Verdict::Refuse(reason, _) => {
-                    drop_one(context, burst, to, index, reason);
+                    self.drop_all(context, burst, to, 1 << index, reason);
                     done |= 1 << index;
                 }
                 _ => {
-                    drop_one(context, burst, to, index, DropReason::ReceiverNotRunning);
+                    self.drop_all(context, burst, to, 1 << index, DropReason::ReceiverNotRunning);
                     done |= 1 << index;
                 }
             }
@@ -228,7 +233,7 @@ impl Delivery {
                 self.plan(index, Actions { tagging, ..Actions::default() });
                 wanted |= 1 << index;
             } else {
-                drop_one(context, burst, id, index, DropReason::ReceiverNotRunning);
+                self.drop_all(context, burst, id, 1 << index, DropReason::ReceiverNotRunning);
                 done |= 1 << index;
             }
         }
@@ -259,6 +264,7 @@ impl Delivery {
         let context = Context { view, shared, counters, now, from: link, patience, errand };
         for frame in frames {
             own_frame(burst, frame);
+            self.watch.begin(1);
             self.plans.clear();
             self.deliver(&context, burst, link, 1, &mut Blocked::default());
         }
@@ -289,6 +295,7 @@ impl Delivery {
             let Some(tagging) = announce::tagging(uplink, network) else { continue };
             for frame in frames {
                 own_frame(burst, frame);
+                self.watch.begin(1);
                 self.plans.clear();
                 if tagging != Tagging::Keep {
                     self.plan(0, Actions { tagging, ..Actions::default() });
@@ -314,9 +321,4 @@ fn load(burst: &mut Burst, held: &[Held]) {
         }
         burst.count += 1;
     }
-}
-
-fn drop_one(context: &Context<'_>, burst: &Burst, to: PortId, index: usize, reason: DropReason) {
-    let frame = &burst.frames[index];
-    context.counters.in_drop(to, reason, frame.offload.wire(frame.len).0);
 }

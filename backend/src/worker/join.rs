@@ -43,6 +43,13 @@ impl Joining {
         self.joined
     }
 
+    /// The frame that frame `index` is part of, if it is.
+    pub(super) fn whole(&self, index: usize) -> Option<usize> {
+        let place =
+            (self.joined >> index & 1 != 0).then(|| (self.joined & ((1 << index) - 1)).count_ones())?;
+        self.of.get(place as usize).map(|&whole| whole.into())
+    }
+
     /// `finished`, and the parts of what is finished.
     pub(super) fn with_parts(&self, finished: u64) -> u64 {
         bits(self.joined)

@@ -22,6 +22,7 @@ mod source;
 mod steer;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +43,8 @@ use crate::link::Link;
 use crate::priority;
 use crate::spec::{DataplaneError, EventSink, PollMode, WorkerOptions, WorkerStats};
 use crate::tally::{Tallies, WorkerTallies};
+use crate::watch::{MAX_WATCHERS, Watcher};
+use watch::Watchers;
 
 pub use counters::{Counters, MAX_PORTS};
 pub use extended::{Outputs, settle};
@@ -98,6 +101,8 @@ pub struct View {
     /// The compiled policy.
     pub snapshot: Arc<Snapshot>,
     ports: Vec<Option<Port>>,
+    /// Who watches.
+    watchers: Watchers,
 }
 
 impl View {
@@ -140,8 +145,8 @@ impl Shared {
     /// Shared state that begins with `snapshot` and no ports.
     pub fn new(snapshot: Snapshot, poll: PollMode, seed: u64, events: Arc<dyn EventSink>) -> Self {
         let state = Arc::new(State::new(snapshot.config().fdb_size, seed));
-        let view =
-            ArcSwap::from_pointee(View { version: 1, snapshot: Arc::new(snapshot), ports: Vec::new() });
+        let (snapshot, ports, watchers) = (Arc::new(snapshot), Vec::new(), Watchers::default());
+        let view = ArcSwap::from_pointee(View { version: 1, snapshot, ports, watchers });
         let (outputs, handles, publishing) = (Outputs::default(), OnceLock::new(), Mutex::new(()));
         Self { view, state, events, outputs, poll, handles, publishing }
     }
@@ -162,11 +167,47 @@ impl Shared {
         let old = self.view.load_full();
         let mut ports = old.ports.clone();
         change(&mut ports);
-        let version = old.version + 1;
         let snapshot = snapshot.map_or_else(|| Arc::clone(&old.snapshot), Arc::new);
         let before = Arc::clone(&old.snapshot);
+        let watchers = Arc::clone(&old.watchers);
+        let version = old.version + 1;
         drop(old);
-        self.view.store(Arc::new(View { version, snapshot, ports }));
+        self.follow(View { version, snapshot, ports, watchers });
+        self.state.reconcile(now(), &before, &self.view.load().snapshot);
+    }
+
+    /// Shows frames to a watcher from now on; `None` if too many watch already.
+    pub fn watch(&self, watcher: &Arc<Watcher>) -> Option<()> {
+        self.change_watchers(|watchers| {
+            (watchers.len() < MAX_WATCHERS).then(|| watchers.push(Arc::clone(watcher)))
+        })
+    }
+
+    /// Ends watches: when it returns, no worker shows anything to these any more.
+    pub fn unwatch(&self, ended: impl Fn(&Arc<Watcher>) -> bool) {
+        self.change_watchers(|watchers| {
+            let before = watchers.len();
+            watchers.extract_if(.., |watcher| ended(watcher)).for_each(|watcher| watcher.close());
+            (watchers.len() < before).then_some(())
+        });
+    }
+
+    /// Makes all workers follow a changed list of watchers, if it was changed.
+    fn change_watchers<T>(&self, change: impl FnOnce(&mut Vec<Arc<Watcher>>) -> Option<T>) -> Option<T> {
+        let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.view.load_full();
+        let mut watchers = old.watchers.to_vec();
+        let result = change(&mut watchers)?;
+        let (version, snapshot, ports) = (old.version + 1, Arc::clone(&old.snapshot), old.ports.clone());
+        drop(old);
+        self.follow(View { version, snapshot, ports, watchers: watchers.into() });
+        Some(result)
+    }
+
+    /// Makes all workers follow a view; returns when every one does.
+    fn follow(&self, view: View) {
+        let version = view.version;
+        self.view.store(Arc::new(view));
         for handle in self.handles() {
             handle.attend();
         }
@@ -175,7 +216,6 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(20));
             }
         }
-        self.state.reconcile(now(), &before, &self.view.load().snapshot);
     }
 }
 

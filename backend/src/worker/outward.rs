@@ -26,6 +26,7 @@ pub(super) struct Front<'a> {
 pub(super) struct Run<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) port: &'a LinkPort,
+    burst: &'a Burst,
     bill: Bill,
     /// Packets that went.
     pub(super) packets: u64,
@@ -36,14 +37,6 @@ pub(super) struct Run<'a> {
     pub(super) full: bool,
     /// Whose frame each one in the outbox is, and what it counts.
     gathered: [(u8, (u64, u64)); CAPACITY],
-}
-
-impl Run<'_> {
-    /// A frame is not sent, for this reason.
-    pub(super) fn drop(&mut self, index: usize, packets: u64, reason: DropReason) {
-        self.context.counters.in_drop(self.port.id, reason, packets);
-        self.finished |= 1 << index;
-    }
 }
 
 impl Delivery {
@@ -58,6 +51,7 @@ impl Delivery {
         let mut run = Run {
             context,
             port,
+            burst,
             bill: self.plans.bill(group, Direction::In),
             packets: 0,
             bytes: 0,
@@ -111,7 +105,7 @@ impl Delivery {
         let rest = burst.rest(index);
         if rest.len() < MAX_PIECES {
             let head = Piece::of(burst.frames[index].head());
-            let rest = rest.iter().map(|span| Piece::new(span.ptr, span.len as usize));
+            let rest = rest.iter().map(Piece::over);
             self.gathered(run, index, header, front, std::iter::once(head).chain(rest), cost);
             return;
         }
@@ -141,8 +135,15 @@ impl Delivery {
         {
             *slot = (index as u8, cost);
         } else {
-            run.drop(index, cost.0, DropReason::BadOffload);
+            self.drop(run, index, cost.0, DropReason::BadOffload);
         }
+    }
+
+    /// A frame is not sent, for this reason.
+    pub(super) fn drop(&mut self, run: &mut Run<'_>, index: usize, packets: u64, reason: DropReason) {
+        run.context.counters.in_drop(run.port.id, reason, packets);
+        run.finished |= 1 << index;
+        self.watch.lost(run.context, run.burst, index, run.port.id, reason);
     }
 
     /// Hands over what is gathered, and empties the outbox.
@@ -158,7 +159,7 @@ impl Delivery {
                 Ok(0) => {
                     for place in done..self.outbox.len() {
                         let (index, cost) = run.gathered[place];
-                        run.drop(index.into(), cost.0, DropReason::ReceiverFull);
+                        self.drop(run, index.into(), cost.0, DropReason::ReceiverFull);
                     }
                     break;
                 }
@@ -169,11 +170,23 @@ impl Delivery {
                         run.bill.add(&self.plans, counters, index.into(), cost);
                         run.finished |= 1 << index;
                     }
+                    if self.watch.is_on() {
+                        for place in done..done + sent {
+                            let index = usize::from(run.gathered[place].0);
+                            self.watch.taken(
+                                run.context,
+                                run.burst,
+                                index,
+                                run.port.id,
+                                self.outbox.get(place),
+                            );
+                        }
+                    }
                     done += sent;
                 }
                 Err(error) => {
                     let (index, cost) = run.gathered[done];
-                    run.drop(index.into(), cost.0, reason(run, &error));
+                    self.drop(run, index.into(), cost.0, reason(run, &error));
                     done += 1;
                 }
             }

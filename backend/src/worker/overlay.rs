@@ -156,7 +156,7 @@ impl Delivery {
             match overlay.tunnel {
                 Some(tunnel) if tunnel.encap == Encap::Rewrite => {
                     // Routers fragment it where that is allowed.
-                    limit = nv::room(state, context.now, &tunnel, u16::MAX);
+                    limit = nv::rewrite_room(snapshot, state, context.now, &tunnel);
                     if wire::rewrite::is_whole(frame.head()) {
                         mtu::check(limit, frame.head(), frame.len, &offload)?;
                     }
@@ -190,13 +190,13 @@ impl Delivery {
         let (packets, bytes) = frame.offload.wire(frame.len);
         if mtu::check(limit, frame.head(), frame.len, &frame.offload).is_err() {
             self.answer_too_big(run.context, burst, index, limit);
-            run.drop(index, packets, DropReason::MtuExceeded);
+            self.drop(run, index, packets, DropReason::MtuExceeded);
             return;
         }
         let template = match self.customers.template(run.context, tunnel) {
             Ok(template) => template,
             Err(reason) => {
-                run.drop(index, packets, reason);
+                self.drop(run, index, packets, reason);
                 return;
             }
         };
@@ -212,7 +212,7 @@ impl Delivery {
                 let front = Front { bytes: &outer[..size], datagram };
                 self.gather(run, burst, index, header, front, (packets, bytes + size as u64));
             }
-            None => run.drop(index, packets, DropReason::MtuExceeded),
+            None => self.drop(run, index, packets, DropReason::MtuExceeded),
         }
     }
 
@@ -232,7 +232,7 @@ impl Delivery {
         let mut outer = [0; wire::OUTER_MAX];
         let (mut at, mut gone) = (0, 0);
         let Ok(segments) = Segmenter::new(&linear, &frame.offload) else {
-            run.drop(index, packets, DropReason::BadOffload);
+            self.drop(run, index, packets, DropReason::BadOffload);
             (self.linear, self.segment) = (linear, scratch);
             return;
         };
@@ -256,7 +256,7 @@ impl Delivery {
                     let front = Front { bytes: front, datagram };
                     self.gathered(run, index, header, front, piece, (1, (len + size) as u64));
                 }
-                None => run.drop(index, 1, DropReason::MtuExceeded),
+                None => self.drop(run, index, 1, DropReason::MtuExceeded),
             }
             at += len;
         }
@@ -265,7 +265,7 @@ impl Delivery {
         }
         if run.full && gone > 0 {
             run.full = false;
-            run.drop(index, packets.saturating_sub(gone), DropReason::ReceiverFull);
+            self.drop(run, index, packets.saturating_sub(gone), DropReason::ReceiverFull);
         }
         (self.linear, self.segment) = (linear, scratch);
     }
@@ -353,6 +353,7 @@ impl Delivery {
         self.plans.clear();
         for bytes in answers.drain(..) {
             own_frame(&mut burst, &bytes);
+            self.watch.begin(1);
             self.deliver(&context, &burst, context.from, 1, &mut Blocked::default());
         }
         burst.clear();

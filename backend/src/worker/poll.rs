@@ -77,6 +77,7 @@ impl Worker {
             }
             let now = tsc::nanos(start);
             let moved = self.round(now);
+            self.delivery.watch.flush();
             if now >= self.next_housekeeping {
                 self.next_housekeeping = now + HOUSEKEEPING;
                 self.keep_house(now);
@@ -257,6 +258,7 @@ impl Worker {
     fn refresh(&mut self) {
         let view = self.shared.view();
         self.empty_links(&view);
+        self.delivery.watch.follow(&view.watchers);
         self.view = view;
         let mut wanted = HashMap::new();
         for port in self.view.ports() {

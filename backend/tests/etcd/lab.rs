@@ -1,7 +1,8 @@
 //! An etcd in a directory of its own, and a follower that remembers what it was told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -173,6 +174,61 @@ impl Drop for Etcd {
     }
 }
 
+/// What is between a host and an etcd, and can be cut.
+pub struct Relay {
+    port: u16,
+    streams: Arc<Mutex<Option<Vec<TcpStream>>>>,
+}
+
+impl Relay {
+    pub fn new(etcd: &Etcd) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (to, streams) = (etcd.member(), Arc::new(Mutex::new(Some(Vec::new()))));
+        let open = streams.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let far = TcpStream::connect(&to).expect("etcd");
+                if let Some(streams) = &mut *open.lock().unwrap_or_else(PoisonError::into_inner) {
+                    for (from, into) in [(&near, &far), (&far, &near)] {
+                        let (from, into) = (from.try_clone().expect("a socket"), into.try_clone());
+                        let into = into.expect("a socket");
+                        streams.push(from.try_clone().expect("a socket"));
+                        std::thread::spawn(move || pass_on(from, into));
+                    }
+                }
+            }
+        });
+        Self { port, streams }
+    }
+
+    pub fn member(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Nothing passes any more, until it is mended.
+    pub fn cut(&self) {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for stream in streams.into_iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn mend(&self) {
+        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut into: TcpStream) {
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(len @ 1..) = from.read(&mut bytes) {
+        if into.write_all(&bytes[..len]).is_err() {
+            break;
+        }
+    }
+    let _ = into.shutdown(Shutdown::Both);
+}
+
 /// What the value of record `n` is.
 pub fn record(n: usize, pa: &str) -> Value {
     record_in(5001, n, pa)
@@ -289,6 +345,13 @@ impl Lab {
         Self::begin(etcd, "a", tls)
     }
 
+    /// One that follows the store through a relay.
+    pub fn through(relay: &Relay, vsids: &[u32]) -> Self {
+        let lab = Self::at(relay.member(), "relayed", None, usize::MAX);
+        lab.follow(vsids);
+        lab
+    }
+
     fn begin(etcd: &Etcd, name: &str, tls: Option<Tls>) -> Self {
         let lab = Self::with_room(etcd, name, tls, usize::MAX);
         lab.follow(&[5001]);
@@ -297,9 +360,13 @@ impl Lab {
 
     /// One that follows no records yet, and has room for so many.
     pub fn with_room(etcd: &Etcd, name: &str, tls: Option<Tls>, room: usize) -> Self {
+        Self::at(etcd.member(), name, tls, room)
+    }
+
+    fn at(member: String, name: &str, tls: Option<Tls>, room: usize) -> Self {
         let memory = Arc::new(Memory(Mutex::default(), AtomicUsize::new(room)));
         let events = Arc::new(EventLog::default());
-        let options = Options { members: vec![etcd.member()], tls, host: name.to_owned(), grace: LAB_GRACE };
+        let options = Options { members: vec![member], tls, host: name.to_owned(), grace: LAB_GRACE };
         let store = Store::start(&options, memory.clone(), events.clone()).expect("it starts");
         store.handle().present(json!({"host": name}).to_string().into_bytes());
         Self { memory, events, store }
@@ -353,6 +420,11 @@ impl Lab {
             assert!(start.elapsed() < PATIENCE, "not in time: {what}: {:?}", self.status());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Has this to say of itself, sooner or later.
+    pub fn carry(&self, changes: Vec<Change>) {
+        self.store.handle().carry(changes);
     }
 
     pub fn until_down(&self) {

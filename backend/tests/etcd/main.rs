@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use backend::control::nv::object::{Change, Object, RecordKey};
 use backend::store::policy::Status;
 use serde_json::json;
-use vswitch::nv::model::{Kind, Record};
+use vswitch::nv::model::{Encap, Kind, Record};
 use vswitch::refusal::NvRefusal;
 
-use self::lab::{Etcd, LAB_GRACE, Lab, Seen, object, record, record_in};
+use self::lab::{Etcd, LAB_GRACE, Lab, Relay, Seen, object, record, record_in};
 
 /// Runs `test` with an etcd of its own.
 fn with_etcd(test: impl FnOnce(Etcd)) {
@@ -167,6 +167,99 @@ fn s14_9_a_change_is_one_transaction_on_what_it_is_based_on() {
         let revision = lab.commit(moved).expect("moved");
         assert_eq!(revision, before + 1, "a move is one transaction");
         assert_eq!(lab.seen().pa("10.1.0.2"), Some("192.168.1.9"));
+    });
+}
+
+/// Record 0, whose guest is at one place, and about to be at another.
+fn guest(pa: &str, next: Option<&str>) -> Object {
+    match object(0, pa) {
+        Object::Record(record) => {
+            Object::Record(Record { next: next.map(|next| next.parse().expect("an address")), ..record })
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn s20_5_where_a_guest_is_about_to_be_is_known_to_others_and_in_the_way_of_no_change() {
+    with_etcd(|etcd| {
+        etcd.put("records/5001/10.1.0.2", &record(0, "192.168.1.1"));
+        let (here, other) = (Lab::new(&etcd), Lab::with_name(&etcd, "b"));
+        let key = RecordKey::Address(5001, [10, 1, 0, 2].into());
+        let is = |seen: &Seen, wanted: &Object| {
+            seen.records.get(&key).map(|record| Object::Record(*record)).as_ref() == Some(wanted)
+        };
+        let (before, expected) = (guest("192.168.1.1", None), guest("192.168.1.1", Some("192.168.1.2")));
+        let after = guest("192.168.1.2", None);
+        for lab in [&here, &other] {
+            lab.until("it is read", |seen| is(seen, &before));
+        }
+        here.carry(vec![Change::replace(before.clone(), expected.clone())]);
+        other.until("it is expected", |seen| is(seen, &expected));
+        let written = etcd.get("records/5001/10.1.0.2").expect("a value");
+        assert!(written.contains(r#""next_pa":"192.168.1.2""#), "{written}");
+        // Somebody who does not know of it changes something else.
+        let vxlan = |object: &Object| match object {
+            Object::Record(record) => Object::Record(Record { encap: Encap::Vxlan, ..*record }),
+            other => other.clone(),
+        };
+        other.commit(vec![Change::replace(before.clone(), vxlan(&before))]).expect("based on what it is");
+        // All that is said while the store hangs is written in its order.
+        etcd.pause();
+        let (before, expected, after) = (vxlan(&before), vxlan(&expected), vxlan(&after));
+        for _ in 0..20 {
+            here.carry(vec![Change::replace(before.clone(), expected.clone())]);
+            here.carry(vec![Change::replace(expected.clone(), before.clone())]);
+        }
+        here.carry(vec![Change::replace(before.clone(), expected.clone())]);
+        here.carry(vec![Change::replace(expected, after.clone())]);
+        here.until_down();
+        etcd.resume();
+        for lab in [&here, &other] {
+            lab.until("it has moved", |seen| is(seen, &after));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(is(&here.seen(), &after) && is(&other.seen(), &after), "and stays there");
+        let written = etcd.get("records/5001/10.1.0.2").expect("a value");
+        assert!(!written.contains("next_pa"), "{written}");
+    });
+}
+
+#[test]
+fn s14_9_after_a_backlog_everything_is_said_to_be_in_force_when_it_is() {
+    const RECORDS: usize = 3000;
+    with_etcd(|etcd| {
+        etcd.put("records/5002/10.1.0.2", &record_in(5002, 0, "192.168.1.1"));
+        let (relay, writer) = (Relay::new(&etcd), Lab::new(&etcd));
+        let lab = Lab::through(&relay, &[5001, 5002, 5003]);
+        writer.wait("it is there", Status::is_up);
+        let all = |lab: &Lab| lab.wait("all is in force", |it| it.revision() >= writer.status().newest());
+        lab.until("it is read", |seen| seen.records.len() == 1 && seen.whole.len() == 3);
+        all(&lab);
+        relay.cut();
+        lab.until_down();
+        for n in 0..RECORDS {
+            writer.carry(vec![Change::create(object(n, "192.168.1.1"))]);
+        }
+        writer.until("all is written", |seen| seen.records.len() == RECORDS);
+        let last = writer.status().newest();
+        assert!(last - lab.status().revision() >= 3000, "each is a revision");
+        relay.mend();
+        let start = Instant::now();
+        loop {
+            let revision = lab.status().revision();
+            let there = lab.seen().records.len();
+            assert!(revision < last || there == RECORDS + 1, "{there} records at {revision} of {last}");
+            if revision >= last {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", lab.status());
+        }
+        // Of the others nothing has changed, and they are no less far.
+        etcd.put("records/5003/10.1.0.2", &record_in(5003, 0, "192.168.1.1"));
+        lab.until("it is followed", |seen| seen.records.len() == RECORDS + 2);
+        all(&lab);
+        assert_eq!(lab.status().reloads(), 0);
     });
 }
 

@@ -5,3 +5,5 @@
 mod lab;
 mod packet;
 mod tap;
+mod uplink;
+mod xdp;

@@ -1,77 +1,15 @@
-//! The uplink.
+//! What only an uplink over `AF_PACKET` does.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use backend::link::outbox::Outbox;
-use backend::link::packet::MAX_UNICAST;
-use backend::link::{LINK_HEADER, Link, LinkBurst, LinkError, MAX_FRAME, MAX_PIECES, Packet, Piece, Sent};
-use backend::spec::DataplaneError;
-use vswitch::Mac;
+use backend::link::{LINK_HEADER, Link, LinkBurst, LinkError, MAX_FRAME, Packet, Piece};
 
 use crate::lab::{
-    MAC_A, NO_OFFLOAD, Namespace, PATIENCE, Veth, can_run, collect, datagram, ether_type, eventually, frame,
-    ip, is_datagram, is_gone_error, is_local, link_value, run, send, tagged, tcp_to_segment,
+    NO_OFFLOAD, Namespace, PATIENCE, Veth, can_run, collect, datagram, ether_type, eventually, frame, ip,
+    is_datagram, is_local, run, send, tagged, tcp_to_segment,
 };
-
-fn pair() -> (Veth, Packet, Packet) {
-    let veth = Veth::new();
-    let a = Packet::open(&veth.a).expect("one end");
-    let b = Packet::open(&veth.b).expect("other end");
-    assert!(eventually(|| a.is_up() && b.is_up()), "a veth pair has a carrier when both ends are up");
-    (veth, a, b)
-}
-
-#[test]
-fn frames_pass_an_uplink_byte_for_byte_and_in_order() {
-    if !can_run("frames_pass_an_uplink_byte_for_byte_and_in_order") {
-        return;
-    }
-    let (_veth, a, b) = pair();
-    let frames: Vec<_> = [14, 60, 64, 191, 192, 193, 1000, 1513, 1514].map(frame).into();
-    for bytes in &frames {
-        send(&a, &NO_OFFLOAD, bytes);
-    }
-    let received = collect(&b, frames.len(), PATIENCE, is_local);
-    assert_eq!(received.iter().map(|r| &r.1).collect::<Vec<_>>(), frames.iter().collect::<Vec<_>>());
-    assert!(received.iter().all(|r| r.0[1] == 0), "nothing is to be segmented");
-}
-
-#[test]
-fn a_frame_is_gathered_from_as_many_pieces_as_allowed_and_no_more() {
-    if !can_run("a_frame_is_gathered_from_as_many_pieces_as_allowed_and_no_more") {
-        return;
-    }
-    let (_veth, a, b) = pair();
-    let bytes = frame(40 + MAX_PIECES * 3);
-    let (head, rest) = bytes.split_at(40);
-    let pieces: Vec<_> = rest.chunks(3).map(Piece::of).collect();
-    assert_eq!(pieces.len(), MAX_PIECES);
-    assert_eq!(a.send(&NO_OFFLOAD, head, &pieces).expect("sent"), Sent::Done);
-    assert_eq!(collect(&b, 1, PATIENCE, is_local)[0].1, bytes);
-
-    let pieces = [pieces, vec![Piece::of(&[])]].concat();
-    let error = a.send(&NO_OFFLOAD, head, &pieces).expect_err("one too many");
-    assert!(matches!(error, LinkError::TooManyPieces { count, .. } if count == MAX_PIECES + 1), "{error}");
-}
-
-#[test]
-fn more_frames_than_one_burst_holds_all_arrive() {
-    if !can_run("more_frames_than_one_burst_holds_all_arrive") {
-        return;
-    }
-    let (_veth, a, b) = pair();
-    let mut frames = Vec::new();
-    for number in 0..200_u8 {
-        let mut bytes = frame(100);
-        bytes[50] = number;
-        send(&a, &NO_OFFLOAD, &bytes);
-        frames.push(bytes);
-    }
-    let received: Vec<_> = collect(&b, frames.len(), PATIENCE, is_local).into_iter().map(|r| r.1).collect();
-    assert_eq!(received, frames);
-    assert_eq!(b.receive_drops(), backend::link::ReceiveDrops::default());
-}
+use crate::uplink::pair;
 
 /// What the kernel counted at an interface.
 fn received_by(interface: &str) -> u64 {
@@ -107,7 +45,7 @@ fn datagrams_of_one_tunnel_pass_the_kernel_together_and_arrive_one_by_one() {
     if !can_run("datagrams_of_one_tunnel_pass_the_kernel_together_and_arrive_one_by_one") {
         return;
     }
-    let (veth, a, b) = pair();
+    let (veth, a, b) = pair::<Packet>();
     let payload = |number: u8| vec![number; if number == 40 { 90 } else { 64 + 8 }];
     let payloads: Vec<_> = (0..60).map(payload).collect();
     let before = received_by(&veth.b);
@@ -126,7 +64,7 @@ fn more_datagrams_than_a_burst_holds_all_arrive() {
     if !can_run("more_datagrams_than_a_burst_holds_all_arrive") {
         return;
     }
-    let (_veth, a, b) = pair();
+    let (_veth, a, b) = pair::<Packet>();
     let mut frames = Vec::new();
     for round in 0..20_u8 {
         let payloads: Vec<_> = (0..64).map(|number| vec![round ^ number; 600]).collect();
@@ -142,31 +80,11 @@ fn more_datagrams_than_a_burst_holds_all_arrive() {
 }
 
 #[test]
-fn a_vlan_tag_that_the_kernel_took_off_is_put_back() {
-    if !can_run("a_vlan_tag_that_the_kernel_took_off_is_put_back") {
-        return;
-    }
-    let (_veth, a, b) = pair();
-    let customer = tagged(&frame(100), 0x8100, 0xa123);
-    let frames = [
-        customer.clone(),
-        tagged(&frame(100), 0x88a8, 0x0fff),
-        tagged(&customer, 0x88a8, 0x0064),
-        tagged(&customer, 0x8100, 0x0000),
-    ];
-    for bytes in &frames {
-        send(&a, &NO_OFFLOAD, bytes);
-    }
-    let received: Vec<_> = collect(&b, frames.len(), PATIENCE, is_local).into_iter().map(|r| r.1).collect();
-    assert_eq!(received, frames);
-}
-
-#[test]
 fn segments_to_be_made_and_checksums_pass_untouched_with_and_without_a_tag() {
     if !can_run("segments_to_be_made_and_checksums_pass_untouched_with_and_without_a_tag") {
         return;
     }
-    let (_veth, a, b) = pair();
+    let (_veth, a, b) = pair::<Packet>();
     let is_ipv4 = |bytes: &[u8]| ether_type(bytes) == 0x0800;
 
     let (header, bytes) = tcp_to_segment(60_000, 1448, 0);
@@ -195,7 +113,7 @@ fn datagrams_that_a_neighbour_sends_in_one_frame_arrive_one_by_one() {
     if !can_run("datagrams_that_a_neighbour_sends_in_one_frame_arrive_one_by_one") {
         return;
     }
-    let (_veth, a, b) = pair();
+    let (_veth, a, b) = pair::<Packet>();
     let (mut header, ipv4) = tcp_to_segment(20_000, 1400, 0);
     let mut udp = ipv4[..42].to_vec();
     udp[23] = 17;
@@ -217,7 +135,7 @@ fn each_kind_of_segmentation_keeps_its_name_across_an_uplink() {
     if !can_run("each_kind_of_segmentation_keeps_its_name_across_an_uplink") {
         return;
     }
-    let (_veth, a, b) = pair();
+    let (_veth, a, b) = pair::<Packet>();
     let passes = |header: [u8; LINK_HEADER], bytes: &[u8]| {
         send(&a, &header, bytes);
         let received = collect(&b, 1, PATIENCE, |f| f.len() == bytes.len());
@@ -241,166 +159,14 @@ fn each_kind_of_segmentation_keeps_its_name_across_an_uplink() {
 }
 
 #[test]
-fn what_the_host_sends_through_the_uplink_is_not_received() {
-    if !can_run("what_the_host_sends_through_the_uplink_is_not_received") {
-        return;
-    }
-    let (veth, a, b) = pair();
-    let other = Packet::open(&veth.a).expect("a second socket, as the host's own sender");
-    send(&other, &NO_OFFLOAD, &frame(80));
-    assert_eq!(collect(&b, 1, PATIENCE, is_local).len(), 1, "it is on the wire");
-    assert_eq!(collect(&a, 1, Duration::from_millis(50), is_local).len(), 0);
-    send(&b, &NO_OFFLOAD, &frame(80));
-    assert_eq!(collect(&a, 1, PATIENCE, is_local).len(), 1, "what comes from the wire is received");
-}
-
-#[test]
-fn an_uplink_is_promiscuous_only_when_asked() {
-    if !can_run("an_uplink_is_promiscuous_only_when_asked") {
-        return;
-    }
-    let veth = Veth::new();
-    let promiscuity = || link_value(&veth.a, "promiscuity");
-    let link = Packet::open(&veth.a).expect("opened");
-    assert_eq!((promiscuity().as_str(), link.is_promiscuous()), ("0", false));
-    assert_eq!(link_value(&veth.a, "allmulti"), "1");
-    link.set_addresses(&[], true).expect("set");
-    link.set_addresses(&[], true).expect("set again");
-    assert_eq!((promiscuity().as_str(), link.is_promiscuous()), ("1", true));
-    link.set_addresses(&[], false).expect("set");
-    assert_eq!((promiscuity().as_str(), link.is_promiscuous()), ("0", false));
-    link.set_addresses(&[], true).expect("set");
-    drop(link);
-    assert_eq!(promiscuity(), "0", "closing the link leaves the interface as it was");
-}
-
-#[test]
-fn unicast_addresses_follow_the_given_set() {
-    if !can_run("unicast_addresses_follow_the_given_set") {
-        return;
-    }
-    let veth = Veth::new();
-    let link = Packet::open(&veth.a).expect("opened");
-    let mac = |n: u8| Mac([0x52, 0x54, 0, 0, 0x77, n]);
-    let present = || {
-        let output = run("bridge", &["fdb", "show", "dev", &veth.a]);
-        let text = String::from_utf8(output.stdout).expect("bridge prints text");
-        (0..=255).filter(|&n| text.contains(&mac(n).to_string())).collect::<Vec<u8>>()
-    };
-    link.set_addresses(&[mac(1), mac(2), mac(2), link.mac(), Mac::BROADCAST], false).expect("set");
-    assert_eq!(present(), [1, 2]);
-    link.set_addresses(&[mac(2), mac(3)], false).expect("set");
-    assert_eq!(present(), [2, 3]);
-    assert!(!link.is_promiscuous());
-
-    let many: Vec<_> = (0..=MAX_UNICAST as u8).map(mac).collect();
-    link.set_addresses(&many, false).expect("set");
-    assert!(link.is_promiscuous(), "more addresses than the filter is given");
-    assert!(present().is_empty());
-    link.set_addresses(&many[1..], false).expect("set");
-    assert!(!link.is_promiscuous());
-    assert_eq!(present().len(), MAX_UNICAST);
-    link.set_addresses(&[], false).expect("set");
-    assert!(present().is_empty());
-}
-
-#[test]
-fn a_deleted_interface_is_gone() {
-    if !can_run("a_deleted_interface_is_gone") {
-        return;
-    }
-    let (veth, a, b) = pair();
-    assert!(!b.is_gone());
-    // One end goes from up to gone, the other is down first, which is all that the kernel says by itself.
-    ip(&["link", "set", &veth.b, "down"]);
-    let mut burst = LinkBurst::new();
-    assert_eq!(b.receive(&mut burst).expect("down is not gone"), 0);
-    assert!(!b.is_up());
-    assert!(!b.is_gone());
-    drop(veth);
-    for link in [&a, &b] {
-        assert!(link.is_gone());
-        assert!(!link.is_up());
-        assert!(is_gone_error(&link.receive(&mut burst).expect_err("receive")));
-        assert!(is_gone_error(&link.send(&NO_OFFLOAD, &frame(60), &[]).expect_err("send")));
-        assert!(is_gone_error(&link.set_addresses(&[MAC_A], false).expect_err("set_addresses")));
-    }
-}
-
-#[test]
-fn an_uplink_that_moves_to_another_namespace_is_gone() {
-    if !can_run("an_uplink_that_moves_to_another_namespace_is_gone") {
-        return;
-    }
-    let (veth, a, _b) = pair();
-    let namespace = Namespace::new();
-    ip(&["link", "set", &veth.a, "netns", &namespace.0]);
-    assert!(is_gone_error(&a.receive(&mut LinkBurst::new()).expect_err("receive")));
-    assert!(a.is_gone());
-}
-
-#[test]
-fn an_uplink_works_again_when_its_interface_comes_back_up_under_another_name() {
-    if !can_run("an_uplink_works_again_when_its_interface_comes_back_up_under_another_name") {
-        return;
-    }
-    let (veth, a, b) = pair();
-    ip(&["link", "set", &veth.b, "down"]);
-    assert!(!b.is_up());
-    let error = b.send(&NO_OFFLOAD, &frame(60), &[]).expect_err("down");
-    assert!(matches!(error, LinkError::Down { .. }), "{error}");
-    assert!(eventually(|| !a.is_up()), "the other end has lost its carrier");
-    let name = crate::lab::unique("c");
-    ip(&["link", "set", &veth.b, "name", &name]);
-    ip(&["link", "set", &name, "mtu", "1400", "up"]);
-    assert!(eventually(|| a.is_up() && b.is_up()));
-    assert_eq!(b.mtu(), 1400);
-    send(&a, &NO_OFFLOAD, &frame(99));
-    assert_eq!(collect(&b, 1, PATIENCE, is_local).len(), 1);
-    send(&b, &NO_OFFLOAD, &frame(98));
-    assert_eq!(collect(&a, 1, PATIENCE, is_local).len(), 1);
-}
-
-#[test]
-fn frames_and_segments_longer_than_the_mtu_are_refused() {
-    if !can_run("frames_and_segments_longer_than_the_mtu_are_refused") {
-        return;
-    }
-    let (_veth, a, b) = pair();
-    let is_too_long = |error: LinkError, length: usize, most: usize| {
-        let expected =
-            matches!(error, LinkError::TooLong { length: l, limit, .. } if (l, limit) == (length, most));
-        assert!(expected, "{error}");
-    };
-    let bytes = frame(1515);
-    is_too_long(a.send(&NO_OFFLOAD, &bytes, &[]).expect_err("too long"), 1515, 1514);
-    send(&a, &NO_OFFLOAD, &tagged(&frame(1514), 0x8100, 5));
-    assert_eq!(collect(&b, 1, PATIENCE, is_local)[0].1.len(), 1518, "a tag does not count");
-
-    let (header, bytes) = tcp_to_segment(9000, 1460, 0);
-    send(&a, &header, &bytes);
-    let (header, bytes) = tcp_to_segment(9000, 1461, 0);
-    is_too_long(
-        a.send(&header, &bytes[..192], &[Piece::of(&bytes[192..])]).expect_err("segments"),
-        1515,
-        1514,
-    );
-
-    let bytes = frame(MAX_FRAME + 1);
-    is_too_long(a.send(&NO_OFFLOAD, &bytes, &[]).expect_err("too long"), MAX_FRAME + 1, MAX_FRAME);
-    let nowhere = Piece::new(std::ptr::null(), usize::MAX);
-    let error = a.send(&NO_OFFLOAD, &bytes[..100], &[nowhere, nowhere]).expect_err("too long");
-    is_too_long(error, usize::MAX, MAX_FRAME);
-}
-
-#[test]
 fn a_frame_in_unmapped_memory_or_with_a_false_header_is_refused_alone() {
     if !can_run("a_frame_in_unmapped_memory_or_with_a_false_header_is_refused_alone") {
         return;
     }
-    let (_veth, a, b) = pair();
+    let (_veth, a, b) = pair::<Packet>();
     let bytes = frame(200);
-    let nowhere = Piece::new(std::ptr::without_provenance(0x10), 100);
+    // SAFETY: only the kernel reads it.
+    let nowhere = unsafe { Piece::new(std::ptr::without_provenance(0x10), 100) };
     let error = a.send(&NO_OFFLOAD, &bytes, &[nowhere]).expect_err("nothing is mapped there");
     assert!(matches!(error, LinkError::BadMemory { .. }), "{error}");
 
@@ -463,29 +229,4 @@ fn a_frame_longer_than_its_slot_is_dropped_and_counted() {
     let _ = server.wait();
     assert!(dropped, "{:?}, longest {longest}", link.receive_drops());
     assert!(longest > 1514 && longest <= MAX_FRAME, "longest {longest}");
-}
-
-#[test]
-fn an_interface_that_cannot_be_an_uplink_is_refused_with_a_reason() {
-    if !can_run("an_interface_that_cannot_be_an_uplink_is_refused_with_a_reason") {
-        return;
-    }
-    let refused = |name: &str| Packet::open(name).expect_err("refused");
-    let error = refused("tl-missing");
-    assert!(matches!(error, LinkError::Missing { .. }), "{error}");
-    assert_eq!(error.to_string(), "interface 'tl-missing': does not exist; `ip link` lists those that do");
-    let DataplaneError::Interface { interface, reason } = error.into() else {
-        panic!("not about an interface")
-    };
-    assert_eq!(
-        (interface.as_str(), reason.as_str()),
-        ("tl-missing", "does not exist; `ip link` lists those that do")
-    );
-    let error = refused("lo");
-    assert!(matches!(error, LinkError::NotEthernet { hardware: 772, .. }), "{error}");
-    for name in ["", ".", "..", "a/b", "a b", "a:b", "tap%d", "sixteen-letters-", "a\nb"] {
-        let error = refused(name);
-        assert!(matches!(error, LinkError::InvalidName { .. }), "{error}");
-        assert_eq!(error.to_string().lines().count(), 1);
-    }
 }

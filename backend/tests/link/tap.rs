@@ -144,7 +144,8 @@ fn a_frame_that_a_tap_cannot_take_is_refused_alone() {
     let tap = tap();
     let host = Packet::open(tap.name()).expect("the host's side");
     let bytes = frame(200);
-    let nowhere = Piece::new(std::ptr::without_provenance(0x10), 100);
+    // SAFETY: only the kernel reads it.
+    let nowhere = unsafe { Piece::new(std::ptr::without_provenance(0x10), 100) };
     let error = tap.send(&NO_OFFLOAD, &bytes, &[nowhere]).expect_err("nothing is mapped there");
     assert!(matches!(error, LinkError::BadMemory { .. }), "{error}");
     let is_bad = |error: LinkError| assert!(matches!(error, LinkError::BadFrame { .. }), "{error}");

@@ -53,6 +53,7 @@ fn record(n: u32, round: u32) -> Record {
         kind: Kind::Static,
         encap: Encap::Nvgre,
         rewrite_pa: None,
+        next: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backend::dataplane::Dataplane;
 use backend::guest::features;
-use backend::spec::{EventSink, GuestSpec, PollMode, StateKeeper, UplinkSpec, WorkerOptions};
+use backend::spec::{EventSink, GuestSpec, PollMode, StateKeeper, UplinkDriver, UplinkSpec, WorkerOptions};
 use backend::tally::Tallies;
 use turnpike_tests::{Guest, Options, eventually};
 use vhost::VhostBackend;
@@ -117,7 +117,8 @@ impl Rig {
             policy: Policy::default(),
         });
         self.publish();
-        let spec = UplinkSpec { id: PortId(UPLINK), name: "up".into(), interface: interface.into() };
+        let (name, interface, driver) = ("up".into(), interface.into(), UplinkDriver::Packet);
+        let spec = UplinkSpec { id: PortId(UPLINK), name, interface, driver };
         self.data.add_uplink(&spec).unwrap();
     }
 

@@ -58,7 +58,7 @@ impl Effects {
         if fits {
             self.injected.push((self.now, injection));
         } else {
-            self.refuse();
+            self.refuse(1);
         }
         fits
     }
@@ -69,7 +69,7 @@ impl Effects {
         if fits {
             self.outputs.push((self.now, output));
         } else {
-            self.refuse();
+            self.refuse(1);
         }
         fits
     }
@@ -132,9 +132,10 @@ impl Effects {
         counts.filter(|&(_, count)| count != 0)
     }
 
-    fn refuse(&mut self) {
+    /// So many things were not even tried.
+    pub(crate) fn refuse(&mut self, things: u32) {
         if let Some(count) = self.refused.get_mut(usize::from(self.now)) {
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(things);
         }
     }
 }

@@ -22,6 +22,8 @@ pub mod change;
 pub mod effects;
 pub mod stack;
 pub(crate) mod steps;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::cell::OnceCell;
 
@@ -229,7 +231,7 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
         false
     }
 
-    /// Says what is to happen with a frame.
+    /// Says what is to happen with a frame. One that its receiver has no room for yet is asked about again when it is tried again.
     fn judge(&self, sight: &Sight<'_>, effects: &mut Effects) -> Answer {
         Answer::PASS
     }

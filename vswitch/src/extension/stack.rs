@@ -294,7 +294,9 @@ impl Stack {
 
     /// Whether frames that come back from the physical network are accepted.
     pub fn reflective(&self) -> bool {
-        self.forwarding.and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.instance.reflective())
+        self.forwarding
+            .and_then(|at| self.slots.get(at))
+            .is_some_and(|slot| slot.fault.get().is_none() && slot.instance.reflective())
     }
 
     /// Who judges in a direction, as bits.

@@ -14,6 +14,7 @@
 
 mod asked;
 mod cache;
+mod copies;
 mod deep;
 mod key;
 mod memo;
@@ -414,38 +415,6 @@ impl Forwarder {
         {
             self.deep.put(&deep.0, after, Remembered { verdict, actions, revisit });
         }
-    }
-
-    /// One receiver's part of a flooded frame; see [`pipeline::copy`].
-    pub fn copy(
-        &mut self,
-        snap: &Snapshot,
-        state: &State,
-        now: Nanos,
-        ports: (PortId, PortId),
-        head: &[u8],
-        len: u32,
-    ) -> Option<(Verdict, Actions)> {
-        let mut decision = pipeline::copy(snap, state, now, ports, head, len)?;
-        self.absorb(state, now, &mut decision);
-        Some((decision.verdict, decision.actions))
-    }
-
-    /// As [`Forwarder::copy`], for a frame that came out of a tunnel.
-    #[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
-    pub fn copy_inner(
-        &mut self,
-        snap: &Snapshot,
-        state: &State,
-        now: Nanos,
-        ports: (PortId, PortId),
-        ingress: &Ingress,
-        head: &[u8],
-        len: u32,
-    ) -> Option<(Verdict, Actions)> {
-        let mut decision = pipeline::copy_inner(snap, state, now, ports, ingress, head, len)?;
-        self.absorb(state, now, &mut decision);
-        Some((decision.verdict, decision.actions))
     }
 
     /// What operators may want to know since the last call: at most 64 events, and of one kind for one port at most one

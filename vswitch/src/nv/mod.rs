@@ -29,6 +29,7 @@ pub mod model;
 pub mod nat;
 pub mod neighbours;
 pub mod overlay;
+mod packed;
 pub mod peers;
 pub mod policy;
 pub mod records;
@@ -47,7 +48,7 @@ pub use gateway::exit;
 pub use ingress::{Opened, Readdress, open};
 pub use replies::{Answer, answer, replicas, too_big};
 pub use resolve::{Resolution, resolve};
-pub use underlay::{due, encapsulate, readdress, room, template};
+pub use underlay::{due, encapsulate, readdress, rewrite_room, room, template};
 
 use crate::{Nanos, PortId, hash};
 

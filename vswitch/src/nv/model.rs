@@ -131,6 +131,10 @@ pub struct Record {
     /// IP rewrite: the provider address that stands for this customer address alone, on the wire; `pa` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite_pa: Option<IpAddr>,
+    /// The provider address of the host where the guest is about to be, while it is being moved. What comes from there is believed to be the
+    /// guest's; nothing is sent there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<IpAddr>,
 }
 
 /// A customer network (routing domain).

@@ -8,9 +8,13 @@
 //! - A record of a gateway is also found by its MAC address, because packets come through it from addresses that are not its own.
 //! - When the guest of a record moves from this host to another, the record remembers for [`GRACE`] that it did, and where it was: what
 //!   still arrives here follows it, and what was sent after it by its former host is taken there.
+//! - The record of a guest that is being moved may name the host where it is about to be. What that one sends as the guest is believed, so
+//!   that nothing is lost while the news of the move is on its way; nothing is ever sent there. It is forgotten after [`EXPECTED`]: who never
+//!   took it back, because he died, is believed no longer than that, and only of this one guest. Who may name a host there is who may
+//!   write records at all.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -18,6 +22,7 @@ use super::errors::LIFETIME;
 use super::members::{Member, Members};
 use super::model::{Encap, Kind, Record};
 use super::overlay::{PaId, Reach};
+use super::packed::{key, unkey, view, words};
 use super::peers::Peers;
 pub use super::table::Handle;
 use super::table::{self, Table};
@@ -28,6 +33,9 @@ pub const DEFAULT_CAPACITY: u32 = 1 << 20;
 
 /// How long after a move frames follow a record's guest, in nanoseconds (30 seconds).
 pub const GRACE: Nanos = 30_000_000_000;
+
+/// How long a record says where its guest is about to be, in nanoseconds (an hour).
+pub const EXPECTED: Nanos = 3_600_000_000_000;
 
 /// Arrivals of IP rewrite that are remembered until the provider network was told, at most.
 pub(super) const ARRIVALS: usize = 1024;
@@ -54,6 +62,8 @@ pub struct View {
     pub wire: PaId,
     /// The host where it was before.
     pub previous: Option<PaId>,
+    /// The host where it is about to be.
+    pub next: Option<PaId>,
     /// What the record is for.
     pub kind: Kind,
     /// How its packets are carried.
@@ -107,15 +117,15 @@ struct Writer {
     names: Vec<u32>,
     /// Records that remember a move, and since when.
     moved: VecDeque<(Handle, Nanos)>,
+    /// Records that say where their guest is about to be, and since when.
+    expected: VecDeque<(Handle, Nanos)>,
+    /// Guests of this host that were expected elsewhere for too long.
+    lapsed: Vec<(u32, Of)>,
     /// Addresses of IP rewrite that are at this host from now on, which the provider network is to be told.
     arrived: Vec<IpAddr>,
     /// Records that are one guest's who forwards; by key of the table.
     gateways: HashMap<(u32, u64), u32, hash::Seeded>,
 }
-
-const NO_PA: u64 = 0x1f_ffff;
-const PA_BITS: u32 = 21;
-const MAC_BITS: u64 = (1 << 48) - 1;
 
 impl Records {
     /// An empty table for `capacity` records. `seed` must be secret and random: guests choose addresses.
@@ -128,6 +138,8 @@ impl Records {
             writer: Mutex::new(Writer {
                 names: Vec::new(),
                 moved: VecDeque::new(),
+                expected: VecDeque::new(),
+                lapsed: Vec::new(),
                 arrived: Vec::new(),
                 gateways: HashMap::with_hasher(hash::Seeded(hash::expand(seed, 23))),
             }),
@@ -176,8 +188,15 @@ impl Records {
             self.unname(&mut writer, pa);
             return Change::Full;
         };
+        let ahead = record.next.filter(|next| *next != record.pa);
+        let next = ahead.and_then(|next| self.name(&mut writer, next));
+        if ahead.is_some() && next.is_none() {
+            self.unname(&mut writer, pa);
+            self.unname(&mut writer, wire);
+            return Change::Full;
+        }
         let (kind, encap, mac) = (record.kind, record.encap, record.mac);
-        let mut new = View { mac, pa, wire, previous: None, kind, encap, local, moved: 0 };
+        let mut new = View { mac, pa, wire, previous: None, next, kind, encap, local, moved: 0 };
         let of = of(record);
         let key = key(record.vsid, of);
         let found = self.table.find(&key).map(|(handle, value)| (handle.index(), view(&value)));
@@ -187,19 +206,18 @@ impl Records {
         }
         let Some((index, old)) = found else {
             let Some(handle) = self.table.insert(&key, words(&new), now) else {
-                self.unname(&mut writer, pa);
-                self.unname(&mut writer, wire);
+                self.unname_all(&mut writer, &new);
                 return Change::Full;
             };
             self.enter(&mut writer, record.vsid, of, &new, handle.index());
+            self.remember(&mut writer, handle.index(), now);
             return Change::New;
         };
         let moved = old.pa != pa;
         (new.previous, new.moved) =
             if moved { (Some(old.pa), now.max(1)) } else { (old.previous, old.moved) };
         if new == old {
-            self.unname(&mut writer, pa);
-            self.unname(&mut writer, wire);
+            self.unname_all(&mut writer, &View { previous: None, ..new });
             return Change::Same;
         }
         let from = self.peers.address(old.pa);
@@ -211,14 +229,11 @@ impl Records {
             self.unname(&mut writer, old.pa);
         }
         self.unname(&mut writer, old.wire);
+        old.next.into_iter().for_each(|next| self.unname(&mut writer, next));
         self.table.update(index, words(&new));
         self.table.touch(index, now);
         self.enter(&mut writer, record.vsid, of, &new, index);
-        if new.moved != 0
-            && let Some((handle, _)) = self.table.find(&key)
-        {
-            writer.moved.push_back((handle, new.moved));
-        }
+        self.remember(&mut writer, index, now);
         self.forget_moves(&mut writer, now);
         from.filter(|_| moved).map_or(Change::Changed, |from| Change::Moved { from })
     }
@@ -232,9 +247,7 @@ impl Records {
         let Some((index, value)) = self.table.remove(&key(vsid, of)) else { return false };
         let old = view(&value);
         self.leave(&mut writer, vsid, of, &old, index);
-        for pa in [Some(old.pa), Some(old.wire), old.previous].into_iter().flatten() {
-            self.unname(&mut writer, pa);
-        }
+        self.unname_all(&mut writer, &old);
         true
     }
 
@@ -252,9 +265,29 @@ impl Records {
         std::mem::take(&mut self.lock().arrived)
     }
 
-    /// Forgets moves that are longer ago than [`GRACE`]. To be called every few seconds.
+    /// Forgets moves that are longer ago than [`GRACE`], and where guests were about to be for longer than [`EXPECTED`]. To be called every
+    /// few seconds.
     pub fn age(&self, now: Nanos) {
-        self.forget_moves(&mut self.lock(), now);
+        let mut writer = self.lock();
+        self.forget_moves(&mut writer, now);
+        self.forget_expected(&mut writer, now);
+    }
+
+    /// The records that say where their guest is about to be, in no order.
+    pub fn expected(&self) -> Vec<Record> {
+        let writer = self.lock();
+        let one = |&(handle, _): &(Handle, Nanos)| {
+            let (current, key, value) = self.table.read(handle.index())?;
+            self.record(&key, &value).filter(|record| current == handle && record.next.is_some())
+        };
+        writer.expected.iter().filter_map(one).collect()
+    }
+
+    /// Records of guests of this host that said for too long that these were about to be elsewhere, since the last call, as they are now; the
+    /// first [`ARRIVALS`] of them.
+    pub fn take_lapsed(&self) -> Vec<Record> {
+        let lapsed = std::mem::take(&mut self.lock().lapsed);
+        lapsed.into_iter().filter_map(|(vsid, of)| self.get(vsid, of)).collect()
     }
 
     /// When a record was put in, changed or last of use.
@@ -289,7 +322,8 @@ impl Records {
         };
         let rewrite_pa = if view.wire == view.pa { None } else { self.peers.address(view.wire) };
         let pa = self.peers.address(view.pa)?;
-        Some(Record { vsid, ca, mac: view.mac, pa, kind: view.kind, encap: view.encap, rewrite_pa })
+        let next = view.next.and_then(|next| self.peers.address(next));
+        Some(Record { vsid, ca, mac: view.mac, pa, kind: view.kind, encap: view.encap, rewrite_pa, next })
     }
 
     /// Entries in the table: records, and one more for each guest that forwards.
@@ -310,7 +344,8 @@ impl Records {
     /// Memory that is allocated for records, hosts and provider addresses, in bytes.
     pub fn bytes(&self) -> usize {
         let writer = self.lock();
-        let rest = writer.names.capacity() * 4 + writer.moved.capacity() * size_of::<(Handle, Nanos)>();
+        let queued = writer.moved.capacity() + writer.expected.capacity();
+        let rest = writer.names.capacity() * 4 + queued * size_of::<(Handle, Nanos)>();
         let gateways = writer.gateways.capacity() * 8 / 7 * (size_of::<((u32, u64), u32)>() + 1);
         drop(writer);
         self.table.bytes() + self.peers.bytes() + self.members().bytes() + rest + gateways
@@ -361,6 +396,24 @@ impl Records {
             if *count == 0 {
                 self.peers.remove(id);
             }
+        }
+    }
+
+    fn unname_all(&self, writer: &mut Writer, view: &View) {
+        for pa in [Some(view.pa), Some(view.wire), view.previous, view.next].into_iter().flatten() {
+            self.unname(writer, pa);
+        }
+    }
+
+    /// Notes what is to be forgotten of a record that was just written.
+    fn remember(&self, writer: &mut Writer, index: u32, now: Nanos) {
+        let Some((handle, _, value)) = self.table.read(index) else { return };
+        let View { moved, next, .. } = view(&value);
+        if moved != 0 {
+            writer.moved.push_back((handle, moved));
+        }
+        if next.is_some() {
+            writer.expected.push_back((handle, now));
         }
     }
 
@@ -419,6 +472,28 @@ impl Records {
             if let Some(former) = old.previous {
                 self.unname(writer, former);
             }
+            self.remember(writer, handle.index(), now);
+        }
+    }
+
+    /// Records that have said for long enough where their guest is about to be say so no more.
+    fn forget_expected(&self, writer: &mut Writer, now: Nanos) {
+        while let Some(&(handle, since)) = writer.expected.front()
+            && (now.saturating_sub(since) >= EXPECTED || writer.expected.len() > self.table.capacity())
+        {
+            writer.expected.pop_front();
+            let Some((current, key, value)) = self.table.read(handle.index()) else { continue };
+            let (Some((vsid, of)), old) = (unkey(&key), view(&value)) else { continue };
+            let Some(next) = old.next.filter(|_| current == handle) else { continue };
+            let new = View { next: None, ..old };
+            self.leave(writer, vsid, of, &old, handle.index());
+            self.table.update(handle.index(), words(&new));
+            self.enter(writer, vsid, of, &new, handle.index());
+            self.unname(writer, next);
+            self.remember(writer, handle.index(), now);
+            if old.local && writer.lapsed.len() < ARRIVALS {
+                writer.lapsed.push((vsid, of));
+            }
         }
     }
 }
@@ -430,71 +505,4 @@ pub fn of(record: &Record) -> Of {
 
 fn member(vsid: u32, view: &View) -> Member {
     Member { vsid, pa: view.pa, encap: view.encap, unknown: view.kind == Kind::L2Only }
-}
-
-fn key(vsid: u32, of: Of) -> table::Key {
-    let (low, high, family) = match of {
-        Of::Address(IpAddr::V4(v4)) => (u64::from(u32::from(v4)), 0, 0),
-        Of::Address(IpAddr::V6(v6)) => {
-            let bits = u128::from(v6);
-            (bits as u64, (bits >> 64) as u64, 1)
-        }
-        Of::Station(mac) => (mac.to_u64(), 0, 2),
-        Of::Gateway(mac) => (mac.to_u64(), 0, 3),
-    };
-    [low, high, u64::from(vsid) << 2 | family]
-}
-
-fn unkey(key: &table::Key) -> Option<(u32, Of)> {
-    let of = match key[2] & 3 {
-        0 => Of::Address(Ipv4Addr::from(u32::try_from(key[0]).ok()?).into()),
-        1 => Of::Address(Ipv6Addr::from(u128::from(key[1]) << 64 | u128::from(key[0])).into()),
-        2 => Of::Station(Mac::from_u64(key[0])),
-        _ => Of::Gateway(Mac::from_u64(key[0])),
-    };
-    Some((u32::try_from(key[2] >> 2).ok()?, of))
-}
-
-/// Address, kind, encapsulation and place in the first word; the numbers of provider addresses in the second; the move in the third.
-fn words(view: &View) -> table::Value {
-    let kind = match view.kind {
-        Kind::Static => 0,
-        Kind::Dynamic => 1,
-        Kind::L2Only => 2,
-        Kind::Gateway => 3,
-    };
-    let encap = match view.encap {
-        Encap::Nvgre => 0,
-        Encap::Vxlan => 1,
-        Encap::Rewrite => 2,
-    };
-    let previous = view.previous.map_or(NO_PA, |id| u64::from(id.0));
-    [
-        view.mac.to_u64() | kind << 48 | encap << 50 | u64::from(view.local) << 52,
-        u64::from(view.pa.0) | u64::from(view.wire.0) << PA_BITS | previous << (2 * PA_BITS),
-        view.moved,
-    ]
-}
-
-fn view(words: &table::Value) -> View {
-    let pa = |number: u32| words[1] >> (number * PA_BITS) & NO_PA;
-    View {
-        mac: Mac::from_u64(words[0] & MAC_BITS),
-        pa: PaId(pa(0) as u32),
-        wire: PaId(pa(1) as u32),
-        previous: (pa(2) != NO_PA).then(|| PaId(pa(2) as u32)),
-        kind: match words[0] >> 48 & 3 {
-            0 => Kind::Static,
-            1 => Kind::Dynamic,
-            2 => Kind::L2Only,
-            _ => Kind::Gateway,
-        },
-        encap: match words[0] >> 50 & 3 {
-            0 => Encap::Nvgre,
-            1 => Encap::Vxlan,
-            _ => Encap::Rewrite,
-        },
-        local: words[0] >> 52 & 1 != 0,
-        moved: words[2],
-    }
 }

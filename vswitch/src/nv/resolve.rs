@@ -5,12 +5,14 @@ use std::net::IpAddr;
 
 use super::model::{Encap, Kind, Rdid};
 use super::neighbours::Hop;
+use super::overlay::Tunnel;
 use super::policy::{Target, is_link_local};
 use super::records::Of;
+use super::underlay::room;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
-use crate::{Mac, PortId};
+use crate::{Mac, Nanos, PortId};
 
 /// One step, and what it found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,6 +70,10 @@ pub enum Step {
         next_hop: IpAddr,
         /// That one's MAC address; `None` = it has not answered (yet).
         mac: Option<Mac>,
+        /// How long packets on the way there may be, IP header included: the uplink's MTU, or less by a router's word.
+        path_mtu: u16,
+        /// How long the guest's own may be.
+        mtu: u16,
     },
 }
 
@@ -84,12 +90,13 @@ impl fmt::Display for Step {
                 write!(f, "{kind} record of {ca}: {mac} at {pa}, {encap}")
             }
             Self::Port { port } => write!(f, "at this host, behind port {port}"),
-            Self::Provider { from, to, uplink, next_hop, mac } => {
+            Self::Provider { from, to, uplink, next_hop, mac, path_mtu, mtu } => {
                 write!(f, "from {from} to {to} by uplink {uplink}, next hop {next_hop}")?;
                 match mac {
                     Some(mac) => write!(f, " ({mac})"),
                     None => f.write_str(" (which has not answered yet)"),
-                }
+                }?;
+                write!(f, ", path MTU {path_mtu}, of which the guest may use {mtu}")
             }
         }
     }
@@ -105,15 +112,16 @@ pub struct Resolution {
 }
 
 /// Says where packets go that a guest of virtual subnet `vsid` sends to a customer address. Changes nothing.
-pub fn resolve(snap: &Snapshot, state: &State, vsid: u32, ca: IpAddr) -> Resolution {
+pub fn resolve(snap: &Snapshot, state: &State, now: Nanos, vsid: u32, ca: IpAddr) -> Resolution {
     let mut steps = Vec::new();
-    let dropped = walk(snap, state, vsid, ca, &mut steps).err();
+    let dropped = walk(snap, state, now, vsid, ca, &mut steps).err();
     Resolution { steps, dropped }
 }
 
 fn walk(
     snap: &Snapshot,
     state: &State,
+    now: Nanos,
     vsid: u32,
     ca: IpAddr,
     steps: &mut Vec<Step>,
@@ -163,6 +171,10 @@ fn walk(
     let next_hop = provider.next_hop(wire).ok_or(DropReason::ProviderUnreachable)?;
     let mac = state.nv.neighbours.get(&Hop { port: provider.port, vlan: provider.vlan, address: next_hop });
     let from = provider.address.addr();
-    steps.push(Step::Provider { from, to: wire, uplink: provider.port, next_hop, mac });
+    let uplink = snap.port(provider.port).map_or(0, |port| port.mtu);
+    let (src, dst) = (view.wire, view.wire);
+    let path_mtu = room(state, now, &Tunnel { encap: Encap::Rewrite, vsid: to, src, dst }, uplink);
+    let mtu = room(state, now, &Tunnel { encap, vsid: to, src, dst }, uplink);
+    steps.push(Step::Provider { from, to: wire, uplink: provider.port, next_hop, mac, path_mtu, mtu });
     if mac.is_some() { Ok(()) } else { Err(DropReason::ProviderUnreachable) }
 }

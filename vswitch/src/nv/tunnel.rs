@@ -5,7 +5,7 @@
 //! - The record of the packet's source must name the provider address that the outer packet came from, in the same encapsulation, and the
 //!   frame's MAC source. The virtual subnet in the tunnel is the destination's; if the source is in another one of the same customer
 //!   network, the packet was routed and its MAC source is the router's. A source outside of all subnets must be behind a guest that
-//!   forwards, at that host.
+//!   forwards, at that host. Of a guest that is being moved, a host that its record names as the one where it is about to be counts as well.
 //! - The record of the destination must name this host, and the frame's MAC destination.
 //!
 //! A guest that has moved is followed: for [`super::records::GRACE`] a packet for it that arrives here is sent on to where it is, once: a packet that
@@ -98,7 +98,7 @@ fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
         frame.note(|| format!("by the customer network's gateway at {}", ingress.src));
         return Ok(());
     }
-    let (handle, view) = sender(frame, policy, subnet, vsid, claimed)?;
+    let (home, (handle, view)) = sender(frame, policy, subnet, vsid, claimed)?;
     if view.encap != ingress.encap {
         return Err(DropReason::NvMethodMismatch);
     }
@@ -110,6 +110,18 @@ fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
     if view.previous == Some(peer) && view.is_fresh(frame.now) {
         frame.revisit = true;
         frame.note(|| format!("{} is where its source was until just now", ingress.src));
+        return Ok(());
+    }
+    if view.next == Some(peer) {
+        frame.note(|| format!("{} is where its source is about to be, by its record", ingress.src));
+        return Ok(());
+    }
+    // An address that its former host learned is where the guest's own record is, and comes after that.
+    let own = if view.kind == Kind::Dynamic { records.find(home, Of::Station(view.mac)) } else { None };
+    let moves = |own: View| own.encap == ingress.encap && (own.wire == peer || own.next == Some(peer));
+    if own.is_some_and(|(_, own)| moves(own)) {
+        frame.single = true;
+        frame.note(|| format!("{} is where its source is, by the guest's own record", ingress.src));
         return Ok(());
     }
     // Its receiver's former host may have sent it on: whether that is so, the receiver's record knows.
@@ -124,18 +136,19 @@ fn judge_source(frame: &mut Frame<'_>) -> Result<(), DropReason> {
     Err(DropReason::NvSourceSpoofed)
 }
 
-/// The record of the guest that sent a frame, if it may have that MAC source.
+/// The record of the guest that sent a frame, if it may have that MAC source, and the virtual subnet that it is in.
 fn sender(
     frame: &mut Frame<'_>,
     policy: &Policy,
     subnet: &VirtualSubnet,
     vsid: u32,
     claimed: Option<IpAddr>,
-) -> Result<(Handle, View), DropReason> {
+) -> Result<(u32, (Handle, View)), DropReason> {
     let (records, mac) = (&frame.state.nv.records, frame.src);
     let unknown = DropReason::NvSourceUnknown;
-    let station = || records.find(vsid, Of::Station(mac));
-    let Some(address) = claimed else { return station().ok_or(unknown) };
+    let found = |of| records.find(vsid, of).map(|found| (vsid, found)).ok_or(unknown);
+    let station = || found(Of::Station(mac));
+    let Some(address) = claimed else { return station() };
     let target = if is_link_local(address) {
         Some(Target::OnLink(vsid))
     } else {
@@ -144,19 +157,19 @@ fn sender(
     let (by, home) = match target {
         Some(Target::OnLink(home)) => (address, home),
         Some(Target::Via { hop, vsid: home }) => (hop, home),
-        Some(Target::Gateway) | None => return records.find(vsid, Of::Gateway(mac)).ok_or(unknown),
+        Some(Target::Gateway) | None => return found(Of::Gateway(mac)),
     };
     let forwarded = by != address;
     let Some((handle, view)) = records.find(home, Of::Address(by)) else {
         // Its host may have learned the address just now.
         frame.single = true;
-        return if home == vsid && !forwarded { station().ok_or(unknown) } else { Err(unknown) };
+        return if home == vsid && !forwarded { station() } else { Err(unknown) };
     };
     if forwarded && view.kind != Kind::Gateway {
         return Err(unknown);
     }
     if mac == ROUTER_MAC || home == vsid && mac == view.mac {
-        return Ok((handle, view));
+        return Ok((home, (handle, view)));
     }
     frame.note(|| format!("its record names {}, not {mac}", view.mac));
     Err(DropReason::NvSourceSpoofed)
@@ -250,7 +263,7 @@ fn follow(frame: &mut Frame<'_>, ingress: &Ingress, to: &View) -> Result<Verdict
         .is_some_and(|former| policy.local(former).is_some());
     let direct = |peer: PaId| {
         let (_, source) = records_of(frame)?;
-        Some(source.wire == peer || source.previous == Some(peer))
+        Some(source.wire == peer || [source.previous, source.next].contains(&Some(peer)))
     };
     let from_source = records.peers.find(ingress.src).and_then(direct).unwrap_or(false);
     if !(was_here && to.is_fresh(frame.now) && from_source) {

@@ -96,6 +96,16 @@ pub fn room(state: &State, now: Nanos, tunnel: &Tunnel, mtu: u16) -> u16 {
     narrower.saturating_sub(wire::overhead(tunnel.encap, v6, false) as u16)
 }
 
+/// The same in IP rewrite, out of the uplink that leads to the packet's destination.
+#[inline]
+pub fn rewrite_room(snap: &Snapshot, state: &State, now: Nanos, tunnel: &Tunnel) -> u16 {
+    let to = state.nv.records.peers.address(tunnel.dst);
+    let provider = to.and_then(|to| snap.nv()?.towards(to));
+    // Without a way it is dropped for that reason.
+    let mtu = provider.and_then(|provider| snap.port(provider.port)).map_or(u16::MAX, |port| port.mtu);
+    room(state, now, tunnel, mtu)
+}
+
 /// IP rewrite: replaces the addresses of a frame with those that stand for them on the wire, and says which tag it goes with. The error as in
 /// [`template`], or that the packet cannot be rewritten.
 pub fn readdress(

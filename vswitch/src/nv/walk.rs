@@ -97,7 +97,8 @@ pub(super) fn sender(
 ) -> Result<Sender, DropReason> {
     let (vsid, mac) = (frame.segment.0, frame.src);
     let records = &frame.state.nv.records;
-    let station = || records.find(vsid, Of::Station(mac)).filter(|(_, view)| view.local);
+    let station =
+        || records.find(vsid, Of::Station(mac)).filter(|(_, view)| here(frame, policy, view).is_some());
     if address.is_unspecified() {
         // It has no address yet.
         let Some((record, view)) = station() else { return unknown_sender(frame, address) };
@@ -120,7 +121,7 @@ pub(super) fn sender(
         && !subnet.is_router(address)
         && let Some((_, station)) = station()
     {
-        return learn(frame, subnet, address, &station);
+        return learn(frame, policy, subnet, address, &station);
     }
     match found {
         Some((record, view)) if view.mac == mac => {
@@ -158,6 +159,7 @@ fn unknown_sender(frame: &mut Frame<'_>, address: IpAddr) -> Result<Sender, Drop
 /// The guest whose own record is `station` uses an address.
 fn learn(
     frame: &mut Frame<'_>,
+    policy: &Policy,
     subnet: &VirtualSubnet,
     address: IpAddr,
     station: &View,
@@ -175,11 +177,12 @@ fn learn(
         frame.note(|| format!("{address} would be learned"));
         return Ok(Sender { view: *station });
     }
-    let Some(pa) = tables.records.peers.address(station.pa).filter(|_| subnet.has(address)) else {
+    let at = here(frame, policy, station).and_then(|pa| tables.records.peers.address(pa));
+    let Some(pa) = at.filter(|_| subnet.has(address)) else {
         return unknown_sender(frame, address);
     };
-    let record =
-        Record { vsid, ca: address, mac, pa, kind: Kind::Dynamic, encap: station.encap, rewrite_pa: None };
+    let (kind, encap) = (Kind::Dynamic, station.encap);
+    let record = Record { vsid, ca: address, mac, pa, kind, encap, rewrite_pa: None, next: None };
     let limit = port.policy.address_limit;
     frame.revisit = true; // to keep it from being forgotten while frames hit the flow cache
     match tables.learned.learn(frame.now, port.id, limit, &record, &tables.records) {
@@ -344,16 +347,25 @@ fn route(frame: &Frame<'_>, policy: &Policy, from: &View, to: &View) -> Result<(
     let peers = &frame.state.nv.records.peers;
     let unreachable = DropReason::ProviderUnreachable;
     let destination = peers.address(to.wire).ok_or(unreachable)?;
-    // A guest that arrived before its record did sends from this host all the same.
-    let source = if from.local { peers.address(from.wire) } else { None };
-    let provider = match source.filter(|_| to.encap != Encap::Rewrite) {
+    // An address that stands for the guest alone goes where it goes.
+    let own = if from.wire == from.pa { here(frame, policy, from) } else { Some(from.wire) };
+    let source = own.filter(|_| to.encap != Encap::Rewrite).and_then(|own| peers.address(own));
+    let provider = match source {
         Some(source) => policy.local(source).ok_or(unreachable)?,
+        // A guest that arrived before its record did sends from this host all the same.
         None => policy.towards(destination).ok_or(unreachable)?,
     };
     provider.next_hop(destination).ok_or(unreachable)?;
-    let src = if from.local { Some(from.wire) } else { peers.find(provider.address.addr()) };
+    let src = own.or_else(|| peers.find(provider.address.addr()));
     let uplink = frame.snap.port(provider.port).map(|port| port.id);
     Ok((uplink.ok_or(unreachable)?, src.ok_or(unreachable)?))
+}
+
+/// The provider address of this host where a record says that its guest is, or is about to be: it runs before its record says so.
+fn here(frame: &Frame<'_>, policy: &Policy, view: &View) -> Option<PaId> {
+    let peers = &frame.state.nv.records.peers;
+    let own = |pa: &PaId| peers.address(*pa).is_some_and(|address| policy.local(address).is_some());
+    if view.local { Some(view.pa) } else { view.next.filter(own) }
 }
 
 /// The port behind which a guest of a virtual subnet is.

@@ -81,6 +81,7 @@ impl Refusal {
             Self::FileUnusable { .. } => "a file that may be read, or - for standard input".into(),
             Self::Migrating { .. } => "wait for its end, or 'turnpike migrate cancel' that one first".into(),
             Self::NoMigration => "one of those that 'turnpike migrate status' lists".into(),
+            Self::TooManyWatchers { .. } => "to end one of them first".into(),
             Self::TooManyMigrations { .. } => "wait for some to end".into(),
             Self::BadCredentials { .. } => {
                 "a certificate, its key and the certificates of the CA, in PEM files that the switch may read".into()

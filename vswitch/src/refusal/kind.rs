@@ -159,6 +159,8 @@ pub enum Refusal {
     #[error("it takes no ports from other switches")]
     ListensNot,
 
+    #[error("{limit} traces and captures are under way")]
+    TooManyWatchers { limit: usize },
     #[error("extension '{name}' refuses it: {why}")]
     Extension { name: String, why: String },
     #[error("there is no such extension")]
@@ -317,6 +319,7 @@ impl Refusal {
             Self::BadCredentials { .. } => ("bad-credentials", BadValue),
             Self::ListensAlready { .. } => ("listens-already", Conflict),
             Self::ListensNot => ("listens-not", NotFound),
+            Self::TooManyWatchers { .. } => ("too-many-watchers", Conflict),
             Self::Extension { .. } => ("extension-refused", Conflict),
             Self::UnknownExtension { .. } => ("unknown-extension", NotFound),
             Self::ExtensionEnabled => ("extension-enabled", Conflict),

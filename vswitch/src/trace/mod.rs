@@ -3,6 +3,10 @@
 //! Every dropped frame has exactly one reason. What a verdict says, and what is wrong with a chain or header, is counted
 //! at the port the frame came from (`out_drops`); what shows at delivery (`receiver-not-running`, `receiver-full`,
 //! `receiver-buffers-too-small`, `mtu-exceeded`) at the port that did not get it (`in_drops`).
+//!
+//! Which frames somebody wants to see is [`filter`]'s business.
+
+pub mod filter;
 
 use std::fmt;
 

@@ -313,7 +313,7 @@ fn change_record(random: &mut Random, now: u64, states: [&State; 2]) {
     };
     let encap = pick(random, &[Encap::Nvgre, Encap::Nvgre, Encap::Nvgre, Encap::Nvgre, Encap::Vxlan]);
     let ca = ca.parse().expect("an address");
-    let record = Record { vsid, ca, mac, pa: pa(host), kind, encap, rewrite_pa: None };
+    let record = Record { vsid, ca, mac, pa: pa(host), kind, encap, rewrite_pa: None, next: None };
     let goes = random.once_in(5);
     for state in states {
         if goes {

@@ -29,4 +29,7 @@ mod rules_extended;
 mod segmentation;
 mod sessions;
 mod support;
+mod trace_filter;
 mod vlan;
+#[cfg(feature = "wasm")]
+mod wasm;

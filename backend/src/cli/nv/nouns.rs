@@ -232,8 +232,8 @@ impl Record {
         match self {
             Self::Add { vsid, ca, mac, pa, kind, encap, rewrite_pa } => {
                 let name = RecordKey { vsid, ca: ca.clone(), mac: Some(mac.clone()) }.name();
-                let spec =
-                    RecordSpec { vsid, ca, mac, pa, kind: word(&kind), encap: word(&encap), rewrite_pa };
+                let (kind, encap) = (word(&kind), word(&encap));
+                let spec = RecordSpec { vsid, ca, mac, pa, kind, encap, rewrite_pa, next_pa: None };
                 add(client, answer, "/v1/nv/records", &spec, &name)
             }
             Self::Set { key, pa, encap, rewrite_pa } => {
@@ -273,10 +273,11 @@ fn records(list: &[RecordSpec]) -> String {
             it.kind.clone().unwrap_or_else(|| "static".into()),
             it.encap.clone().unwrap_or_else(|| "nvgre".into()),
             or_dash(it.rewrite_pa.as_ref()),
+            or_dash(it.next_pa.as_ref()),
         ]
     };
     or_none(list, "no records; add one with 'turnpike nv record add'", || {
-        table(&[">VSID", "CA", "MAC", "PA", "KIND", "ENCAP", "REWRITE-PA"], list.iter().map(row))
+        table(&[">VSID", "CA", "MAC", "PA", "KIND", "ENCAP", "REWRITE-PA", "NEXT-PA"], list.iter().map(row))
     })
 }
 

@@ -17,6 +17,7 @@ impl Switch {
     pub fn follow(&mut self, ports: impl IntoIterator<Item = PortId>) -> Vec<Announcement> {
         let arrived = ports.into_iter().filter_map(|id| self.follow_port(id)).collect();
         self.publish_presence();
+        self.nv_coming();
         self.follow_cards();
         self.follow_faults();
         arrived

@@ -128,6 +128,7 @@ impl Switch {
         // Its rings may have started just before the gate was there.
         let late = check::check(manifest, &self.offer(manifest, true, other));
         if check::passes(&late) {
+            self.nv_reserved(id, true);
             return Ok(late);
         }
         data.gate(id, false);
@@ -142,9 +143,11 @@ impl Switch {
     }
 
     /// The rings of a port may run.
-    pub fn open_port(&self, name: &str) {
+    pub fn open_port(&mut self, name: &str) {
         if let (Some(entry), Some(data)) = (self.ports.get(name), &self.data) {
-            data.gate(entry.config.id, false);
+            let id = entry.config.id;
+            data.gate(id, false);
+            self.nv_reserved(id, false);
         }
     }
 

@@ -138,7 +138,7 @@ impl Switch {
             };
             let mut after = before;
             if let Some(pa) = &change.pa {
-                after.pa = check::provider_address(pa)?;
+                (after.pa, after.next) = (check::provider_address(pa)?, None);
             }
             if let Some(encap) = check::encap(change.encap.as_deref())? {
                 after.encap = encap;

@@ -128,7 +128,8 @@ impl Spec for RecordSpec {
             }
         };
         let rewrite_pa = self.rewrite_pa.as_deref().map(provider_address).transpose()?;
-        let record = Record { vsid, ca, mac, pa, kind, encap, rewrite_pa };
+        let next = self.next_pa.as_deref().map(provider_address).transpose()?.filter(|next| *next != pa);
+        let record = Record { vsid, ca, mac, pa, kind, encap, rewrite_pa, next };
         rewrite(&record)?;
         Ok(Object::Record(record))
     }
@@ -264,6 +265,7 @@ pub mod say {
             kind: kind(it.kind).map(str::to_owned),
             encap: (it.encap != Encap::default()).then(|| encap(it.encap).to_owned()),
             rewrite_pa: it.rewrite_pa.map(|pa| pa.to_string()),
+            next_pa: it.next.map(|pa| pa.to_string()),
         }
     }
 

@@ -1,7 +1,6 @@
 //! Following a policy store that hosts share: what others wrote is put in force here.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
@@ -175,6 +174,7 @@ impl Switch {
                 self.nv_arrived(&config);
             }
         }
+        self.nv_expects_known(vsids);
     }
 
     /// Asks the store for what the data path missed, and tells it what that learned. To be called a few times a second.
@@ -184,6 +184,7 @@ impl Switch {
             let (learned, all) = table.learned();
             store.publish(learned, all);
         }
+        self.nv_lapsed();
     }
 
     /// The store that hosts share, if they do.
@@ -219,6 +220,8 @@ impl Switch {
                 self.heard_elsewhere(port);
             }
         }
+        // One may be on its way back already.
+        self.nv_expects_back(guests);
     }
 
     /// The guest of a port has arrived: its records say from now on that it is here. One transaction, whatever store they are in; a store that
@@ -229,12 +232,7 @@ impl Switch {
         if self.policy.is_some() && !table.is_whole(vsid) {
             self.nv.early.insert(port.id, vsid);
         }
-        let own: Vec<IpAddr> = self.nv.objects.providers().map(|it| it.address.addr()).collect();
-        let moved = |record: &Record| {
-            let like = own.iter().find(|address| address.is_ipv4() == record.pa.is_ipv4());
-            let pa = *like.or(own.first())?;
-            (!own.contains(&record.pa)).then_some(Record { pa, ..*record })
-        };
+        let moved = |record: &Record| Some(Record { pa: self.nv_here(record)?, next: None, ..*record });
         let (learned, said): (Vec<_>, Vec<_>) = table
             .list(Some(vsid))
             .into_iter()

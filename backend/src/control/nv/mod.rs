@@ -7,6 +7,7 @@
 
 pub mod change;
 pub mod check;
+mod coming;
 pub mod document;
 pub mod follow;
 mod memory;
@@ -25,6 +26,7 @@ use vswitch::nv::policy::Policy;
 use vswitch::port::PortKind;
 use vswitch::{Mac, PortId};
 
+use self::coming::Coming;
 use self::object::{Change, Key, Object, RecordKey};
 use self::objects::Objects;
 use super::Entry;
@@ -57,6 +59,8 @@ pub(super) struct Nv {
     read: Option<HashMap<RecordKey, Record>>,
     /// Guests that arrived before all records of their virtual subnet were known.
     early: BTreeMap<PortId, u32>,
+    /// Guests that are on their way here.
+    coming: Coming,
     compiled: Option<Compiled>,
 }
 

@@ -118,6 +118,16 @@ impl RecordTable {
         some.into_iter().map(|key| (key, self.record(&key))).collect()
     }
 
+    /// Records that say where their guest is about to be.
+    pub(super) fn expected(&self) -> Vec<Record> {
+        self.state.nv.records.expected()
+    }
+
+    /// Records of guests of this host that said so for too long, as they are now.
+    pub(super) fn lapsed(&self) -> Vec<Record> {
+        self.state.nv.records.take_lapsed()
+    }
+
     /// How many more there is room for; a part is left to those that are looked up.
     pub fn room(&self) -> usize {
         let records = &self.state.nv.records;

@@ -76,12 +76,15 @@ impl Switch {
                     view.port = Some(name(*port));
                     words = format!("at this host, behind port '{}'", name(*port));
                 }
-                Step::Provider { from, to, uplink, next_hop, mac } => {
+                Step::Provider { from, to, uplink, next_hop, mac, path_mtu, mtu } => {
+                    (view.path_mtu, view.mtu) = (Some(*path_mtu), Some(*mtu));
                     (view.uplink, view.next_hop) = (Some(name(*uplink)), Some(next_hop.to_string()));
                     let known = mac.map_or_else(|| "has not answered yet".to_owned(), |mac| mac.to_string());
                     let uplink = name(*uplink);
-                    words =
-                        format!("from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known})");
+                    words = format!(
+                        "from {from} to {to} by uplink '{uplink}', next hop {next_hop} ({known}), \
+                         path MTU {path_mtu}, of which the guest may use {mtu}"
+                    );
                 }
                 _ => {}
             }
@@ -163,7 +166,8 @@ pub(in crate::control) fn described(object: &Object) -> String {
                 RecordKey::Address(..) => format!("mac {}, ", it.mac),
                 RecordKey::L2Only(..) => String::new(),
             };
-            format!("{mac}pa {}, {}", it.pa, say::encap(it.encap))
+            let next = it.next.map_or_else(String::new, |next| format!(", next {next}"));
+            format!("{mac}pa {}{next}, {}", it.pa, say::encap(it.encap))
         }
     }
 }

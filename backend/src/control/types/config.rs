@@ -40,7 +40,7 @@ pub struct ConfigUplink {
     pub name: String,
     /// The network interface.
     pub device: String,
-    /// How the interface is driven.
+    /// How the interface is driven: `packet` (the default) or `xdp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
     /// Its policy, where it differs from the default.

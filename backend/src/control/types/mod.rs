@@ -12,6 +12,7 @@ mod meter;
 mod nv;
 mod policy;
 mod session;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub use self::nv::{
 };
 pub use self::policy::{LinkState, Policy, PolicyChange};
 pub use self::session::{Flushed, SessionView};
+pub use self::watch::{ArrivalView, CaptureSpec, TraceSpec, TraceView};
 
 /// `Some(None)` = the key is there with `null`, which restores the default; `None` = the key is not there.
 type Change<T> = Option<Option<T>>;
@@ -92,7 +94,7 @@ pub struct NewUplink {
     pub name: String,
     /// The network interface, which must exist.
     pub device: String,
-    /// How the interface is driven: `packet` (`AF_PACKET`).
+    /// How the interface is driven: `packet` (`AF_PACKET`, the default) or `xdp` (`AF_XDP`: the interface is the switch's alone).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
 }
@@ -180,6 +182,13 @@ pub struct PortView {
     /// Host port and uplink: the network interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Uplink: how the interface is driven, `packet` or `xdp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Uplink with driver `xdp`: where its program is (`native`: in the interface's driver, `generic`: in front of the host's stack) and
+    /// whether the kernel copies frames (`copy` or `zero-copy`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_mode: Option<String>,
     /// Where it is in its life: `waiting`, `connected`, `running` or `stopped`.
     pub state: String,
     /// Why it is stopped, when it could not be served.

@@ -84,6 +84,10 @@ pub struct RecordSpec {
     /// `rewrite`: the provider address that stands for this customer address alone (default: `pa`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite_pa: Option<String>,
+    /// The provider address of the host where the guest is about to be, while it is being moved: that host says so and takes it back. Other
+    /// hosts believe what comes from there as the guest's, for an hour at most, and send nothing there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_pa: Option<String>,
 }
 
 /// A change of a record; what is not given stays.
@@ -201,6 +205,12 @@ pub struct ResolutionView {
     pub uplink: Option<String>,
     /// Whom they are given to on the provider network.
     pub next_hop: Option<String>,
+    /// How long packets of the provider network on the way there may be, in bytes: the uplink's MTU, or less by a router's word.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
+    /// How long the guest's own packets may be, in bytes.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// Why they are dropped, if they are.
     pub dropped: Option<String>,
 }

@@ -41,7 +41,7 @@ impl Packet {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::EINTR) => {
                         if self.went_down.load(Ordering::Relaxed) && self.is_gone() {
-                            return Err(self.gone());
+                            return Err(self.device.gone());
                         }
                         break;
                     }
@@ -51,8 +51,8 @@ impl Packet {
                     }
                     // Said once. Frames may still wait from before.
                     Some(libc::ENETDOWN) => self.went_down.store(true, Ordering::Relaxed),
-                    Some(libc::ENXIO | libc::ENODEV) => return Err(self.gone()),
-                    _ => return Err(LinkError::system(&self.name, "receive", error)),
+                    Some(libc::ENXIO | libc::ENODEV) => return Err(self.device.gone()),
+                    _ => return Err(LinkError::system(&self.device.name, "receive", error)),
                 },
             }
         }
@@ -86,7 +86,7 @@ impl Packet {
         // outlive the call, are not moved before the last use of `messages`, and are borrowed by nobody else meanwhile.
         let received = check(unsafe {
             libc::recvmmsg(
-                self.socket.as_raw_fd(),
+                self.device.socket.as_raw_fd(),
                 messages.as_mut_ptr().cast(),
                 offered as libc::c_uint,
                 libc::MSG_DONTWAIT,
@@ -142,7 +142,7 @@ impl Packet {
         let nothing = burst.count() == 0;
         self.fruitless.store(if nothing { before.wrapping_add(1) } else { 1 }, Ordering::Relaxed);
         if before == 0 || (nothing && (before < 16 || before.is_multiple_of(256))) {
-            rustix::net::sockopt::socket_error(&self.socket)?.map_err(io::Error::from)?;
+            rustix::net::sockopt::socket_error(&self.device.socket)?.map_err(io::Error::from)?;
             if nothing {
                 return Err(io::Error::from_raw_os_error(libc::EAGAIN));
             }

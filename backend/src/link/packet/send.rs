@@ -19,7 +19,7 @@ impl Packet {
         head: &[u8],
         rest: &[Piece],
     ) -> Result<Sent, LinkError> {
-        let gather = Gather::new(&self.name, &header[..SOCKET_HEADER], head, rest)?;
+        let gather = Gather::new(&self.device.name, &header[..SOCKET_HEADER], head, rest)?;
         self.check_segments(header)?;
         // SAFETY: all zeroes is a valid `msghdr`: integers and null pointers.
         let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -29,7 +29,7 @@ impl Packet {
         // and answers EFAULT where nothing is mapped.
         let sent = unsafe {
             libc::sendmsg(
-                self.socket.as_raw_fd(),
+                self.device.socket.as_raw_fd(),
                 &raw const message,
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
             )
@@ -98,7 +98,7 @@ impl Packet {
         // them and what they name, and answers EFAULT where nothing is mapped.
         let sent = unsafe {
             libc::sendmmsg(
-                self.socket.as_raw_fd(),
+                self.device.socket.as_raw_fd(),
                 messages.as_mut_ptr(),
                 count as libc::c_uint,
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
@@ -109,7 +109,7 @@ impl Packet {
         }
         let error = io::Error::last_os_error();
         if frames[0] > 1 && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) {
-            log::info!("interface '{}': takes datagrams one by one only ({error})", self.name);
+            log::info!("interface '{}': takes datagrams one by one only ({error})", self.device.name);
             self.bundles.store(false, Ordering::Relaxed);
             return self.send_many(outbox, first);
         }
@@ -119,7 +119,7 @@ impl Packet {
 
     /// What it means that the kernel did not take a frame of so many bytes.
     fn refused(&self, error: io::Error, length: usize) -> Result<Sent, LinkError> {
-        let interface = || self.name.clone();
+        let interface = || self.device.name.clone();
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Ok(Sent::Full),
             Some(libc::EFAULT) => Err(LinkError::BadMemory { interface: interface() }),
@@ -130,8 +130,8 @@ impl Packet {
             }),
             Some(libc::EINVAL) => Err(LinkError::BadFrame { interface: interface() }),
             Some(libc::ENETDOWN) if !self.is_gone() => Err(LinkError::Down { interface: interface() }),
-            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Err(self.gone()),
-            _ => Err(LinkError::system(&self.name, "send", error)),
+            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Err(self.device.gone()),
+            _ => Err(LinkError::system(&self.device.name, "send", error)),
         }
     }
 
@@ -147,7 +147,7 @@ impl Packet {
         let length = usize::from(u16::from_le_bytes([header[GSO_SIZE], header[GSO_SIZE + 1]])) + headers;
         let limit = self.mtu() as usize;
         if length > limit {
-            let interface = self.name.clone();
+            let interface = self.device.name.clone();
             return Err(LinkError::TooLong {
                 interface,
                 length: length + ETHERNET_HEADER,

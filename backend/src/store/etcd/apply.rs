@@ -73,7 +73,7 @@ impl Session {
             it.asked = None;
             it.kept_since = None;
             self.apply_objects();
-            self.all_heard(revision);
+            self.all_heard(revision, it.passed);
             return Ok(());
         }
         let Some((scope, followed)) = self.scopes.of_watch(response.watch) else { return Ok(()) };
@@ -97,6 +97,11 @@ impl Session {
         }
         it.is_due = true;
         self.changed(scope, response);
+        // This host's own sign of being there, which it gave before it asked for the watches.
+        let signs = self.scopes.all.get(&Scope::Before).map_or(0, |followed| followed.revision);
+        if it.passed.is_none() && signs >= it.sign {
+            it.passed = Some(Instant::now());
+        }
         if !self.pending.is_empty() {
             it.kept_since.get_or_insert_with(Instant::now);
         }
@@ -119,14 +124,17 @@ impl Session {
     /// Applies what changed in one part.
     fn changed(&mut self, scope: Scope, response: WatchResponse) {
         let (mut batch, mut last, events) = (Batch::default(), 0, response.events.len());
+        let (mut revisions, newest) = (0, response.header.unwrap_or_default().revision);
         for event in response.events {
             let Some(kv) = event.kv else { continue };
+            revisions += usize::from(kv.mod_revision > last);
             last = kv.mod_revision.max(last);
             let before = batch.records.len();
             self.read(&mut batch, scope, &kv, event.kind == 0);
-            if let Some((key, _)) = batch.records.get(before)
+            if let Some((key, record)) = batch.records.get(before)
                 && let Some(followed) = self.scopes.all.get_mut(&scope)
-                && !followed.admits(key, kv.mod_revision)
+                && (!followed.admits(key, kv.mod_revision)
+                    || self.carried.keeps_back(*key, *record, kv.mod_revision))
             {
                 batch.records.truncate(before);
             }
@@ -139,24 +147,29 @@ impl Session {
         // A response in fragments ends with the one that is none; before that, a revision may have come in part. One without events says
         // how far the watch is.
         if events == 0 && !response.created {
-            last = response.header.unwrap_or_default().revision;
+            last = newest;
         }
         if let Some(followed) = self.scopes.all.get_mut(&scope) {
             followed.lacking |= lacks;
-            if !response.fragment {
+            if response.created {
+                followed.begun(newest);
+            } else if response.fragment {
+                followed.said_part(revisions);
+            } else {
                 followed.reached(last);
+                followed.said(revisions, newest);
             }
         }
         self.status.changed(events);
     }
 
-    /// All watches have said everything up to `revision`.
-    fn all_heard(&mut self, revision: i64) {
+    /// The store says that all watches have said everything up to `revision`.
+    fn all_heard(&mut self, revision: i64, since: Option<Instant>) {
         for followed in self.scopes.all.values_mut().filter(|it| it.watch != 0) {
-            followed.heard_all(revision);
+            followed.all_said(revision, since);
         }
         if !self.held.is_reading() {
-            self.status.advanced(revision);
+            self.status.advanced(self.scopes.heard());
         }
     }
 

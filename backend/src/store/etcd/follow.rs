@@ -20,6 +20,7 @@ use tonic::Status as Failure;
 use vswitch::event::Event;
 use vswitch::refusal::NvRefusal;
 
+use super::carry::{Carried, Outcome};
 use super::hold::{Held, Page};
 use super::keys::{self, Scope};
 use super::learned::{self, Published, Told};
@@ -57,7 +58,7 @@ pub(super) struct Session {
     /// What this host says of itself.
     presence: Vec<u8>,
     /// Changes that are to be written as soon as possible.
-    carried: Vec<Vec<Change>>,
+    pub(super) carried: Carried,
     /// Whether the store is to send in pieces what changed at once. That takes it far longer, with the square of how much it is, so that
     /// it is asked for only when a whole was too large.
     in_pieces: bool,
@@ -91,6 +92,10 @@ pub(super) struct Connection<'a> {
     next_question: Instant,
     /// Whether it is to be asked.
     pub(super) is_due: bool,
+    /// The revision of this host's sign that it is there.
+    pub(super) sign: i64,
+    /// When a watch said something as late as that.
+    pub(super) passed: Option<Instant>,
 }
 
 impl Connection<'_> {
@@ -103,8 +108,8 @@ impl Connection<'_> {
 /// A writer's end.
 enum Ended {
     Commit(Result<Written, NvRefusal>, oneshot::Sender<Result<i64, NvRefusal>>),
-    /// With what was not written.
-    Carry(Option<Vec<Change>>),
+    /// With its number.
+    Carry(u64, Outcome),
 }
 
 /// Somebody who waits until what was written is in force here. Is answered when it is dropped: it is written in any case.
@@ -140,7 +145,7 @@ impl Session {
             events,
             status,
             presence: Vec::new(),
-            carried: Vec::new(),
+            carried: Carried::default(),
             in_pieces: false,
             cluster: 0,
             newest: 0,
@@ -158,7 +163,7 @@ impl Session {
         match command {
             Command::Commit(_, reply) => drop(reply.send(Err(lost()))),
             Command::Find(_, reply) | Command::All(reply) => drop(reply.send(Err(lost()))),
-            Command::Carry(changes) => self.carried.push(changes),
+            Command::Carry(changes) => self.carried.say(changes),
             Command::Present(value) => self.presence = value,
             Command::Follow(vsids) => self.follow_records(&vsids),
             Command::Publish(learned, all) => self.learned.news(learned, all),
@@ -192,6 +197,7 @@ impl Session {
         };
         self.scopes.unwatch_all();
         self.held.disconnected();
+        self.carried.disconnected();
         self.apply_objects();
         let end = match ended {
             None => End::Stop,
@@ -235,15 +241,19 @@ impl Session {
             asked: None,
             next_question: Instant::now(),
             is_due: true,
+            sign: self.newest,
+            passed: None,
         };
         let it = &mut connection;
-        let known: Vec<Scope> = self
+        let mut known: Vec<Scope> = self
             .scopes
             .all
             .iter()
             .filter(|(_, scope)| scope.revision != 0)
             .map(|(scope, _)| *scope)
             .collect();
+        // The one that this host's own sign is in comes last: when that is said, the others have been looked after, too.
+        known.sort_by_key(|scope| *scope == Scope::Before);
         for scope in known {
             self.watch(it, scope);
         }
@@ -265,9 +275,7 @@ impl Session {
                         self.status.found(member);
                         let revision = self.status.revision();
                         self.events.emit(Event::PolicyStoreUp { member: member.to_owned(), revision });
-                        for changes in std::mem::take(&mut self.carried) {
-                            it.writers.spawn(self.carry(client, changes));
-                        }
+                        self.carry(it);
                     }
                     self.heard(it, response).await?;
                     self.echo(it);
@@ -295,6 +303,7 @@ impl Session {
                     if it.asked.is_some_and(|since| since.elapsed() > TICK) {
                         (it.is_due, it.asked) = (true, None);
                     }
+                    it.is_due |= self.scopes.is_behind();
                     while it.readers.try_join_next().is_some() {}
                     self.leave_records(it);
                     if it.tellers.is_empty() {
@@ -346,8 +355,13 @@ impl Session {
                     }
                     // Whoever asked may have gone.
                     Ended::Commit(Err(why), reply) => drop(reply.send(Err(why))),
-                    // Not written yet, because the store is about to be lost: again when it is back.
-                    Ended::Carry(left) => self.carried.extend(left),
+                    Ended::Carry(number, outcome) => {
+                        let holds = self.carried.ended(number, outcome);
+                        self.follower.records(&holds);
+                        if outcome != Outcome::Lost {
+                            self.carry(it);
+                        }
+                    }
                 },
             }
         }
@@ -360,7 +374,10 @@ impl Session {
                 let writing = write::commit(it.client.clone(), changes, progress);
                 it.writers.spawn(async move { Ended::Commit(writing.await, reply) });
             }
-            Command::Carry(changes) => drop(it.writers.spawn(self.carry(it.client, changes))),
+            Command::Carry(changes) => {
+                self.carried.say(changes);
+                self.carry(it);
+            }
             Command::Present(value) => self.presence = value,
             Command::Follow(vsids) => {
                 self.follow_records(&vsids);
@@ -381,9 +398,12 @@ impl Session {
     }
 
     /// Writes changes of this host itself.
-    fn carry(&self, client: &Client, changes: Vec<Change>) -> impl Future<Output = Ended> + use<> {
-        let progress = self.status.begins(changes.len());
-        carry(client.clone(), changes, progress)
+    fn carry(&mut self, it: &mut Connection<'_>) {
+        for (number, changes) in self.carried.next() {
+            let progress = self.status.begins(changes.len());
+            let writing = carry(it.client.clone(), changes, progress);
+            it.writers.spawn(async move { Ended::Carry(number, writing.await) });
+        }
     }
 
     /// Answers those whose changes are in force here.
@@ -458,17 +478,17 @@ impl Session {
     }
 }
 
-/// Writes changes; gives them back if the store was lost meanwhile. What somebody else made of their objects stays.
-async fn carry(client: Client, changes: Vec<Change>, progress: Writing) -> Ended {
-    let left = match write::commit(client, changes.clone(), progress).await {
-        Ok(_) => None,
-        Err(NvRefusal::StoreLost { .. } | NvRefusal::Partly { .. }) => Some(changes),
+/// Writes changes. What somebody else made of their objects stays.
+async fn carry(client: Client, changes: Vec<Change>, progress: Writing) -> Outcome {
+    let count = changes.len();
+    match write::commit(client, changes, progress).await {
+        Ok(written) => Outcome::Written(written.revision),
+        Err(NvRefusal::StoreLost { .. } | NvRefusal::Partly { .. }) => Outcome::Lost,
         Err(why) => {
-            log::warn!("policy store: {} changes of this host were not written: {why}", changes.len());
-            None
+            log::warn!("policy store: {count} changes of this host were not written: {why}");
+            Outcome::Refused
         }
-    };
-    Ended::Carry(left)
+    }
 }
 
 /// Why a call failed, in words.

@@ -220,7 +220,10 @@ impl Session {
             }
         }
         if let Some(followed) = self.scopes.all.get_mut(&scope) {
-            batch.records.retain(|(key, _)| followed.admits(key, revision));
+            let carried = &mut self.carried;
+            batch.records.retain(|(key, record)| {
+                followed.admits(key, revision) && !carried.keeps_back(*key, *record, revision)
+            });
             followed.lacking |= self.follower.records(&batch.records) > 0;
         }
         self.status.changed(batch.records.len());
@@ -232,8 +235,10 @@ impl Session {
         let scope = Scope::Records(vsid);
         if let Some(followed) = self.scopes.all.get_mut(&scope) {
             let stays = |key: &RecordKey| followed.is_beyond(key, revision);
-            let gone: Vec<_> =
-                reading.gone.drain().filter(|key| !stays(key)).map(|key| (key, None)).collect();
+            let gone = reading.gone.drain().filter(|key| !stays(key));
+            let carried = &mut self.carried;
+            let gone = gone.filter(|key| !carried.keeps_back(*key, None, revision));
+            let gone: Vec<_> = gone.map(|key| (key, None)).collect();
             self.follower.records(&gone);
             self.status.changed(gone.len());
             followed.reached(revision);
@@ -332,6 +337,7 @@ impl Session {
                 None => batch.records.push((key, None)),
             }
         }
+        batch.records.retain(|(key, record)| !self.carried.keeps_back(*key, *record, revision));
         if !batch.records.is_empty() {
             self.follower.records(&batch.records);
             self.status.changed(batch.records.len());

@@ -5,6 +5,7 @@
 //! | `networks/NAME` | `{"name":"blue","rdid":"…"}` |
 //! | `subnets/VSID` | `{"network":"blue","vsid":5001,"prefix":["10.1.0.0/16"]}` |
 //! | `records/VSID/CA` | `{"vsid":5001,"ca":"10.1.1.1","mac":"…","pa":"192.168.1.10"}` |
+//! | `records/VSID/CA` | `{…,"next_pa":"192.168.1.11"}`: its guest is being moved to the host that has this address, which says so |
 //! | `records/VSID/l2-only/MAC` | `{"vsid":5001,"mac":"…","pa":"192.168.1.10","kind":"l2-only"}` |
 //! | `records/VSID/CA` | `{…,"kind":"dynamic"}`: one that a host learned, there for as long as the host is |
 //! | `routes/NETWORK/PREFIX/NEXT-HOP` | `{"network":"blue","prefix":"0.0.0.0/0","next_hop":"gateway"}` |

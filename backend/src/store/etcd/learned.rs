@@ -183,7 +183,16 @@ mod tests {
     fn record(n: u8, pa: u8) -> Record {
         let (ca, pa) = ([10, 1, 0, n].into(), [192, 168, 1, pa].into());
         let mac = Mac::from_u64(0x0200_0000_0000 + u64::from(n));
-        Record { vsid: 5001, ca, mac, pa, kind: Kind::Dynamic, encap: Encap::Nvgre, rewrite_pa: None }
+        Record {
+            vsid: 5001,
+            ca,
+            mac,
+            pa,
+            kind: Kind::Dynamic,
+            encap: Encap::Nvgre,
+            rewrite_pa: None,
+            next: None,
+        }
     }
 
     fn learned(n: u8) -> RecordChange {

@@ -12,6 +12,7 @@
 //! from anywhere.
 
 mod apply;
+mod carry;
 mod follow;
 mod hold;
 mod keys;

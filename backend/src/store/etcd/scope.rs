@@ -3,12 +3,18 @@
 //! A key that was looked up is known as it was at the revision of the answer. What its watch says later of an earlier revision must not undo
 //! that, and an answer that is older than what the watch has said is none ([`Followed::answers`], [`Followed::admits`]).
 //!
+//! How far a watch is, is another matter than how far the store is: one that was resumed may have much to say yet, and the store's word that
+//! all watches are as far as it is itself cannot be relied on meanwhile (etcd before 3.4.25 and 3.5.8 says so at once). So a watch that was
+//! begun behind the store counts as *behind* until it has said something and that was all there was, or has said nothing for [`QUIET`] since
+//! the store has said what is later than the watch's beginning to another watch of the same stream that was begun after it.
+//!
 //! A virtual subnet that is too large for the table of records is followed in part: its watch keeps those records right that were looked up,
 //! and of these there are at most [`PARTIAL`].
 //!
 //! No I/O, no clock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -18,13 +24,25 @@ use crate::control::nv::object::RecordKey;
 /// Records that are known of a virtual subnet that is followed in part, at most.
 pub(super) const PARTIAL: usize = 4096;
 
+/// How long a watch says nothing that has nothing to say.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Revisions of one message from which on there may be more; etcd sends no more than so many together.
+const MANY: usize = 1000;
+
 /// How a part is followed.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     /// Up to here everything is applied; 0 = it is to be read.
     pub(super) revision: i64,
+    /// Up to here its watch has said everything.
+    heard: i64,
     /// The number of its watch; 0 = it has none.
     pub(super) watch: i64,
+    /// Revisions of a message that has come in part.
+    part: usize,
+    /// Since when its watch, which was begun behind the store, has said nothing.
+    behind: Option<Instant>,
     /// Whether its records are more than there is room for: only those are followed that were looked up.
     pub(super) partial: bool,
     /// Whether there was no room for one of its records.
@@ -48,7 +66,7 @@ impl Followed {
         if self.partial {
             self.anew();
         }
-        (self.revision, self.watch, self.lacking) = (0, 0, false);
+        (self.revision, self.heard, self.watch, self.lacking) = (0, 0, 0, false);
     }
 
     /// It is to be read, and nothing that is known of it holds.
@@ -103,8 +121,52 @@ impl Followed {
         self.heard_all(self.revision);
     }
 
+    /// Its watch has been begun when the store was as far as `revision`.
+    pub(super) fn begun(&mut self, revision: i64) {
+        self.part = 0;
+        self.behind = (self.revision < revision).then(Instant::now);
+        if self.behind.is_none() {
+            self.heard_all(revision);
+        }
+    }
+
+    /// Its watch has said a part of a message, of so many revisions.
+    pub(super) fn said_part(&mut self, revisions: usize) {
+        self.part += revisions;
+    }
+
+    /// Its watch has said what there was, of so many revisions, when the store was as far as `revision`.
+    pub(super) fn said(&mut self, revisions: usize, revision: i64) {
+        if std::mem::take(&mut self.part) + revisions < MANY {
+            self.behind = None;
+            self.heard_all(revision);
+        } else {
+            self.behind = Some(Instant::now());
+        }
+    }
+
+    /// The store says that all watches are as far as `revision`. `since`: when it said the first that is later than their beginnings.
+    pub(super) fn all_said(&mut self, revision: i64, since: Option<Instant>) {
+        let is_quiet = |it: Instant| since.is_some_and(|since| since.max(it).elapsed() >= QUIET);
+        if self.behind.is_none_or(is_quiet) {
+            self.behind = None;
+            self.heard_all(revision);
+        }
+    }
+
+    /// Whether its watch may have more to say of what was before it was begun.
+    pub(super) fn is_behind(&self) -> bool {
+        self.watch != 0 && self.behind.is_some()
+    }
+
+    /// Up to where everything is known.
+    pub(super) fn heard(&self) -> i64 {
+        self.heard.max(self.revision)
+    }
+
     /// The watch has nothing more to say of what was up to `revision`.
-    pub(super) fn heard_all(&mut self, revision: i64) {
+    fn heard_all(&mut self, revision: i64) {
+        self.heard = self.heard.max(revision);
         if !self.partial && !self.ahead.is_empty() {
             self.ahead.retain(|_, known| *known > revision);
         }
@@ -154,6 +216,17 @@ impl Scopes {
             followed.watch = 0;
         }
         self.by_watch.remove(&watch);
+    }
+
+    /// Up to where everything of all parts is known; 0 = one of them is not read yet.
+    pub(super) fn heard(&self) -> i64 {
+        let heard = |it: &Followed| if it.revision == 0 { 0 } else { it.heard() };
+        self.all.values().map(heard).min().unwrap_or(0)
+    }
+
+    /// Whether a watch may have more to say of what was before it was begun.
+    pub(super) fn is_behind(&self) -> bool {
+        self.all.values().any(Followed::is_behind)
     }
 
     /// There is no watch any more.
@@ -224,6 +297,54 @@ mod tests {
         assert_eq!(forgotten, [key(1), many(0)]);
         assert!(!it.admits(&key(1), 30));
         assert!(!it.is_whole());
+    }
+
+    #[test]
+    fn s14_9_a_watch_that_was_begun_behind_the_store_is_as_far_as_it_has_said() {
+        let mut scopes = Scopes::default();
+        scopes.all.insert(Scope::Before, at(20));
+        scopes.all.insert(Scope::Records(5001), at(10));
+        for scope in [Scope::Records(5001), Scope::Before] {
+            scopes.watch(scope);
+            scopes.all.get_mut(&scope).expect("followed").begun(20);
+        }
+        assert!(scopes.is_behind());
+        let it = |scopes: &mut Scopes, all: Option<i64>, said: Option<(usize, i64)>| {
+            let passed = Some(Instant::now());
+            for followed in scopes.all.values_mut() {
+                if let Some(revision) = all {
+                    followed.all_said(revision, passed);
+                }
+            }
+            let records = scopes.all.get_mut(&Scope::Records(5001)).expect("followed");
+            if let Some((revisions, revision)) = said {
+                records.said(revisions, revision);
+            }
+            (scopes.heard(), scopes.is_behind())
+        };
+        assert_eq!(it(&mut scopes, Some(2000), None), (10, true), "the store's word alone");
+        assert_eq!(it(&mut scopes, None, Some((MANY, 2000))), (10, true), "there may be more");
+        scopes.all.get_mut(&Scope::Records(5001)).expect("followed").reached(1010);
+        assert_eq!(it(&mut scopes, Some(2001), None), (1010, true));
+        assert_eq!(it(&mut scopes, None, Some((7, 2001))), (2001, false));
+        assert_eq!(it(&mut scopes, Some(2002), None), (2002, false));
+        scopes.all.insert(Scope::Records(5002), at(0));
+        assert_eq!(scopes.heard(), 0, "one that is not read yet");
+    }
+
+    #[test]
+    fn s14_9_a_watch_that_has_nothing_to_say_is_as_far_as_the_store_says_after_a_while() {
+        let mut it = at(10);
+        it.begun(20);
+        std::thread::sleep(QUIET);
+        it.all_said(30, None);
+        assert!(it.heard() == 10, "no other watch has said anything as late as its beginning");
+        let passed = Instant::now();
+        it.all_said(30, Some(passed));
+        assert!(it.heard() == 10, "one has just now");
+        std::thread::sleep(QUIET);
+        it.all_said(30, Some(passed));
+        assert!(it.heard() == 30);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vswitch::nv::model::Kind;
+use vswitch::nv::model::{Kind, Record};
 use vswitch::refusal::NvRefusal;
 
 use super::keys::{self, Scope};
@@ -83,7 +83,9 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<Vec<(Scope, 
                 let now = now.map(|now| now.filter(|object| change.before.is_some() || !learned(object)));
                 let is_done = now.as_ref() == Ok(&change.after);
                 all_done &= is_done;
-                if !is_done && now != Ok(change.before.clone()) {
+                if !is_done
+                    && now.as_ref().map(|now| settled(now.as_ref())) != Ok(settled(change.before.as_ref()))
+                {
                     log::debug!("policy store: {} is {now:?}", String::from_utf8_lossy(key));
                     return Err(match (&change.before, now) {
                         (None, Ok(Some(Object::Record(there)))) if !matches!(&change.after, Some(Object::Record(new)) if new.mac == there.mac) => {
@@ -136,6 +138,14 @@ async fn transaction(client: &Client, changes: &[Change]) -> Result<Vec<(Scope, 
         }
     }
     Err(NvRefusal::Raced)
+}
+
+/// An object but for where a guest is about to be: a change that is based on a record is not undone by somebody's having said that.
+fn settled(object: Option<&Object>) -> Option<Object> {
+    match object {
+        Some(Object::Record(record)) => Some(Object::Record(Record { next: None, ..*record })),
+        object => object.cloned(),
+    }
 }
 
 /// The virtual subnets that go with these changes although none of their records does.

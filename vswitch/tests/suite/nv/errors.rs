@@ -109,6 +109,33 @@ fn fits(world: &mut World) -> usize {
 }
 
 #[test]
+fn s14_13_what_fits_is_what_the_uplink_carries_and_resolve_tells_it() {
+    for (encap, side, overhead) in
+        [(Encap::Nvgre, pa as Side, 42), (Encap::Vxlan, pa6, 70), (Encap::Rewrite, pa, 0)]
+    {
+        let mut world = world(encap, side);
+        world.mtu = 1400;
+        world.publish();
+        assert_eq!(fits(&mut world), 1400 - overhead, "{encap:?}");
+        let mtus = |world: &World| {
+            let host = &world.hosts[0];
+            let found = nv::resolve(&host.snap, &host.state, world.now, A, ip("10.1.1.12"));
+            let mtus = |step: &nv::resolve::Step| match step {
+                nv::resolve::Step::Provider { path_mtu, mtu, .. } => Some((*path_mtu, usize::from(*mtu))),
+                _ => None,
+            };
+            found.steps.iter().find_map(mtus)
+        };
+        assert_eq!(mtus(&world), Some((1400, 1400 - overhead)), "{encap:?}");
+        let sent = on_wire(&mut world, 1400 - overhead);
+        let from = if sent[0] >> 4 == 4 { ip("10.9.9.9") } else { ip("2001:db8:9::9") };
+        too_big(&mut world, side, from, 1300, &sent);
+        assert_eq!(mtus(&world), Some((1300, 1300 - overhead)), "{encap:?}");
+        assert_eq!(fits(&mut world), 1300 - overhead, "{encap:?}");
+    }
+}
+
+#[test]
 fn s14_13_a_routers_word_lowers_what_fits_to_that_host_for_ten_minutes() {
     for (encap, side, from, overhead) in [
         (Encap::Nvgre, pa as Side, ip("10.9.9.9"), 42),

@@ -1,6 +1,7 @@
 //! Network virtualization: rules of the packet walk, hosts that send one another tunnels, and properties over random tenants.
 
 mod errors;
+mod expected;
 mod frames;
 mod gateway;
 mod hostile;

@@ -39,7 +39,8 @@ fn random_record(random: &mut Random) -> Record {
     let encap = encaps[random.below(3)];
     let rewrite_pa = (encap == Encap::Rewrite).then(|| host(1000 + random.below(12) as u32));
     let (mac, pa) = (mac_of(random.below(4) as u16), host(random.below(5) as u32));
-    Record { vsid: 5000 + random.below(3) as u32, ca, mac, pa, kind, encap, rewrite_pa }
+    let next = random.once_in(4).then(|| host(random.below(5) as u32)).filter(|next| *next != pa);
+    Record { vsid: 5000 + random.below(3) as u32, ca, mac, pa, kind, encap, rewrite_pa, next }
 }
 
 #[test]
@@ -91,7 +92,7 @@ fn s14_2_the_table_says_what_a_plain_map_says() {
         }
         records.age(now + GRACE);
         let named: BTreeSet<IpAddr> =
-            map.values().flat_map(|r| [Some(r.pa), r.rewrite_pa]).flatten().collect();
+            map.values().flat_map(|r| [Some(r.pa), r.rewrite_pa, r.next]).flatten().collect();
         let peers: BTreeSet<IpAddr> = records.peers.list().into_iter().map(|(_, address)| address).collect();
         assert_eq!(peers, named, "no name is kept, none is lost");
         for record in map.values() {

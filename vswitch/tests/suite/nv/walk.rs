@@ -315,14 +315,15 @@ fn s14_4_resolve_tells_every_step_of_the_way() {
     let world = world(Encap::Nvgre);
     let told = |vsid, ca: &str| {
         let host = &world.hosts[0];
-        let answer = nv::resolve(&host.snap, &host.state, vsid, ip(ca));
+        let answer = nv::resolve(&host.snap, &host.state, world.now, vsid, ip(ca));
         let steps: Vec<String> = answer.steps.iter().map(ToString::to_string).collect();
         (steps.join("; "), answer.dropped)
     };
     let network = "in customer network blue (00000000-0000-0000-0000-000000000001)";
     let remote = format!(
         "{network}; in virtual subnet 5002; static record of 10.1.2.13: {} at 192.168.1.10, nvgre; \
-         from 192.168.0.10 to 192.168.1.10 by uplink 1000, next hop 192.168.0.1 (02:dd:00:00:00:01)",
+         from 192.168.0.10 to 192.168.1.10 by uplink 1000, next hop 192.168.0.1 (02:dd:00:00:00:01), path MTU 1500, \
+         of which the guest may use 1458",
         mac_of(3)
     );
     assert_eq!(told(BLUE, "10.1.2.13"), (remote, None));

@@ -69,6 +69,8 @@ pub(crate) struct World {
     pub(crate) gateways: Vec<(usize, Gateway)>,
     pub(crate) now: u64,
     pub(crate) vlan: Option<u16>,
+    /// Of the uplinks.
+    pub(crate) mtu: u16,
     epoch: u64,
     /// Frames on the physical network, as they were.
     pub(crate) wire: Vec<Vec<u8>>,
@@ -94,6 +96,7 @@ impl World {
             gateways: Vec::new(),
             now: 1000 * SECOND,
             vlan: Some(7),
+            mtu: 1500,
             epoch: 1,
             wire: Vec::new(),
             told: Vec::new(),
@@ -131,7 +134,7 @@ impl World {
             let n = host.number;
             let mut ports = host.ports.clone();
             let mut uplink = port(UPLINK.0, PortKind::Uplink);
-            uplink.mac = uplink_mac(n);
+            (uplink.mac, uplink.mtu) = (uplink_mac(n), self.mtu);
             ports.push(uplink);
             let provider = |address: IpAddr, len: u8, gateway: &str| {
                 let address = ipnet::IpNet::new(address, len).expect("a prefix");
@@ -283,7 +286,12 @@ impl World {
             return;
         };
         let host = &self.hosts[n];
-        let room = usize::from(nv::room(&host.state, self.now, &tunnel, 1500));
+        let room = if tunnel.encap == Encap::Rewrite {
+            nv::rewrite_room(&host.snap, &host.state, self.now, &tunnel)
+        } else {
+            nv::room(&host.state, self.now, &tunnel, self.mtu)
+        };
+        let room = usize::from(room);
         if frame.len() - 14 > room && (tunnel.encap != Encap::Rewrite || wire::rewrite::is_whole(&frame)) {
             happened.push(Happened::TooBig(n, room));
             return;
@@ -372,7 +380,7 @@ impl World {
 /// A record as tests write it.
 pub(crate) fn record(vsid: u32, ca: &str, mac: Mac, pa: IpAddr) -> Record {
     let ca = ca.parse().expect("an address");
-    Record { vsid, ca, mac, pa, kind: Kind::Static, encap: Encap::Nvgre, rewrite_pa: None }
+    Record { vsid, ca, mac, pa, kind: Kind::Static, encap: Encap::Nvgre, rewrite_pa: None, next: None }
 }
 
 /// Who got a frame: host and port, ascending.

@@ -1,8 +1,9 @@
 //! All hosts, the store and the physical network in virtual time: what happens is in one queue, ordered by when it happens.
 //!
 //! A guest's move, step by step, is what the control plane does: a port is made ready at the new host, which reads and watches the records
-//! of the guest's customer network unless it has them; the guest stands still ([`PAUSE`]), runs at the new host, and that one changes the
-//! guest's record: at once in its own table, then in the store. What comes for a port whose guest does not run is held and, when the
+//! of the guest's customer network unless it has them, and says in the guest's record that it is about to be there; its memory is copied
+//! ([`COPY`]), the guest stands still ([`PAUSE`]), runs at the new host, and that one changes the guest's record: at once in its own table,
+//! then in the store. What comes for a port whose guest does not run is held and, when the
 //! guest's record says that it is elsewhere (or it runs), judged again. A packet takes [`FLIGHT`] from host to host.
 
 use std::collections::BTreeMap;
@@ -15,13 +16,16 @@ use vswitch::trace::DropReason;
 
 use super::host::{Goes, Held, Host, UPLINK, uplink_mac};
 use super::plan::{Plan, Size, host_of, pa};
-use super::store::{COMMIT, Store, Traffic, watched};
+use super::store::{COMMIT, SLOWEST, Store, Traffic, watched};
 use crate::nv::udp;
 use crate::support::{Random, SECOND};
 
 const MILLI: u64 = 1_000_000;
 /// For how long a guest stands still, at least; up to twice that.
 const PAUSE: u64 = 2 * MILLI;
+/// Until a guest's memory is at another host while it runs: longer than a change of the store needs to be known everywhere, which is
+/// 0.15 s, as that of every machine of some size takes.
+const COPY: u64 = 2 * SLOWEST + COMMIT;
 /// Until a packet is at another host, at most; at least a quarter of that.
 const FLIGHT: u64 = MILLI / 10;
 /// How long the old host keeps the port of a guest that has left, from when it hears of that.
@@ -32,7 +36,7 @@ const KEPT: u64 = SECOND;
 pub(super) enum Sent {
     /// To a guest on the move: it must arrive.
     ToMoved,
-    /// By a guest that has just moved: whoever has not heard of that must not believe it.
+    /// By a guest that has just moved: it must arrive, whoever has heard of that.
     ByMoved,
     /// While nobody moves: it must arrive where the plan says, or nowhere.
     Sample,
@@ -70,8 +74,10 @@ enum Event {
     Run {
         moving: usize,
     },
+    /// The store has what the guest's new host says of it: that it is about to be there, or is.
     Commit {
         moving: usize,
+        is_there: bool,
     },
     Heard {
         host: usize,
@@ -121,8 +127,8 @@ pub(super) struct Cloud {
     pub(super) store: Store,
     pub(super) frames: Vec<Frame>,
     pub(super) moves: Vec<Move>,
-    /// By revision: the move it is of.
-    committed: Vec<usize>,
+    /// By revision: the move it is of, and whether the guest is there.
+    committed: Vec<(usize, bool)>,
     queue: BTreeMap<(u64, u64), Event>,
     serial: u64,
     pub(super) now: u64,
@@ -243,7 +249,7 @@ impl Cloud {
             }
             Event::Pause { moving } => self.pause(moving),
             Event::Run { moving } => self.runs(moving),
-            Event::Commit { moving } => self.commit(moving),
+            Event::Commit { moving, is_there } => self.commit(moving, is_there),
             Event::Heard { host, revision } => self.hears(host, revision),
             Event::Remove { host, port } => {
                 self.hosts[host].ports.remove(&port);
@@ -294,9 +300,13 @@ impl Cloud {
     fn hears(&mut self, host: usize, revision: usize) {
         let (record, now) = (self.store.log[revision], self.now);
         self.hosts[host].heard.add(watched(&record));
-        let moving = self.committed[revision];
-        self.moves[moving].heard += 1;
+        let (moving, is_there) = self.committed[revision];
         let change = self.hosts[host].state.nv.records.upsert(now, &record, record.pa == pa(host));
+        if !is_there {
+            assert!(matches!(change, Change::Changed | Change::Same), "{change:?} at host {host}");
+            return;
+        }
+        self.moves[moving].heard += 1;
         let Move { guest, from, old_port, to, .. } = self.moves[moving];
         match change {
             Change::Moved { from: before } => {
@@ -337,7 +347,9 @@ impl Cloud {
             heard,
             traffic,
         });
-        self.at(ready + 1, Event::Pause { moving: self.moves.len() - 1 });
+        let (moving, asked) = (self.moves.len() - 1, ready + 1 + self.store.delay(to));
+        self.at(asked + COMMIT, Event::Commit { moving, is_there: false });
+        self.at(ready + 1 + COPY, Event::Pause { moving });
     }
 
     fn pause(&mut self, moving: usize) {
@@ -378,16 +390,22 @@ impl Cloud {
         self.moves[moving].ran = now;
         self.release(to, new_port);
         let asked = now + self.store.delay(to);
-        self.at(asked + COMMIT, Event::Commit { moving });
+        self.at(asked + COMMIT, Event::Commit { moving, is_there: true });
     }
 
-    fn commit(&mut self, moving: usize) {
-        let Move { guest, to, .. } = self.moves[moving];
-        let record = self.plan.record(guest, to);
+    fn commit(&mut self, moving: usize, is_there: bool) {
+        let Move { guest, from, to, .. } = self.moves[moving];
+        let record = if is_there {
+            self.plan.record(guest, to)
+        } else {
+            Record { next: Some(pa(to)), ..self.plan.record(guest, from) }
+        };
         let (revision, told) = self.store.commit(self.now, &record);
-        self.committed.push(moving);
+        self.committed.push((moving, is_there));
         let it = &mut self.moves[moving];
-        (it.committed, it.known, it.told) = (self.now, self.now, told.len());
+        if is_there {
+            (it.committed, it.known, it.told) = (self.now, self.now, told.len());
+        }
         for _ in &told {
             it.traffic.add(watched(&record));
         }

@@ -10,7 +10,16 @@ fn record(n: u32) -> Record {
     let [_, a, b, c] = n.to_be_bytes();
     let mac = Mac([2, 0, 0, a, b, c]);
     let (ca, pa) = ([10, a, b, c].into(), [192, 168, 0, c].into());
-    Record { vsid: 4096 + n % 7, ca, mac, pa, kind: Kind::Static, encap: Encap::Nvgre, rewrite_pa: None }
+    Record {
+        vsid: 4096 + n % 7,
+        ca,
+        mac,
+        pa,
+        kind: Kind::Static,
+        encap: Encap::Nvgre,
+        rewrite_pa: None,
+        next: None,
+    }
 }
 
 fn fill(records: &Records, which: std::ops::Range<u32>) {

@@ -99,7 +99,7 @@ impl Plan {
     pub(super) fn record(&self, guest: usize, host: usize) -> Record {
         let Guest { tenant, vsid, mac, ca, .. } = self.guests[guest];
         let encap = self.tenants[tenant].encap;
-        Record { vsid, ca, mac, pa: pa(host), kind: Kind::Static, encap, rewrite_pa: None }
+        Record { vsid, ca, mac, pa: pa(host), kind: Kind::Static, encap, rewrite_pa: None, next: None }
     }
 
     /// The guest that has an address in a tenant's network.

@@ -130,10 +130,11 @@ const fn field(len: u64) -> u64 {
 
 /// Bytes of a key and its value, with three revisions.
 fn key_value(record: &Record) -> u64 {
-    let Record { vsid, ca, mac, pa, encap, .. } = record;
+    let Record { vsid, ca, mac, pa, encap, next, .. } = record;
     let key = format!("/turnpike/v1/records/{vsid}/{ca}");
     let encap = if *encap == Encap::Vxlan { r#","encap":"vxlan""# } else { "" };
-    let value = format!(r#"{{"vsid":{vsid},"ca":"{ca}","mac":"{mac}","pa":"{pa}"{encap}}}"#);
+    let next = next.map_or_else(String::new, |next| format!(r#","next_pa":"{next}""#));
+    let value = format!(r#"{{"vsid":{vsid},"ca":"{ca}","mac":"{mac}","pa":"{pa}"{encap}{next}}}"#);
     field(key.len() as u64) + field(value.len() as u64) + 2 * 5 + 2
 }
 

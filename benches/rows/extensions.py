@@ -1,0 +1,162 @@
+"""What extensions cost: the same frames with none, with some that answer once for a flow, with one that is asked about every frame, and with sFlow;
+and what it takes to enable, disable and move them under full load."""
+import json, os, socket, statistics, threading, time
+from pathlib import Path
+from lab import host, net, switch, testpmd, wasm
+from lab.host import LabError
+from . import BASE, PLAIN, TURNPIKE, frames, options
+from .api import Api
+
+SIZE = 64
+
+
+def _start(contender, paths):
+    base = contender == BASE
+    if base and not options["base"]:
+        raise LabError("this row compares with a switch that has no extension code: give one with --base PATH")
+    was = os.environ.get("TURNPIKE_BIN")
+    if base:
+        os.environ["TURNPIKE_BIN"] = options["base"]
+    try:
+        s = frames.turnpike(f"extensions-{contender}")
+    finally:
+        if base:
+            os.environ["TURNPIKE_BIN"] = was
+    for name, mac, path in zip("ab", testpmd.MACS, paths):
+        s.cli("port", "add", name, "--socket", path, "--mac", mac)
+    return s
+
+
+def _config(s, name, content):
+    file = Path(s.directory) / f"{name}.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def _counters(s, name):
+    return s.cli("extension", "show", name)["counters"]
+
+
+def _per_flow(s):
+    """A capture and a filter, both in WebAssembly, that answer once for a flow."""
+    s.cli("extension", "load", wasm.build("flow-count"), "--name", "flows")
+    s.cli("extension", "enable", "flows")
+    s.cli("extension", "load", wasm.build("port-filter"), "--name", "ports")
+    s.cli("extension", "enable", "ports")
+    s.cli("extension", "set", "ports", "ports=[22,23]")
+    return lambda sent: _expect("frames that the filter was asked about", _counters(s, "ports")["judged"], lambda n: 0 < n < sent / 1000)
+
+
+def _per_frame(s):
+    """A filter in WebAssembly that is asked about every frame that a port sends."""
+    s.cli("extension", "load", wasm.build("frame-limit"), "--name", "limit")
+    s.cli("extension", "enable", "limit")
+    s.cli("extension", "set", "limit", "frames-per-second=100000000")
+    return lambda sent: _expect("frames that the filter was asked about", _counters(s, "limit")["judged"], lambda n: n >= sent)
+
+
+def _sflow(s):
+    """sFlow, one frame in 1,000, to a collector that counts."""
+    collector = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    collector.bind(("127.0.0.1", 0))
+    collector.settimeout(0.2)
+    s.cli("extension", "enable", "sflow", "--config", _config(s, "sflow", {
+        "collector": "127.0.0.1:%d" % collector.getsockname()[1], "agent": "127.0.0.1", "sampling": 1000}))
+    got = []
+
+    def collect():
+        while True:
+            try:
+                got.append(len(collector.recv(65536)))
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+
+    threading.Thread(target=collect, daemon=True).start()
+
+    def prove(sent):
+        sampled = _counters(s, "sflow")["sampled"]
+        collector.close()
+        _expect("samples", sampled, lambda n: 0.9 < n * 1000 / sent < 1.1)
+        _expect("datagrams with samples", len(got), lambda n: n > 0)
+    return prove
+
+
+def _expect(what, seen, right):
+    if not right(seen):
+        raise LabError(f"extensions were not at work as they should: {what}: {seen}")
+
+
+def row_cost(which):
+    """Millions of 64-byte frames per second between two ports (generator CPU 0, switch CPU 1)"""
+    prepare = {"none": lambda s: lambda sent: None, "flow": _per_flow, "frame": _per_frame, "sflow": _sflow}[which]
+
+    def setup(contenders, seconds):
+        directory = host.work()
+
+        def run(contender):
+            paths = [directory / f"extensions-{which}-{contender}-{i}" for i in range(2)]
+            s, g = _start(contender, paths), None
+            try:
+                prove = prepare(s) if contender == TURNPIKE else lambda sent: None
+                g = frames.generator(paths, False)
+                g.go(SIZE)
+                before = s.show("a")["counters"]["out_packets"] + s.show("b")["counters"]["out_packets"]
+                out = frames.measure(s, g, seconds)
+                prove(s.show("a")["counters"]["out_packets"] + s.show("b")["counters"]["out_packets"] if which != "frame" else before)
+                return out
+            finally:
+                if g:
+                    g.close()
+                s.close()
+
+        net.hugepages(frames.PAGES)
+        return run, lambda: None
+
+    setup.__doc__ = row_cost.__doc__ + ("; " + (prepare.__doc__ or "no extension").rstrip(".") if which != "none" else "; no extension, against a build without the code")
+    return setup
+
+
+def row_change(contenders, seconds):
+    """Milliseconds to enable, move or disable an extension under full load (99th percentile), and what that costs the rate"""
+    directory = host.work()
+
+    def run(contender):
+        paths = [directory / f"extensions-change-{i}" for i in range(2)]
+        s, g, api = _start(contender, paths), None, None
+        try:
+            for name in ("one", "two"):
+                s.cli("extension", "load", wasm.build("port-filter"), "--name", name)
+            s.cli("extension", "enable", "one")
+            api = Api(s.api)
+            g = frames.generator(paths, False)
+            g.go(SIZE)
+            time.sleep(1)
+            times, quiet, busy = [], [], []
+            os.setpriority(os.PRIO_PROCESS, 0, -20)
+            for _ in range(8):
+                g.lap()
+                time.sleep(0.5)
+                quiet.append(g.lap())
+                for _ in range(5):
+                    for method, path, body in (("POST", "/v1/extensions", {"name": "two"}), ("PATCH", "/v1/extensions/two", {"at": 2}),
+                                               ("DELETE", "/v1/extensions/two", None)):
+                        times.append(api.call(method, path, body)[0])
+                        time.sleep(0.02)
+                busy.append(g.lap())
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+            dropped = {k: v for k, v in s.drops("a", "b").items() if v}
+            _expect("drops", dropped, lambda d: not d)
+            times.sort()
+            return {"value": 1000 * times[int(len(times) * 0.99)], "p50_ms": 1000 * statistics.median(times),
+                    "dip_percent": 100 * (1 - statistics.median(busy) / statistics.median(quiet))}
+        finally:
+            if api:
+                api.close()
+            if g:
+                g.close()
+            s.close()
+
+    net.hugepages(frames.PAGES)
+    return run, lambda: None
