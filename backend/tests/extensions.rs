@@ -12,6 +12,17 @@ fn write(directory: &std::path::Path, name: &str, text: &str) {
         .expect("written");
 }
 
+/// What is enabled, without what changes by itself.
+fn enabled(daemon: &Daemon) -> Vec<serde_json::Value> {
+    let mut all = daemon.json(&["extension", "list"]).as_array().expect("a list").clone();
+    for one in &mut all {
+        for key in ["status", "counters"] {
+            one.as_object_mut().expect("an object").remove(key);
+        }
+    }
+    all
+}
+
 #[test]
 fn s15_1_extensions_are_enabled_moved_and_disabled_by_commands_and_are_there_after_a_restart() {
     let directory = directory();
@@ -53,17 +64,17 @@ fn s15_1_extensions_are_enabled_moved_and_disabled_by_commands_and_are_there_aft
         ),
         (&["extension", "disable", "firewall"], "it is not enabled"),
     ];
-    let before = daemon.json(&["extension", "list"]);
+    let before = enabled(&daemon);
     for (args, line) in refusals {
         let done = daemon.run(args);
         assert_eq!(done.code, 1, "{args:?}");
         assert!(done.stderr.contains(line), "{args:?}: {}", done.stderr);
     }
-    assert_eq!(daemon.json(&["extension", "list"]), before);
+    assert_eq!(enabled(&daemon), before);
     assert_eq!(daemon.end("-TERM"), 0);
 
     let daemon = Daemon::start(directory.path(), &[]);
-    assert_eq!(daemon.json(&["extension", "list"]), before);
+    assert_eq!(enabled(&daemon), before);
     let saved = daemon.ok(&["save"]);
     write(directory.path(), "switch.toml", &saved);
     assert_eq!(daemon.ok(&["apply", "switch.toml"]), "nothing to change\n", "{saved}");
@@ -113,4 +124,52 @@ sets_of = [\"web\"]
     daemon.ok(&["extension", "set", "later", "--port", "web", "--none"]);
     daemon.ok(&["extension", "set", "later", "--none"]);
     assert_eq!(daemon.run(&["extension", "show", "later"]).code, 1, "nothing is known of it any more");
+}
+
+/// A filter that lets everything pass and could drop, as a module.
+#[cfg(feature = "wasm")]
+const DEAF: &str = r#"(module
+    (memory (export "memory") 1)
+    (data (i32.const 16) "deaf\n")
+    (func (export "tp_abi") (result i32) (i32.const 1))
+    (func (export "tp_kind") (result i32) (i32.const 2))
+    (func (export "tp_reasons") (result i64) (i64.const 0x0000000500000010))
+    (func (export "tp_buffer") (param i32) (result i32) (i32.const 1024))
+    (func (export "tp_judges") (param i32) (result i32) (i32.const 1))
+    (func (export "tp_judge") (param i32) (result i32) (i32.const 0)))"#;
+
+#[cfg(feature = "wasm")]
+#[test]
+fn a_module_is_loaded_enabled_kept_over_a_restart_and_unloaded() {
+    let directory = directory();
+    let daemon = Daemon::start(directory.path(), &[]);
+    std::fs::write(directory.path().join("deaf.wasm"), wat::parse_str(DEAF).expect("a module"))
+        .expect("written");
+    let loaded = daemon.ok(&["extension", "load", "deaf.wasm"]);
+    assert!(loaded.starts_with("extension 'deaf': loaded ("), "{loaded}");
+    let enable = ["extension", "enable", "deaf", "--fail", "closed", "--limit", "memory-mib=2"];
+    assert_eq!(daemon.ok(&enable), "extension 'deaf': filter, position 1, running\n");
+    assert_eq!(daemon.run(&["extension", "load", "deaf.wasm"]).code, 1, "not while it is enabled");
+    let view = daemon.json(&["extension", "show", "deaf"]);
+    assert_eq!(
+        (&view["limits"], &view["counters"]["dropped"]),
+        (&json!({"memory-mib": 2}), &json!({"deaf": 0}))
+    );
+    assert_eq!(daemon.end("-TERM"), 0);
+    let daemon = Daemon::start(directory.path(), &[]);
+    assert_eq!(daemon.json(&["extension", "show", "deaf"])["state"], json!("running"));
+    assert_eq!(daemon.end("-TERM"), 0);
+
+    let kept = directory.path().join("state/extensions/deaf.wasm");
+    std::fs::remove_file(kept).expect("it is kept in the state directory");
+    let daemon = Daemon::start(directory.path(), &[]);
+    let view = daemon.json(&["extension", "show", "deaf"]);
+    assert_eq!(view["fault"], json!("it could not be started: there is no such extension"));
+    daemon.ok(&["extension", "disable", "deaf"]);
+    daemon.ok(&["extension", "load", "deaf.wasm"]);
+    assert!(daemon.run(&["extension", "enable", "deaf", "--limit", "memory=2"]).stderr.contains("limits: "));
+    daemon.ok(&enable);
+    daemon.ok(&["extension", "disable", "deaf"]);
+    daemon.ok(&["extension", "unload", "deaf"]);
+    assert!(daemon.run(&enable).stderr.contains("there is no such extension"));
 }

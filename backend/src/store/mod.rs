@@ -474,7 +474,7 @@ mod tests {
         let database = Database::create(directory.path().join(FILE)).unwrap();
         let transaction = database.begin_read().unwrap();
         let format = transaction.open_table(META).unwrap().get("format").unwrap().unwrap().value().to_vec();
-        assert_eq!(format, b"3", "an older program must not open it any more");
+        assert_eq!(format, b"4", "an older program must not open it any more");
     }
 
     /// Writes a row of a list as it never should be.

@@ -17,7 +17,7 @@ pub(in crate::control) struct Agreed {
 /// Which message was refused, and why.
 #[derive(Debug)]
 pub(in crate::control) struct Vetoed {
-    pub(in crate::control) step: Step,
+    pub(in crate::control) step: Box<Step>,
     pub(in crate::control) why: Refusal,
 }
 
@@ -34,7 +34,9 @@ impl Agreed {
     }
 
     /// It is done.
-    pub(in crate::control) fn done(self) {}
+    pub(in crate::control) fn done(self) {
+        drop(self);
+    }
 }
 
 /// Asks these instances; with the first refusal, those that agreed before hear of the opposite.
@@ -45,7 +47,7 @@ pub(super) fn ask(slots: &[Slot], steps: Vec<Step>) -> Result<Agreed, Vetoed> {
             let why = Refusal::Extension { name: slot.name().to_owned(), why: why.to_string() };
             take_back(&slots[..place], &steps[number..=number]);
             take_back(slots, &steps[..number]);
-            return Err(Vetoed { step: step.clone(), why });
+            return Err(Vetoed { step: Box::new(step.clone()), why });
         }
     }
     Ok(Agreed { slots: slots.to_vec(), steps })

@@ -70,6 +70,14 @@ impl Extensions {
         listed.enabled = running.iter().map(|one| one.listing.clone()).collect();
         let slots = running.iter().map(|one| one.slot.clone()).collect();
         let stack = Stack::new(slots).map_err(|why| {
+            let is_here = |name: &String| self.running.iter().any(|one| one.listing.name == *name);
+            let why = match why {
+                // Who came last is the one that is too many, wherever it would stand.
+                StackError::TwoForwarding(a, b) if is_here(&a) && !is_here(&b) => {
+                    StackError::TwoForwarding(b, a)
+                }
+                why => why,
+            };
             let name = match &why {
                 StackError::TwoForwarding(name, _)
                 | StackError::TooMany(name)

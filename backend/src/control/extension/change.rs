@@ -201,7 +201,7 @@ impl Switch {
         let refuse = |Vetoed { step, why }: Vetoed| {
             let mut all = draft.configs().chain(gone);
             let port = step.port().and_then(|id| all.find(|config| config.id == id));
-            why.of(match (port, step) {
+            why.of(match (port, *step) {
                 (Some(config), _) => object(config),
                 (None, Step::Set { extension, .. }) => Object::Extension(extension),
                 _ => Object::Switch,

@@ -29,7 +29,7 @@ fn everything() -> Value {
     json!({
         "vlan": "trunk:1-100,200/7", "mac_spoofing": true, "vm": "m", "teaming": true, "dhcp_guard": true,
         "router_guard": true, "addresses": ["10.0.0.1", "2001:db8::/64"], "address_limit": 5, "storm_limit": 1000,
-        "mirror": "source", "priority_tag": true, "link": "down",
+        "mirror": "source", "require_extension": ["fw"], "priority_tag": true, "link": "down",
     })
 }
 
