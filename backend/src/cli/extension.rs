@@ -135,7 +135,7 @@ impl Extension {
             }
             Self::Move { name, at } => {
                 let view: ExtensionView = client.patch(&path(&name)?, &ExtensionMove { at })?;
-                answer.print(&view, |view| placed(view))
+                answer.print(&view, placed)
             }
             Self::Load { file, name } => {
                 let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());

@@ -111,7 +111,7 @@ impl DataPath for Fake {
         notes.link_up = first.is_some_and(|p| p.policy.link_up);
         notes.published = Some(std::time::Instant::now());
         notes.ports = snapshot.ports().cloned().collect();
-        let slots = snapshot.extensions().map(|stack| stack.slots()).unwrap_or_default();
+        let slots = snapshot.extensions().map(vswitch::extension::Stack::slots).unwrap_or_default();
         notes.stack = slots.iter().map(|slot| slot.name().to_owned()).collect();
         notes.judging = slots.iter().map(|slot| slot.instance().judges(vswitch::Direction::Out)).collect();
         notes.published_mtu = first.map_or(0, |p| p.mtu);

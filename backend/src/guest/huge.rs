@@ -104,7 +104,7 @@ mod tests {
                 assert!(!memory.is_null());
                 memory.write(1);
                 memory.add(size - 1).write(1);
-                assert!(!aligned || memory.addr() % HUGE == 0, "{size}");
+                assert!(!aligned || memory.addr().is_multiple_of(HUGE), "{size}");
                 let memory = HugePages.realloc(memory, layout, size + 4096);
                 assert_eq!(memory.add(size - 1).read(), 1);
                 HugePages.dealloc(memory, Layout::from_size_align(size + 4096, 8).unwrap());

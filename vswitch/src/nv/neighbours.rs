@@ -174,7 +174,12 @@ impl Neighbours {
         let one = |index| {
             let (_, key, [mac, _, heard]) = self.table.read(index)?;
             let Hop { vlan, address, .. } = hop(&key).filter(|hop| hop.port == port && mac != 0)?;
-            Some(NextHop { vlan, address, mac: Mac::from_u64(mac), age_ms: now.saturating_sub(heard) / 1_000_000 })
+            Some(NextHop {
+                vlan,
+                address,
+                mac: Mac::from_u64(mac),
+                age_ms: now.saturating_sub(heard) / 1_000_000,
+            })
         };
         (0..self.table.extent()).filter_map(one).collect()
     }

@@ -46,19 +46,16 @@ impl Extensions {
         for mut listing in std::mem::take(&mut listed.enabled) {
             let about = Object::Extension(listing.name.clone());
             let there = self.running.iter().find(|one| one.listing.is_same(&listing));
-            let slot = match there {
-                Some(there) => {
-                    listing.kind = there.listing.kind;
-                    listing.tallies.clone_from(&there.listing.tallies);
-                    there.slot.clone()
-                }
-                None => {
-                    let started = self.library.start(&listing.name, &listing.config, &listing.limits);
-                    let counted = started
-                        .and_then(|instance| Ok((count(&mut listing, &*instance, tallies)?, instance)));
-                    let (counts, instance) = counted.map_err(|why| why.of(about))?;
-                    Slot::new(&listing.name, instance, listing.fail, &counts)
-                }
+            let slot = if let Some(there) = there {
+                listing.kind = there.listing.kind;
+                listing.tallies.clone_from(&there.listing.tallies);
+                there.slot.clone()
+            } else {
+                let started = self.library.start(&listing.name, &listing.config, &listing.limits);
+                let counted =
+                    started.and_then(|instance| Ok((count(&mut listing, &*instance, tallies)?, instance)));
+                let (counts, instance) = counted.map_err(|why| why.of(about))?;
+                Slot::new(&listing.name, instance, listing.fail, &counts)
             };
             running.push(Running { listing, slot });
         }

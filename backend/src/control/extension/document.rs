@@ -62,14 +62,13 @@ impl Switch {
         // One that stays is what it is, also in a switch whose module is gone meanwhile.
         for listing in &mut listed.enabled {
             let there = self.settings.extensions.enabled.iter().find(|there| there.is_same(listing));
-            match there {
-                Some(there) => listing.clone_from(there),
-                None => {
-                    // Its reasons are counted on, with whatever configuration.
-                    let same_name = self.settings.extensions.place(&listing.name);
-                    let there = same_name.and_then(|place| self.settings.extensions.enabled.get(place));
-                    listing.tallies = there.map(|there| there.tallies.clone()).unwrap_or_default();
-                }
+            if let Some(there) = there {
+                listing.clone_from(there);
+            } else {
+                // Its reasons are counted on, with whatever configuration.
+                let same_name = self.settings.extensions.place(&listing.name);
+                let there = same_name.and_then(|place| self.settings.extensions.enabled.get(place));
+                listing.tallies = there.map(|there| there.tallies.clone()).unwrap_or_default();
             }
         }
         self.settings.extensions = listed;

@@ -77,7 +77,12 @@ impl Library {
                 loaded.insert(name.to_owned(), Arc::new(Loaded { bytes, compiled: OnceLock::new() }));
             }
         }
-        Ok(Self { directory: Some(directory), loaded, ..Self::default() })
+        Ok(Self {
+            directory: Some(directory),
+            loaded,
+            #[cfg(test)]
+            scripted: BTreeMap::new(),
+        })
     }
 
     /// All of it, by name.

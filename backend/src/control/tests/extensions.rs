@@ -70,8 +70,7 @@ impl Extension for Made {
     fn change(&self, _: Nanos, change: &Change<'_>) -> Result<(), Veto> {
         let what = match change {
             Change::PortCreate { name, .. } => format!(" {name}"),
-            Change::Policy { name, value, .. } => format!(" {name}={value}"),
-            Change::Switch { name, value } => format!(" {name}={value}"),
+            Change::Policy { name, value, .. } | Change::Switch { name, value } => format!(" {name}={value}"),
             _ => String::new(),
         };
         let port = change.port().map(|port| format!(" {port}")).unwrap_or_default();
