@@ -58,7 +58,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 missing=()
-for package in g++ gcc libc6-dev python3 iproute2 iputils-ping iperf3 procps tshark; do
+for package in g++ gcc libc6-dev clang lld python3 ethtool iproute2 iputils-ping iperf3 procps tshark; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -71,7 +71,7 @@ fn call(extension: &dyn Extension) -> f64 {
         let sight = Sight::new(now, Direction::Out, PortId(1), black_box(&frame), LEN as u32);
         black_box(extension.judge(&sight, &mut effects));
     }
-    began.elapsed().as_secs_f64() * 1e9 / FRAMES as f64
+    began.elapsed().as_secs_f64() * 1e9 / f64::from(FRAMES as u32)
 }
 
 /// Two guests, and perhaps an extension between them.
@@ -114,7 +114,7 @@ impl Switch {
                 black_box(&plan);
             }
         }
-        began.elapsed().as_secs_f64() * 1e9 / FRAMES as f64
+        began.elapsed().as_secs_f64() * 1e9 / f64::from(FRAMES as u32)
     }
 }
 
