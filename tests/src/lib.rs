@@ -43,6 +43,7 @@ use std::time::Duration;
 
 pub mod arena;
 pub mod device_state;
+pub mod extension;
 pub mod features;
 pub mod frame;
 pub mod guest;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use turnpike_tests::extension::module;
 use turnpike_tests::frame::{BROADCAST, ext, pattern};
 use turnpike_tests::lan::{mac, v4, v6};
 use turnpike_tests::protocols::{BOOTREPLY, arp, icmp};
@@ -41,6 +42,15 @@ fn to_b() -> Frame {
 
 fn four() -> Frame {
     to_b().ipv4()
+}
+
+/// Sends a frame three times, which nobody gets.
+fn sent_for_nothing(lan: &mut Lan, frame: &[u8]) -> u64 {
+    for _ in 0..3 {
+        let heard = lan.send("a", frame);
+        assert!(heard.0.is_empty(), "{:?} received a frame", heard.by());
+    }
+    3
 }
 
 /// Puts `a` into a virtual subnet without records and lets it send a packet there; nobody gets it.
@@ -236,6 +246,28 @@ fn producer(reason: DropReason) -> Producer {
             Receiver,
         ),
         DropReason::SessionLimit => Deed(fill_the_session_table, Sender),
+        DropReason::ExtensionFiltered => Deed(
+            |lan| {
+                let config = lan.switch.dir().join("firewall.json");
+                let rules = r#"{"sets": {"none": [{"action": "deny", "direction": "out"}]}}"#;
+                std::fs::write(&config, rules).expect("written");
+                lan.run(&format!("extension enable firewall --config {}", config.display()));
+                lan.run(r#"extension set firewall --port a sets=["none"]"#);
+                sent_for_nothing(lan, &four().udp(1, 2).build())
+            },
+            Sender,
+        ),
+        DropReason::ExtensionFailed => Deed(
+            |lan| {
+                lan.switch.load_extension("trap", &module(2, "", "(unreachable)"));
+                lan.run("extension enable trap --fail closed");
+                sent_for_nothing(lan, &four().udp(1, 2).build())
+            },
+            Sender,
+        ),
+        DropReason::ExtensionMissing => {
+            Frames("", &["port set a --require-extension vepa"], |_| vec![to_b().build(); 2], Sender)
+        }
         DropReason::UnknownUnicast => {
             Frames("", &[], |_| vec![to_b().destination([2, 9, 9, 9, 9, 9]).build(); 2], Sender)
         }
