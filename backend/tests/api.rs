@@ -183,7 +183,7 @@ fn a_port_has_the_keys_of_the_contract() {
     let default = json!({
         "vlan": "none", "vsid": null, "mac_spoofing": false, "vm": null, "teaming": false, "dhcp_guard": false,
         "router_guard": false, "addresses": null, "address_limit": 0, "storm_limit": 0, "mirror": "none",
-        "priority_tag": false, "link": "up",
+        "priority_tag": false, "link": "up", "require_extension": [],
     });
     assert_eq!(port["policy"], default);
     assert_eq!((&port["acl_entries"], &port["rules"]), (&json!(0), &json!(0)));

@@ -19,7 +19,7 @@ const LIMIT: usize = 256 * 1024;
 #[utoipa::path(get, path = "/v1/extensions", tag = "extensions", responses(
     (status = 200, description = "The enabled extensions, the one nearest to the guests first", body = Vec<ExtensionView>),
 ))]
-pub(super) async fn list(State(s): State<Shared>) -> Answer<Vec<ExtensionView>> {
+pub(super) async fn list_extensions(State(s): State<Shared>) -> Answer<Vec<ExtensionView>> {
     Ok(Json(s.with(|switch| switch.list_extensions()).await?))
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn list(State(s): State<Shared>) -> Answer<Vec<ExtensionView>> 
     (status = 409, description = "It is enabled, or not together with those that are", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn enable(
+pub(super) async fn enable_extension(
     State(s): State<Shared>,
     Body(new): Body<NewExtension, LIMIT>,
 ) -> Result<(StatusCode, Json<ExtensionView>), ApiError> {
@@ -43,7 +43,7 @@ pub(super) async fn enable(
 #[utoipa::path(get, path = "/v1/available-extensions", tag = "extensions", responses(
     (status = 200, description = "Those that are built in and those that were loaded, by name", body = Vec<AvailableExtension>),
 ))]
-pub(super) async fn available(State(s): State<Shared>) -> Answer<Vec<AvailableExtension>> {
+pub(super) async fn available_extensions(State(s): State<Shared>) -> Answer<Vec<AvailableExtension>> {
     Ok(Json(s.with(|switch| switch.available_extensions()).await?))
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Part {
     (status = 404, description = "There is no such extension or port", body = ErrorBody),
     (status = 409, description = "A port was asked for, and the extension is not running", body = ErrorBody),
 ))]
-pub(super) async fn show(
+pub(super) async fn show_extension(
     State(s): State<Shared>,
     Name(name): Name,
     Query(part): Query<Part>,
@@ -78,7 +78,7 @@ pub(super) async fn show(
     (status = 409, description = "It is not enabled", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn relocate(
+pub(super) async fn move_extension(
     State(s): State<Shared>,
     Name(name): Name,
     Body(to): Body<ExtensionMove>,
@@ -93,7 +93,10 @@ pub(super) async fn relocate(
     (status = 409, description = "It is not enabled", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn disable(State(s): State<Shared>, Name(name): Name) -> Result<StatusCode, ApiError> {
+pub(super) async fn disable_extension(
+    State(s): State<Shared>,
+    Name(name): Name,
+) -> Result<StatusCode, ApiError> {
     s.with(move |switch| switch.disable_extension(&name)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -107,7 +110,7 @@ pub(super) async fn disable(State(s): State<Shared>, Name(name): Name) -> Result
     (status = 409, description = "The extension refuses them", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn set(
+pub(super) async fn set_extension(
     State(s): State<Shared>,
     Name(name): Name,
     Query(part): Query<Part>,
@@ -128,7 +131,7 @@ pub(super) async fn set(
     (status = 409, description = "The extension refuses it", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn unset(
+pub(super) async fn unset_extension(
     State(s): State<Shared>,
     Name(name): Name,
     Query(part): Query<Part>,
@@ -144,7 +147,7 @@ pub(super) async fn unset(
     (status = 409, description = "The extension is enabled or built in", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn load(
+pub(super) async fn load_extension(
     State(s): State<Shared>,
     Name(name): Name,
     ModuleBody(bytes): ModuleBody,
@@ -160,7 +163,10 @@ pub(super) async fn load(
     (status = 409, description = "The extension is enabled or built in", body = ErrorBody),
     (status = 503, description = "Not possible now", body = ErrorBody),
 ))]
-pub(super) async fn unload(State(s): State<Shared>, Name(name): Name) -> Result<StatusCode, ApiError> {
+pub(super) async fn unload_extension(
+    State(s): State<Shared>,
+    Name(name): Name,
+) -> Result<StatusCode, ApiError> {
     s.with(move |switch| switch.unload_extension(&name)).await??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -56,11 +56,15 @@ fn routes() -> (Router<Shared>, OpenApi) {
         .routes(routes!(list_uplinks, add_uplink))
         .routes(routes!(show_uplink, remove_uplink))
         .routes(routes!(config::save, config::apply))
-        .routes(routes!(extensions::list, extensions::enable))
-        .routes(routes!(extensions::available))
-        .routes(routes!(extensions::show, extensions::relocate, extensions::disable))
-        .routes(routes!(extensions::set, extensions::unset))
-        .routes(routes!(extensions::load, extensions::unload))
+        .routes(routes!(extensions::list_extensions, extensions::enable_extension))
+        .routes(routes!(extensions::available_extensions))
+        .routes(routes!(
+            extensions::show_extension,
+            extensions::move_extension,
+            extensions::disable_extension
+        ))
+        .routes(routes!(extensions::set_extension, extensions::unset_extension))
+        .routes(routes!(extensions::load_extension, extensions::unload_extension))
         .routes(routes!(live::list_meters, live::enable_meters, live::disable_meters))
         .routes(routes!(live::total_meters))
         .routes(routes!(live::reset_meters))
