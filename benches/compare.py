@@ -41,6 +41,7 @@ ROWS = {
     "ext-flow": Row(extensions.row_cost("flow"), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
     "ext-frame": Row(extensions.row_cost("frame"), "Mpps", [TURNPIKE, PLAIN], limits={None: 1.5}),
     "ext-sflow": Row(extensions.row_cost("sflow"), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.97}),
+    "ext-trace": Row(extensions.row_cost("trace"), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
     "ext-change": Row(extensions.row_change, "ms p99", [TURNPIKE], more=False, limits={None: 10.0}, also={"dip_percent": 5.0}),
 }
 GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration", "nv", "ext")}

@@ -83,6 +83,18 @@ def _sflow(s):
     return prove
 
 
+def _trace(s):
+    """One frame in 1,000 is traced, by a reader that only counts."""
+    log = open(Path(s.directory) / "trace", "w")
+    reader = host.spawn([s.binary, "--api", s.api, "trace", "--sample", "1000"], stdout=log)
+
+    def prove(sent):
+        host.stop(reader)
+        lines = sum(1 for _ in open(log.name))
+        _expect("traced frames", lines, lambda n: 0 < n < sent)
+    return prove
+
+
 def _expect(what, seen, right):
     if not right(seen):
         raise LabError(f"extensions were not at work as they should: {what}: {seen}")
@@ -90,7 +102,7 @@ def _expect(what, seen, right):
 
 def row_cost(which):
     """Millions of 64-byte frames per second between two ports (generator CPU 0, switch CPU 1)"""
-    prepare = {"none": lambda s: lambda sent: None, "flow": _per_flow, "frame": _per_frame, "sflow": _sflow}[which]
+    prepare = {"none": lambda s: lambda sent: None, "flow": _per_flow, "frame": _per_frame, "sflow": _sflow, "trace": _trace}[which]
 
     def setup(contenders, seconds):
         directory = host.work()

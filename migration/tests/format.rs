@@ -125,8 +125,8 @@ fn s20_2_a_newer_field_that_must_be_known_is_refused_by_its_number() {
     for (group, name) in
         [(0, "the state"), (1, "identity"), (4, "device"), (5, "policy"), (6, "metering"), (7, "counters")]
     {
-        let text = format::decode(&raw::with(&bytes, group, 0x8001, b"x")).unwrap_err().to_string();
-        assert!(text.starts_with(&format!("field 32769 of {name} at offset ")), "{text}");
+        let text = format::decode(&raw::with(&bytes, group, 0x8fff, b"x")).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("field 36863 of {name} at offset ")), "{text}");
         assert!(text.contains("must not be ignored"), "{text}");
         assert!(format::decode(&raw::with(&bytes, group, 0x7fff, b"x")).is_ok());
     }
@@ -186,6 +186,9 @@ type Golden = (&'static str, fn() -> PortState);
 
 const GOLDEN: [Golden; 2] = [("v1-plain", plain), ("v1-full", full)];
 
+/// What states of version 1 did not have yet, as they are shown without it.
+const LATER: [&str; 1] = ["        require_extension: [],\n"];
+
 fn golden(name: &str, extension: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.{extension}"))
 }
@@ -197,7 +200,8 @@ fn s20_2_files_of_version_1_are_read_and_written_for_ever() {
         assert_eq!(format::decode(&bytes), Ok(state()), "{name}");
         assert_eq!(format::encode(&state()).unwrap(), bytes, "{name}");
         let text = std::fs::read_to_string(golden(name, "txt")).unwrap();
-        assert_eq!(format!("{:#?}\n", state()), text, "{name}");
+        let said = LATER.iter().fold(format!("{:#?}\n", state()), |said, later| said.replace(later, ""));
+        assert_eq!(said, text, "{name}");
     }
     let newer = self::newer();
     assert_eq!(std::fs::read(golden("v1.1-with-newer-fields", "bin")).unwrap(), newer);

@@ -14,8 +14,8 @@ use crate::control::check;
 use crate::control::types::{AvailableExtension, ExtensionMove, ExtensionView, NewExtension};
 
 const EXAMPLES: &str = "\
-Extensions stand in a stack: what a guest sends goes down it, captures first, then filters, then the one forwarding extension there may be; what
-a guest receives goes up it. The position counts from 1, nearest to the guests.";
+Extensions stand in a stack: what a guest sends goes down it, captures first, then filters, then the one forwarding extension there may be; \
+what a guest receives goes up it. The position counts from 1, nearest to the guests.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]

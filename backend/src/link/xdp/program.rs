@@ -28,7 +28,7 @@ const XDP_PASS: i32 = 2;
 const QUEUE: i16 = 16;
 
 /// How long an attachment or a queue is waited for that somebody has just given up: the kernel does that in its own time.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the kernel is told the program may be used under; all that it calls is free to all.
 const LICENSE: &CStr = c"Apache-2.0";
