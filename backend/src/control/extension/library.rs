@@ -64,7 +64,8 @@ impl Library {
         let mut loaded = BTreeMap::new();
         let files = match fs::read_dir(&directory) {
             Ok(files) => files,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // What is wrong with a state directory that is none is for the store to say.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(Self { directory: Some(directory), ..Self::default() });
             }
             Err(e) => return Err(e),
