@@ -103,6 +103,7 @@ fn exercise(extension: &Arc<dyn Extension>, rounds: u64) -> bool {
         mtu: 1500,
         vm: None,
         present: true,
+        unmet: false,
         policy: Policy::default(),
     });
     let slot = Slot::new("module", Arc::clone(extension), FailMode::Open, &[]);
