@@ -37,11 +37,11 @@ ROWS = {
                         tail={"value": 10.0}, guests=True),
     "nv-lookup": Row(nv_store.row_lookup, "ns", [TURNPIKE], more=False, limits={None: 50.0}, also={"bytes_a_record": 200}),
     "nv-changes": Row(nv_store.row_changes, "changes/s", [TURNPIKE], limits={None: 50_000}, also={"dip_percent": 5.0}),
-    "ext-none": Row(extensions.row_cost("none"), "Mpps", [TURNPIKE, BASE], limits={BASE: 0.99}),
-    "ext-flow": Row(extensions.row_cost("flow"), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
-    "ext-frame": Row(extensions.row_cost("frame"), "Mpps", [TURNPIKE, PLAIN], limits={None: 1.5}),
-    "ext-sflow": Row(extensions.row_cost("sflow"), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.97}),
-    "ext-trace": Row(extensions.row_cost("trace"), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
+    "ext-none": Row(extensions.row_none, "Mpps", [TURNPIKE, BASE], limits={BASE: 0.99}),
+    "ext-flow": Row(extensions.row_cost(extensions.per_flow), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
+    "ext-frame": Row(extensions.row_cost(extensions.per_frame), "Mpps", [TURNPIKE, PLAIN], limits={None: 1.5}),
+    "ext-sflow": Row(extensions.row_cost(extensions.sflow), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.97}),
+    "ext-trace": Row(extensions.row_cost(extensions.trace), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
     "ext-change": Row(extensions.row_change, "ms p99", [TURNPIKE], more=False, limits={None: 10.0}, also={"dip_percent": 5.0}),
 }
 GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration", "nv", "ext")}

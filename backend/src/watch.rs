@@ -266,7 +266,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// The next records, and how many frames could not be shown since the last ones; their room is free again at the next call. `None` =
+    /// All records that there are, or the next ones, and how many frames could not be shown since the last ones; their room is free again at the next call. `None` =
     /// the watch has ended.
     pub async fn next(&mut self) -> Option<(Vec<Record>, u64)> {
         self.watcher.waiting.fetch_sub(std::mem::take(&mut self.taken), Ordering::Relaxed);
@@ -274,7 +274,10 @@ impl Records {
             if !self.watcher.is_open() && self.receiver.is_empty() {
                 return None;
             }
-            let records = self.receiver.recv().await?;
+            let mut records = self.receiver.recv().await?;
+            while let Ok(more) = self.receiver.try_recv() {
+                records.extend(more);
+            }
             if records.is_empty() {
                 continue;
             }

@@ -1,5 +1,7 @@
 //! Routes that show frames for as long as somebody reads.
 
+use std::time::Duration;
+
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::State;
 use axum::http::header;
@@ -16,6 +18,10 @@ use crate::control::types::{CaptureSpec, TraceSpec, TraceView};
 use crate::control::watch::told;
 use crate::events::EventLog;
 use crate::watch::{Record, Watching};
+
+/// How long a reader that was just served is left alone, so that the frames of that time come to it at once: waking it for each of them
+/// would cost the workers more than looking at the frames does.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Show what happens to frames: one JSON object per line for each, as long as the connection is open.
 #[utoipa::path(get, path = "/v1/trace", tag = "seeing", params(TraceSpec), responses(
@@ -122,6 +128,9 @@ async fn show(
         }
         if sender.send(text.into()).await.is_err() {
             return watching;
+        }
+        if left > 0 {
+            tokio::time::sleep(PACE).await;
         }
     }
     watching

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vswitch::extension::{Effects, Output, Sample, Slot};
+use vswitch::extension::{Effects, Head, Output, Sample, Slot};
 use vswitch::pipeline::Verdict;
 use vswitch::snapshot::Snapshot;
 use vswitch::trace::DropReason;
@@ -78,6 +78,7 @@ pub fn settle(effects: &mut Effects, snapshot: &Snapshot, shared: &Shared, handl
 impl Delivery {
     /// Makes frame `index`, which was judged last, what an extension made of it, if one did; the verdict is about that. An error is why it
     /// cannot be that: what its virtio-net header says of it does not hold any more.
+    #[inline]
     pub(super) fn replaced(
         &mut self,
         view: &View,
@@ -85,7 +86,20 @@ impl Delivery {
         burst: &mut Burst,
         index: usize,
     ) -> Result<(), DropReason> {
-        let Some(head) = self.forwarder.take_replaced() else { return Ok(()) };
+        match self.forwarder.take_replaced() {
+            None => Ok(()),
+            Some(head) => Self::replace_head(&head, view, from, burst, index),
+        }
+    }
+
+    #[cold]
+    fn replace_head(
+        head: &Head,
+        view: &View,
+        from: PortId,
+        burst: &mut Burst,
+        index: usize,
+    ) -> Result<(), DropReason> {
         let frame = &mut burst.frames[index];
         let len = head.bytes().len().min(usize::from(frame.head_len));
         frame.head[..len].copy_from_slice(&head.bytes()[..len]);

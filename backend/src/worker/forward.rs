@@ -7,6 +7,7 @@
 //! link's burst), so nothing is held and nothing is lost; [`Patience`] bounds how long. Flooded copies and those of monitors never wait.
 
 use vswitch::event::Event;
+use vswitch::extension::Stack;
 use vswitch::flow::{Forwarder, Plan};
 use vswitch::nv::overlay::Overlay;
 use vswitch::pipeline::{Actions, Verdict};
@@ -39,7 +40,8 @@ impl Delivery {
         self.forwarder.begin(snapshot, state, now, from);
         self.customers.clear();
         let tunnels = snapshot.nv().is_some() && snapshot.uplink() == Some(from);
-        let extended = snapshot.extensions().is_some();
+        let stack = snapshot.extensions();
+        let changing = stack.is_some_and(Stack::changes_frames);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
         self.watch.begin(burst.count);
@@ -77,7 +79,7 @@ impl Delivery {
                     Err(_) => Verdict::Drop(DropReason::BadOffload),
                 },
             };
-            if extended && let Err(reason) = self.replaced(view, from, burst, index) {
+            if changing && let Err(reason) = self.replaced(view, from, burst, index) {
                 *self.plans.slot(index) = Plan::default();
                 *verdict = Verdict::Drop(reason);
             }
@@ -147,7 +149,7 @@ impl Delivery {
             self.watch.end(&context, burst, &self.customers.joining, &verdicts, finished);
         }
         self.deliver_answers(&context);
-        if extended {
+        if stack.is_some_and(Stack::samples) {
             self.sample(&context, burst, &verdicts, finished & !parts);
         }
         bits(finished).fold(0, |slots, index| slots | 1 << burst.frames[index].slot)

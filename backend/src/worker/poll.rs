@@ -27,6 +27,9 @@ use crate::spec::{DataplaneError, PollMode};
 const HOUSEKEEPING: Nanos = 1_000_000_000;
 /// A busy worker looks at the descriptors of its resting sources this often, so that they are not forgotten.
 const GLANCE: Nanos = 20_000;
+/// Empty rounds in a row after which a worker lets others have its CPU, if any want it: on a CPU of its own that costs it next to nothing, and
+/// on a shared one it would else look at empty rings for as long as what fills them is kept from running.
+const EMPTY: u32 = 32;
 
 /// One worker.
 pub(super) struct Worker {
@@ -70,6 +73,7 @@ impl Worker {
         // Naps are shorter than the 50 µs by which the kernel is late otherwise; if it stays late, they are longer.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000));
         let mut start = tsc::cycles();
+        let mut empty = 0;
         while !self.handle.stop.load(Ordering::Relaxed) {
             if self.handle.attention.load(Ordering::Relaxed) {
                 self.handle.attention.store(false, Ordering::SeqCst);
@@ -88,9 +92,15 @@ impl Worker {
                 counters.frames.add(moved as u64);
                 counters.bursts.add(1);
                 counters.busy_cycles.add(end - start);
+                empty = 0;
                 report(&mut self.delivery.forwarder, &self.shared, &self.view);
             } else {
                 counters.idle_cycles.add(end - start);
+                empty += 1;
+                if empty == EMPTY {
+                    empty = 0;
+                    rustix::thread::sched_yield();
+                }
             }
             start = end;
             if now >= self.next_glance && self.active.len() < self.by_key.len() {

@@ -299,6 +299,21 @@ impl Stack {
             .is_some_and(|slot| slot.fault.get().is_none() && slot.instance.reflective())
     }
 
+    /// Whether any of them has a say in what becomes of frames; one that only draws samples has none.
+    pub(crate) fn decides(&self) -> bool {
+        self.judging != [0; 2] || self.forwarding.is_some()
+    }
+
+    /// Whether any of them may put another beginning in place of a frame's.
+    pub fn changes_frames(&self) -> bool {
+        self.judging[Direction::Out as usize] != 0
+    }
+
+    /// Whether any of them draws samples.
+    pub fn samples(&self) -> bool {
+        !self.sampling.is_empty()
+    }
+
     /// Who judges in a direction, as bits.
     pub(crate) fn judging(&self, direction: Direction) -> u8 {
         self.judging[direction as usize]

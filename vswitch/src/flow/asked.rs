@@ -85,7 +85,7 @@ impl Forwarder {
 
     /// Writes what is to be done beside a verdict that stands for itself.
     fn planned(&mut self, decision: &Decision, plan: &mut Plan) {
-        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        self.forget_last();
         *plan = Plan::default();
         if decision.actions != Actions::NONE || decision.overlay.is_some() {
             (plan.actions, plan.overlay, plan.flow) = (decision.actions, decision.overlay, self.single());

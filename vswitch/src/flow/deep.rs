@@ -34,13 +34,19 @@ pub(crate) trait Entry: Copy {
 pub(crate) struct Remembered {
     pub(crate) verdict: Verdict,
     pub(crate) actions: Actions,
+    /// There are no actions.
+    pub(crate) plain: bool,
     /// From this tick on the pipeline must see the flow again; `u32::MAX` = never.
     pub(crate) revisit: u32,
 }
 
 impl Entry for Remembered {
-    const NOTHING: Self =
-        Self { verdict: Verdict::Drop(DropReason::NoSuchPort), actions: Actions::NONE, revisit: u32::MAX };
+    const NOTHING: Self = Self {
+        verdict: Verdict::Drop(DropReason::NoSuchPort),
+        actions: Actions::NONE,
+        plain: true,
+        revisit: u32::MAX,
+    };
 
     #[inline]
     fn revisit(&self) -> u32 {
@@ -60,6 +66,7 @@ pub(crate) struct Carried {
     pub(crate) revisit: u32,
 }
 
+const _: () = assert!(size_of::<Remembered>() == 64, "one cache line");
 const _: () = assert!(size_of::<Carried>() == 128, "two cache lines");
 
 impl Entry for Carried {
@@ -75,6 +82,12 @@ impl Entry for Carried {
     fn revisit(&self) -> u32 {
         self.revisit
     }
+}
+
+/// Whether two keys are equal; unlike `==` it calls no function.
+#[inline]
+fn is_same<const W: usize>(a: &[u64; W], b: &[u64; W]) -> bool {
+    a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 /// The table of one worker.
@@ -116,7 +129,7 @@ impl<const W: usize, R: Entry> DeepCache<W, R> {
     pub(crate) fn find(&self, key: &[u64; W], epoch: u64, tick: u32) -> Option<usize> {
         let first = self.index(key);
         let hit = |at: usize| {
-            self.slots.get(at).is_some_and(|slot| slot.epoch == epoch && slot.key == *key)
+            self.slots.get(at).is_some_and(|slot| slot.epoch == epoch && is_same(&slot.key, key))
                 && self.remembered.get(at).is_some_and(|r| tick < r.revisit())
         };
         if hit(first) {

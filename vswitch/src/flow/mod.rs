@@ -28,7 +28,7 @@ pub use key::{DeepKey, Key};
 use std::sync::atomic::Ordering;
 
 use crate::event::Event;
-use crate::extension::{Effects, Head};
+use crate::extension::{Effects, Head, Stack};
 use crate::frame::ethernet::MAX_LEN;
 use crate::nv::model::Encap;
 use crate::nv::overlay::{Ingress, Overlay};
@@ -148,10 +148,10 @@ impl Forwarder {
         self.epoch = epoch(snap, state);
         let port = snap.port(from);
         self.customer = snap.nv().is_some() && port.is_some_and(|port| port.policy.vsid.is_some());
-        let extended = snap.extensions().is_some();
+        let extended = snap.extensions().is_some_and(Stack::decides);
         self.looks = self.customer || extended || port.is_some_and(|port| port.policy.looks());
         self.next_single = SINGLE;
-        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        self.forget_last();
     }
 
     /// Judges one frame that `from` sent: its first bytes `head` (all of it, or at least [`crate::HEAD_LEN`]) and its
@@ -173,14 +173,20 @@ impl Forwarder {
             if self.customer {
                 return self.judge_customer(snap, state, now, from, None, head, len, plan);
             }
-            return self.judge_deeply(snap, state, now, from, head, len, plan);
+            return match self.repeated(head, len, plan) {
+                Some(verdict) => verdict,
+                None => self.judge_deeply(snap, state, now, from, head, len, plan),
+            };
         }
         let key = Key::new(from, head, len);
         if let Some(key) = key
             && let Some(known) = self.cache.get(key, self.epoch, self.tick)
         {
             let Known::Verdict(verdict) = known else {
-                return self.judge_deeply(snap, state, now, from, head, len, plan);
+                return match self.repeated(head, len, plan) {
+                    Some(verdict) => verdict,
+                    None => self.judge_deeply(snap, state, now, from, head, len, plan),
+                };
             };
             self.hits += 1;
             (plan.flow, plan.repeats) = (0, false);
@@ -231,7 +237,7 @@ impl Forwarder {
             (plan.flow, plan.repeats) = (last.flow, true);
             return last.verdict;
         }
-        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        self.forget_last();
         let key =
             DeepKey::new(from, head, len).map(|DeepKey([a, b, c, d, e, f, g])| [a, b, c, d, e, f, g, word]);
         if let Some(key) = &key
@@ -276,7 +282,7 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         self.misses += 1;
-        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        self.forget_last();
         let before = epoch(snap, state);
         let mut decision = match ingress {
             None => pipeline::decide(snap, state, now, from, head, len),
@@ -301,6 +307,17 @@ impl Forwarder {
         verdict
     }
 
+    /// The verdict of the frame before, if this one is of its flow.
+    #[inline]
+    fn repeated(&mut self, head: &[u8], len: u32, plan: &mut Plan) -> Option<Verdict> {
+        if len > MAX_LEN || !self.last.is_same(head) {
+            return None;
+        }
+        self.hits += 1;
+        (plan.flow, plan.repeats) = (self.last.flow, true);
+        Some(self.last.verdict)
+    }
+
     #[allow(clippy::too_many_arguments)] // the arguments of `judge`, passed on
     fn judge_deeply(
         &mut self,
@@ -312,23 +329,23 @@ impl Forwarder {
         len: u32,
         plan: &mut Plan,
     ) -> Verdict {
-        if len <= MAX_LEN && self.last.is_same(head) {
-            self.hits += 1;
-            (plan.flow, plan.repeats) = (self.last.flow, true);
-            return self.last.verdict;
-        }
-        self.last_customer.0.flow = 0;
+        self.last_customer.0.known = false;
         let key = DeepKey::new(from, head, len);
         if let Some(DeepKey(key)) = &key
             && let Some(place) = self.deep.find(key, self.epoch, self.tick)
             && self.is_live(place, state, now)
-            && let Some(&Remembered { verdict, actions, .. }) = self.deep.at(place)
+            && let Some(&Remembered { verdict, actions, plain, .. }) = self.deep.at(place)
         {
             self.hits += 1;
+            if plain {
+                (plan.flow, plan.repeats) = (0, false);
+                self.last.set(head, 0, verdict);
+                return verdict;
+            }
             (plan.actions, plan.overlay, plan.flow, plan.repeats) = (actions, None, place as u32 + 1, false);
             if actions.storm || actions.asks != [0; 2] {
                 // Each frame of it is counted or asked about, so none may be taken for the one before.
-                self.last.flow = 0;
+                self.last.known = false;
                 if actions.storm && !pipeline::storm_admits(snap, state, now, from) {
                     *plan = Plan::default();
                     return Verdict::Drop(DropReason::StormLimit);
@@ -368,7 +385,7 @@ impl Forwarder {
         plan: &mut Plan,
     ) -> Verdict {
         self.misses += 1;
-        (self.last.flow, self.last_customer.0.flow) = (0, 0);
+        self.forget_last();
         let before = epoch(snap, state);
         let mut decision = pipeline::decide(snap, state, now, from, head, len);
         self.absorb(state, now, &mut decision);
@@ -413,8 +430,15 @@ impl Forwarder {
         if let Some(deep) = deep
             && !single
         {
-            self.deep.put(&deep.0, after, Remembered { verdict, actions, revisit });
+            let plain = actions == Actions::NONE;
+            self.deep.put(&deep.0, after, Remembered { verdict, actions, plain, revisit });
         }
+    }
+
+    /// The next frame is looked up, whatever it is.
+    #[inline]
+    fn forget_last(&mut self) {
+        (self.last.known, self.last_customer.0.known) = (false, false);
     }
 
     /// What operators may want to know since the last call: at most 64 events, and of one kind for one port at most one
