@@ -9,7 +9,6 @@ use super::records::{Of, View};
 use super::table;
 use crate::Mac;
 
-const MAC_BITS: u64 = (1 << 48) - 1;
 const PA_BITS: u32 = 16;
 const _: () = assert!(LIMIT <= 1 << PA_BITS);
 
@@ -52,9 +51,10 @@ pub(super) fn words(view: &View) -> table::Value {
     };
     let places = [Some(view.pa), Some(view.wire), view.previous, view.next];
     let numbers = (0..).zip(places).filter_map(|(n, id)| Some(u64::from(id?.0) << (n * PA_BITS)));
+    let Mac([m0, m1, m2, m3, m4, m5]) = view.mac;
     let there = u64::from(view.previous.is_some()) << 53 | u64::from(view.next.is_some()) << 54;
     [
-        view.mac.to_u64() | kind << 48 | encap << 50 | u64::from(view.local) << 52 | there,
+        u64::from_le_bytes([m0, m1, m2, m3, m4, m5, 0, 0]) | kind << 48 | encap << 50 | u64::from(view.local) << 52 | there,
         numbers.fold(0, |all, number| all | number),
         view.moved,
     ]
@@ -63,8 +63,9 @@ pub(super) fn words(view: &View) -> table::Value {
 pub(super) fn view(words: &table::Value) -> View {
     let pa = |number: u32| PaId(u32::from((words[1] >> (number * PA_BITS)) as u16));
     let has = |bit: u32| words[0] >> bit & 1 != 0;
+    let [m0, m1, m2, m3, m4, m5, _, _] = words[0].to_le_bytes();
     View {
-        mac: Mac::from_u64(words[0] & MAC_BITS),
+        mac: Mac([m0, m1, m2, m3, m4, m5]),
         pa: pa(0),
         wire: pa(1),
         previous: has(53).then(|| pa(2)),
