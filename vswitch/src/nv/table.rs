@@ -31,7 +31,7 @@ const PIECE: u32 = 6;
 const REGIONS: usize = 64;
 
 /// Buckets that a new entry makes, unless there are two for each.
-const GROWTH: usize = 4;
+const GROWTH: usize = 2;
 
 /// How often a reader that was disturbed begins again before it waits for the writer.
 const TRIES: usize = 64;
