@@ -54,7 +54,11 @@ pub(super) fn words(view: &View) -> table::Value {
     let Mac([m0, m1, m2, m3, m4, m5]) = view.mac;
     let there = u64::from(view.previous.is_some()) << 53 | u64::from(view.next.is_some()) << 54;
     [
-        u64::from_le_bytes([m0, m1, m2, m3, m4, m5, 0, 0]) | kind << 48 | encap << 50 | u64::from(view.local) << 52 | there,
+        u64::from_le_bytes([m0, m1, m2, m3, m4, m5, 0, 0])
+            | kind << 48
+            | encap << 50
+            | u64::from(view.local) << 52
+            | there,
         numbers.fold(0, |all, number| all | number),
         view.moved,
     ]
