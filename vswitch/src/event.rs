@@ -465,6 +465,15 @@ pub enum Event {
         /// Bytes of it.
         bytes: u64,
     },
+    /// The switch changed its process, and there an extension does not remember what it did of a port.
+    ExtensionForgot {
+        /// The port.
+        port: PortId,
+        /// The extension.
+        extension: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// A port has no connectivity because it requires an extension that is not there.
     ExtensionMissing {
         /// The port.

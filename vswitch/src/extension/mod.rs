@@ -297,15 +297,20 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
         Value::Null
     }
 
-    /// What it remembers of a port, to travel with the guest; at most [`MOST_SAVED`] bytes. `None` = nothing has to.
+    /// What it remembers of a port, to travel with the guest or into the next process; at most [`MOST_SAVED`] bytes. `None` = nothing has to.
     fn save(&self, now: Nanos, port: PortId) -> Option<Vec<u8>> {
         None
     }
 
-    /// Takes what an instance at another switch saved of a port.
+    /// That it broke its contract in a call whose answer cannot say so, in words.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes what another instance saved of a port: at another switch, or in the process before.
     ///
     /// # Errors
-    /// What is wrong with it; then the guest does not come here.
+    /// What is wrong with it; then the guest does not come here, or the port goes on without.
     fn restore(&self, now: Nanos, port: PortId, saved: &[u8]) -> Result<(), Veto> {
         Ok(())
     }

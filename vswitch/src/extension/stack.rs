@@ -12,7 +12,7 @@ use super::{
     Answer, Counters, Destination, Effects, Extension, Head, Judgement, Kind, Reason, Sample, Scope, Sight,
 };
 use crate::trace::DropReason;
-use crate::{Direction, Nanos, Tally};
+use crate::{Direction, Nanos, PortId, Tally};
 
 /// Extensions that may be enabled at one switch.
 pub const MOST_ENABLED: usize = 8;
@@ -136,6 +136,21 @@ impl Slot {
             Some(why) => Err(why.to_owned()),
             None => self.instance.tick(now, counters, effects).inspect_err(|why| self.fail(why.clone())),
         }
+    }
+
+    /// What it remembers of a port: [`Extension::save`].
+    ///
+    /// # Errors
+    /// It has failed, now or before.
+    pub fn save(&self, now: Nanos, port: PortId) -> Result<Option<Vec<u8>>, String> {
+        if let Some(why) = self.fault() {
+            return Err(why.to_owned());
+        }
+        let saved = self.instance.save(now, port);
+        self.instance.fault().map_or(Ok(saved), |why| {
+            self.fail(why.clone());
+            Err(why)
+        })
     }
 
     /// What it did so far.
