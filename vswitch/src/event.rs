@@ -74,6 +74,13 @@ pub enum Event {
         /// Whether frames pass without it, or end.
         fail: FailMode,
     },
+    /// An extension wanted more than it may: that much was not done of what it wanted added, sent or said. At most once a second.
+    ExtensionLimited {
+        /// The extension.
+        extension: String,
+        /// Frames, datagrams and lines.
+        refused: u64,
+    },
     /// An extension says something.
     ExtensionLog {
         /// The extension.

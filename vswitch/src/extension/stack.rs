@@ -72,6 +72,8 @@ pub struct Slot {
     fault: Arc<OnceLock<String>>,
     told: Arc<AtomicBool>,
     activity: Arc<Activity>,
+    /// How much of [`Activity::refused`] was told.
+    excess: Arc<AtomicU64>,
 }
 
 impl Slot {
@@ -88,6 +90,7 @@ impl Slot {
             fault: Arc::default(),
             told: Arc::default(),
             activity: Arc::default(),
+            excess: Arc::default(),
         }
     }
 
@@ -125,6 +128,13 @@ impl Slot {
     pub fn news(&self) -> Option<&str> {
         let fault = self.fault()?;
         (!self.told.swap(true, Ordering::AcqRel)).then_some(fault)
+    }
+
+    /// How many of the things that it wanted there was no room for since the last time that this was asked; `None` = for all there was.
+    pub fn excess(&self) -> Option<u64> {
+        let refused = self.activity.refused.load(Ordering::Relaxed);
+        let told = self.excess.swap(refused, Ordering::Relaxed);
+        refused.checked_sub(told).filter(|&more| more != 0)
     }
 
     /// Gives it time: [`Extension::tick`].
@@ -305,6 +315,11 @@ impl Stack {
     /// The name of the one at a place of the stack.
     pub fn name(&self, place: usize) -> &str {
         self.slots.get(place).map_or("", Slot::name)
+    }
+
+    /// The name of the one that forwards.
+    pub(crate) fn forwarder(&self) -> &str {
+        self.forwarding.map_or("", |place| self.name(place))
     }
 
     /// Whether frames that come back from the physical network are accepted.
