@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vswitch::PortId;
 use vswitch::event::Event;
-use vswitch::extension::Slot;
+use vswitch::extension::{Change, Slot};
 use vswitch::refusal::Refusal;
 
 use super::ask::{self, Agreed};
@@ -189,7 +189,7 @@ impl Switch {
         let mtu = self.ports.get(&before.name).map_or(0, |entry| entry.mtu);
         for (slot, memory) in &memories.0 {
             // What was taken in goes with the card.
-            let anew = [Step::NicDelete { port }, Step::NicCreate { port, mac, mtu }];
+            let anew = [Change::NicDelete { port }, Change::NicCreate { port, mac, mtu }].map(Step::from);
             ask::inform(std::slice::from_ref(slot), &anew);
             let settings = before.extensions.get(slot.name());
             if let Some(settings) = settings
