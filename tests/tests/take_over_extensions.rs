@@ -89,14 +89,15 @@ fn h27_a_module_that_cannot_save_or_does_not_take_it_is_named_and_goes_on_empty_
         firewall(&lan);
         lan.switch.load_extension("once", &module_with(2, "", ONCE, &more));
         lan.run("extension enable once");
-        lan.passes("a", "b", &udp(&lan, "a", "b", (1, 2)));
+        lan.passes("a", "c", &udp(&lan, "a", "c", (1, 2)));
         lan.switch.take_over();
         assert!(eventually(|| !events(&lan, "extension-forgot").is_empty()));
         assert_eq!(events(&lan, "extension-forgot")[0], why);
         assert_eq!(lan.switch.json(&["extension", "show", "once"])["state"], "running");
         // It begins anew: the port may send one frame again.
-        lan.passes("a", "b", &udp(&lan, "a", "b", (1, 2)));
-        lan.dropped("a", &udp(&lan, "a", "b", (1, 2)), ("a", "out"), "extension-filtered");
+        lan.passes("a", "c", &udp(&lan, "a", "c", (1, 2)));
+        lan.dropped("a", &udp(&lan, "a", "c", (1, 2)), ("a", "out"), "extension-filtered");
+        lan.dropped("c", &udp(&lan, "c", "b", (53, 1000)), ("b", "in"), "extension-filtered");
     }
 }
 
