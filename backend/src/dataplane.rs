@@ -309,6 +309,7 @@ impl Dataplane {
                 attachments: port.attachments(),
                 starts: port.starts(),
                 knocks: port.knocks(),
+                missed: None,
             },
             Port::Link(port) => PortStatus {
                 state: if port.is_running() { PortState::Running } else { PortState::Stopped },
@@ -320,6 +321,7 @@ impl Dataplane {
                 attachments: 0,
                 starts: 0,
                 knocks: false,
+                missed: Some(port.link.receive_drops()),
             },
         })
     }

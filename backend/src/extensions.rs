@@ -35,7 +35,8 @@ impl Runner {
     pub fn start(shared: Arc<Shared>, tallies: Arc<Tallies>) -> Result<Self, DataplaneError> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let mut service = Service { shared, tallies, v4: None, v6: None, lines: (Instant::now(), 0) };
+        let now = Instant::now();
+        let mut service = Service { shared, tallies, v4: None, v6: None, lines: (now, 0), limits_told: now };
         let run = move || {
             while !stopped.load(Ordering::Acquire) {
                 if service.round() {
@@ -76,6 +77,8 @@ struct Service {
     v6: Option<UdpSocket>,
     /// Since when lines are counted, and how many there were.
     lines: (Instant, u32),
+    /// When operators were told last of extensions that want too much.
+    limits_told: Instant,
 }
 
 impl Service {
@@ -107,6 +110,15 @@ impl Service {
                     reason: reason.to_owned(),
                     fail,
                 });
+            }
+        }
+        if self.limits_told.elapsed() >= Duration::from_secs(1) {
+            self.limits_told = Instant::now();
+            for slot in stack.slots() {
+                if let Some(refused) = slot.excess() {
+                    let extension = slot.name().to_owned();
+                    self.shared.events.emit(Event::ExtensionLimited { extension, refused });
+                }
             }
         }
         for (name, output) in self.shared.outputs.take() {

@@ -154,6 +154,19 @@ pub struct PortStatus {
     pub starts: u32,
     /// Whether its front end wants rings to run that the gate keeps from running.
     pub knocks: bool,
+    /// What came to a link and never reached the switch.
+    pub missed: Option<ReceiveDrops>,
+}
+
+/// Frames that arrived at the link and never reached the switch, since the link was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiveDrops {
+    /// The socket's buffer was full: the workers were too slow.
+    pub overrun: u64,
+    /// Longer than [`crate::link::MAX_FRAME`].
+    pub too_long: u64,
+    /// Shorter than an Ethernet header, or of an offload kind that a virtio-net header cannot describe.
+    pub malformed: u64,
 }
 
 /// Frames and bytes of one port since it was added. Directions are the guest's: out = the guest sends.

@@ -88,7 +88,7 @@ struct tp_counters {
 
 /* What a module may call. */
 void TP_IMPORT(tp_log)(const char *line, uint32_t len);
-uint32_t TP_IMPORT(tp_inject)(uint32_t port, const void *frame, uint32_t len);
+uint32_t TP_IMPORT(tp_inject)(uint32_t port, const void *frame, uint32_t len); /* port 0: as nobody's, trusted */
 uint32_t TP_IMPORT(tp_datagram)(const void *ip, uint32_t ip_len, uint32_t port, const void *payload, uint32_t len);
 void TP_IMPORT(tp_refresh)(void);
 uint32_t TP_IMPORT(tp_counters)(uint32_t port, struct tp_counters *into);

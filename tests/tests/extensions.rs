@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use turnpike_tests::extension::module;
+use turnpike_tests::extension::{module, module_with};
 use turnpike_tests::features::{MRG_RXBUF, RECEIVE_OFFLOADS, SEND_OFFLOADS};
 use turnpike_tests::frame::pattern;
 use turnpike_tests::lan::mac;
@@ -87,6 +87,69 @@ fn s15_2_an_added_frame_is_its_ports_own_and_begets_no_others() {
     assert!(got.iter().all(|(by, received)| by == "b" && received.frame == frame));
     assert_eq!(counter(&lan, "twice", "injected"), 1);
     assert_eq!(lan.switch.counter("a", "out_packets"), 2, "the port's policy and counters saw both");
+}
+
+const INJECT: &str = r#"(import "turnpike" "tp_inject" (func $inject (param i32 i32 i32) (result i32)))"#;
+
+/// Adds a copy of the frame at hand, as a port's.
+fn adding(port: &str) -> String {
+    format!(
+        "(drop (call $inject {port} (i32.add (local.get 0) (i32.const 42)) (i32.load offset=20 (local.get 0))))
+         (i32.const 0x20)"
+    )
+}
+
+/// All that is received, once everything has come to rest.
+fn all_heard(lan: &mut Lan, first: turnpike_tests::lan::Heard, least: usize) -> Vec<String> {
+    let mut by: Vec<String> = first.0.into_iter().map(|(by, _)| by).collect();
+    let mut listen = |by: &mut Vec<String>| by.extend(lan.heard().0.into_iter().map(|(by, _)| by));
+    assert!(eventually(|| {
+        listen(&mut by);
+        by.len() >= least
+    }));
+    std::thread::sleep(Duration::from_millis(50));
+    listen(&mut by);
+    by
+}
+
+#[test]
+fn s15_2_who_copies_what_comes_to_a_port_is_not_shown_its_own_copies() {
+    let mut lan = Lan::new(&PORTS);
+    let both = r#"(func (export "tp_judges") (param i32) (result i32) (i32.const 1))"#;
+    let inward = format!(
+        "(if (i32.eqz (i32.load8_u offset=34 (local.get 0))) (then (return (i32.const 0x20)))) {}",
+        adding("(i32.load16_u offset=30 (local.get 0))")
+    );
+    for name in ["one", "two"] {
+        enable(&lan, name, &module_with(2, INJECT, &inward, both), "");
+    }
+    let first = lan.send("a", &udp(2, 60).build());
+    // The frame, a copy of it by each, and of each copy one by the other.
+    assert_eq!(all_heard(&mut lan, first, 5), ["b"; 5]);
+    assert_eq!(["one", "two"].map(|name| counter(&lan, name, "injected")), [2, 2]);
+    assert_eq!(lan.switch.counter("c", "in_packets"), 0);
+}
+
+#[test]
+fn s15_2_a_frame_of_nobody_passes_its_senders_policy_by_and_not_its_receivers() {
+    let mut lan = Lan::new(&PORTS);
+    enable(&lan, "trusted", &module(2, INJECT, &adding("(i32.const 0)")), "");
+    lan.run("acl add a --action deny --direction out --remote any-mac");
+    let frame = udp(2, 60).build();
+    let first = lan.send("a", &frame);
+    assert_eq!(all_heard(&mut lan, first, 1), ["b"], "of two frames that which is nobody's");
+    assert_eq!((lan.switch.counter("a", "out_packets"), lan.switch.drops("a", "out", "acl-denied")), (0, 1));
+    lan.run("acl add b --action deny --direction in --remote any-mac");
+    assert!(lan.send("a", &frame).0.is_empty());
+    assert!(eventually(|| lan.switch.drops("b", "in", "acl-denied") == 1));
+    // A flood comes to all, the port too whose frame it was.
+    let mut everybody = frame.clone();
+    everybody[..6].fill(0xff);
+    let first = lan.send("a", &everybody);
+    let mut by = all_heard(&mut lan, first, 2);
+    by.sort();
+    assert_eq!(by, ["a", "c"]);
+    assert_eq!(counter(&lan, "trusted", "injected"), 3);
 }
 
 #[test]

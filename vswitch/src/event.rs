@@ -74,6 +74,13 @@ pub enum Event {
         /// Whether frames pass without it, or end.
         fail: FailMode,
     },
+    /// An extension wanted more than it may: that much was not done of what it wanted added, sent or said. At most once a second.
+    ExtensionLimited {
+        /// The extension.
+        extension: String,
+        /// Frames, datagrams and lines.
+        refused: u64,
+    },
     /// An extension says something.
     ExtensionLog {
         /// The extension.
@@ -464,6 +471,15 @@ pub enum Event {
         extension: String,
         /// Bytes of it.
         bytes: u64,
+    },
+    /// The switch changed its process, and there an extension does not remember what it did of a port.
+    ExtensionForgot {
+        /// The port.
+        port: PortId,
+        /// The extension.
+        extension: String,
+        /// Why, in words.
+        reason: String,
     },
     /// A port has no connectivity because it requires an extension that is not there.
     ExtensionMissing {

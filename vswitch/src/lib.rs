@@ -41,6 +41,9 @@ pub const HEAD_LEN: usize = 192;
 pub struct PortId(pub u16);
 
 impl PortId {
+    /// Whose a frame is that an extension adds without a port of which it is to be.
+    pub const SWITCH: Self = Self(0);
+
     /// The number as an index into a table with one slot per possible port.
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -8,6 +8,7 @@
 //! Runs on a flow-cache miss. Each rule lives in the file named after it; the order lives here and nowhere else. It is that of the
 //! Hyper-V switch: what a port may send is settled before anything is forwarded, what a port may receive after that.
 
+use crate::event::Event;
 use crate::explain::Told;
 use crate::frame::ethernet;
 use crate::frame::tag::Tagging;
@@ -21,7 +22,7 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::trace::DropReason;
 use crate::verdict::{Frame, Rule, Step, Towards};
-use crate::{Nanos, PortId, Segment, extension, forward, nv};
+use crate::{Direction, Nanos, PortId, Segment, extension, forward, nv};
 
 pub use crate::verdict::{Account, Actions, Decision, Verdict};
 
@@ -50,6 +51,13 @@ pub const TUNNEL: [(&str, Rule); 4] = [
     ("reserved-destination", reserved::destination),
     ("tunnel-source", nv::tunnel::source),
     ("extensions-out", extension::steps::out),
+];
+
+/// The steps of a frame that an extension added without a port: there is no sender whose policy could be asked.
+pub const TRUSTED: [(&str, Rule); 3] = [
+    ("valid-source", source::valid),
+    ("extensions-out", extension::steps::out),
+    ("network", admission::admit),
 ];
 
 /// What is asked of the port a frame goes to, in order.
@@ -96,6 +104,34 @@ pub fn decide_below(
     (head, len): (&[u8], u32),
     above: u32,
 ) -> Decision {
+    decide_as(snap, state, now, from, ingress, (head, len), (above, 0))
+}
+
+/// As [`decide_below`], for a frame that extensions added: those of `makers`, as bits, are asked neither when it leaves `from` nor when it comes to
+/// its receiver. Of such a frame alone `from` may be nobody ([`PortId::SWITCH`]).
+pub fn decide_added(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    (head, len): (&[u8], u32),
+    (above, makers): (u32, u8),
+) -> Decision {
+    decide_as(snap, state, now, from, None, (head, len), (above, makers))
+}
+
+fn decide_as(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    from: PortId,
+    ingress: Option<&Ingress>,
+    (head, len): (&[u8], u32),
+    (above, makers): (u32, u8),
+) -> Decision {
+    if from == PortId::SWITCH && makers == 0 {
+        return Decision::drop(DropReason::NoSuchPort);
+    }
     let once = |head: &[u8], above| {
         let parsed = match ingress {
             None => parse(snap, state, now, from, head, len),
@@ -103,7 +139,7 @@ pub fn decide_below(
         };
         match parsed {
             Ok(mut frame) => {
-                frame.above = above;
+                (frame.above, frame.makers) = (above, makers);
                 let verdict = walk(&mut frame, |_, _, _| ());
                 frame.end(verdict)
             }
@@ -120,6 +156,14 @@ pub fn decide_below(
         decision.effects = effects;
         decision.single = true;
         replaced = Some((above, head));
+    }
+    if let (Verdict::Drop(reason), Some((below, _)), Some(stack), None) =
+        (decision.verdict, &replaced, snap.extensions(), &decision.event)
+    {
+        // Who changed it made it what is dropped, for all that is known.
+        let extension = stack.name(*below as usize - 1).to_owned();
+        let (port, direction, reason) = (from, Direction::Out, format!("changed, then {}", reason.name()));
+        decision.event = Some(Event::ExtensionDropped { port, extension, direction, reason });
     }
     decision.replaced = replaced;
     decision
@@ -149,7 +193,20 @@ pub fn copy(
     head: &[u8],
     len: u32,
 ) -> Option<Decision> {
+    copy_added(snap, state, now, (from, to), (head, len), 0)
+}
+
+/// As [`copy`], for a frame that extensions added: those of `makers`, as bits, are not asked.
+pub fn copy_added(
+    snap: &Snapshot,
+    state: &State,
+    now: Nanos,
+    (from, to): (PortId, PortId),
+    (head, len): (&[u8], u32),
+    makers: u8,
+) -> Option<Decision> {
     let mut frame = parse(snap, state, now, from, head, len).ok()?;
+    frame.makers = makers;
     let verdict = one_of_flood(&mut frame, to, &mut |_, _, _| ())?;
     Some(frame.end(verdict))
 }
@@ -197,7 +254,7 @@ fn one_of_flood<'a>(
 /// How a monitor gets its copy of a frame from `from`; `None` = not at all: its network is another, or it would get a second tag as the first.
 pub fn mirrored(snap: &Snapshot, from: PortId, to: PortId, head: &[u8], len: u32) -> Option<Tagging> {
     let ether = ethernet::check(head, len).ok()?;
-    let (from, to) = (snap.port(from)?, snap.port(to)?);
+    let (from, to) = (snap.sender(from)?, snap.port(to)?);
     let tagging = admission::tagging(from, to, from.segment(ether.tag).ok()?, ether.tag.is_some())?;
     (!admission::uncovers(tagging, head)).then_some(tagging)
 }
@@ -245,7 +302,7 @@ pub(crate) fn parse<'a>(
     len: u32,
 ) -> Result<Frame<'a>, DropReason> {
     let outer = ethernet::check(head, len)?;
-    let port = snap.port(from).ok_or(DropReason::NoSuchPort)?;
+    let port = snap.sender(from).ok_or(DropReason::NoSuchPort)?;
     Ok(Frame::new(snap, state, now, port, (head, len), outer))
 }
 
@@ -254,7 +311,11 @@ pub(crate) fn walk<'a>(
     frame: &mut Frame<'a>,
     mut seen: impl FnMut(&'static str, &mut Frame<'a>, Option<Verdict>),
 ) -> Verdict {
-    let steps: &[(&str, Rule)] = if frame.ingress.is_some() { &TUNNEL } else { &STEPS };
+    let steps: &[(&str, Rule)] = match (frame.port.id, frame.ingress) {
+        (PortId::SWITCH, _) => &TRUSTED,
+        (_, Some(_)) => &TUNNEL,
+        (_, None) => &STEPS,
+    };
     for (name, rule) in steps {
         let step = rule(frame);
         seen(name, frame, step.break_value());

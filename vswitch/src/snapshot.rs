@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::extension::Stack;
 use crate::nv::policy::Policy;
-use crate::port::{Port, PortKind};
+use crate::port::vlan::{Vlan, VlanSet};
+use crate::port::{self, Port, PortKind};
 use crate::{Mac, PortId, Segment, hash};
 
 /// What the switch connects.
@@ -84,6 +85,8 @@ pub struct Snapshot {
     extensions: Option<Arc<Stack>>,
     /// With network virtualization: the ports of virtual subnets by subnet and configured address.
     stations: HashMap<u128, PortId, hash::Seeded>,
+    /// In whose name an extension adds a frame without a port.
+    trusted: Port,
 }
 
 impl Snapshot {
@@ -125,6 +128,7 @@ impl Snapshot {
             nv,
             extensions,
             stations,
+            trusted: trusted(),
         }
     }
 
@@ -178,6 +182,12 @@ impl Snapshot {
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// The sender of a frame: a port, or none ([`PortId::SWITCH`]), which is in every VLAN.
+    #[inline]
+    pub(crate) fn sender(&self, id: PortId) -> Option<&Port> {
+        if id == PortId::SWITCH { Some(&self.trusted) } else { self.port(id) }
     }
 
     /// Every port, by number.
@@ -246,6 +256,14 @@ impl Snapshot {
         };
         list.iter().copied().filter(move |&id| id != from)
     }
+}
+
+/// It may send with any source and any tag; without one, in the untagged network.
+fn trusted() -> Port {
+    let vlan = Vlan::Trunk { native: 0, allowed: VlanSet::all() };
+    let mut trusted = Port::new(PortId::SWITCH, PortKind::Host, Mac([0; 6]));
+    trusted.policy = port::Policy { vlan, mac_spoofing: true, priority_tag: true, ..port::Policy::default() };
+    trusted
 }
 
 fn station(vsid: u32, mac: Mac) -> u128 {

@@ -178,6 +178,8 @@ pub struct Frame<'a> {
     pub(crate) answer: Option<nv::Answer>,
     /// From which place of the stack on extensions are asked about it: those above changed or added it.
     pub(crate) above: u32,
+    /// Which extensions made it, as bits: they are not asked about it.
+    pub(crate) makers: u8,
     /// What extensions want beside their answers.
     pub(crate) effects: Effects,
     /// What an extension put in place of its beginning, and from where in the stack on that is to be judged.
@@ -220,6 +222,7 @@ impl<'a> Frame<'a> {
             records: Default::default(),
             answer: None,
             above: 0,
+            makers: 0,
             effects: Effects::default(),
             replaced: None,
             headers: OnceCell::new(),

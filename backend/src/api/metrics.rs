@@ -45,6 +45,11 @@ pub(super) fn text(
         [list("out", &p.counters.out_drops), list("in", &p.counters.in_drops)].concat()
     });
     family(&mut out, "port_drops_total", "counter", "Frames that went nowhere, by reason", drops);
+    let missed = ports.iter().flat_map(|p| {
+        p.missed.iter().map(move |(cause, n)| (format!("port=\"{}\",cause=\"{cause}\"", p.name), *n))
+    });
+    let help = "Frames that came to a link and never reached the switch, by cause";
+    family(&mut out, "port_missed_total", "counter", help, missed);
     let columns: [(&str, &str, Pick); 6] = [
         ("worker_frames_total", "Frames received from ports", |w| w.frames),
         ("worker_bursts_total", "Bursts that moved something", |w| w.bursts),

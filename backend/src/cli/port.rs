@@ -226,7 +226,9 @@ pub(super) fn show(p: &PortView) -> String {
     let c = &p.counters;
     rows.push(("out", format!("{} packets, {}", count(c.out_packets), bytes(c.out_bytes))));
     rows.push(("in", format!("{} packets, {}", count(c.in_packets), bytes(c.in_bytes))));
-    for (name, drops) in [("out drops", &c.out_drops), ("in drops", &c.in_drops)] {
+    let drops = [("out drops", &c.out_drops), ("in drops", &c.in_drops)];
+    let missed = (p.kind != "guest").then_some(("missed", &p.missed));
+    for (name, drops) in drops.into_iter().chain(missed) {
         let text =
             drops.iter().map(|(reason, n)| format!("{reason} {}", count(*n))).collect::<Vec<_>>().join(", ");
         rows.push((name, or_none(text)));

@@ -15,6 +15,7 @@ use vswitch::event::Event;
 use vswitch::refusal::{Object, Refusal, Refused};
 use vswitch::state::PortMemory;
 
+use super::extension::Remembered;
 use super::list::List;
 use super::model::{Device, PortConfig, Settings};
 use super::path::guest;
@@ -76,6 +77,8 @@ pub struct Arrived {
     pub fds: Vec<OwnedFd>,
     /// What is remembered of it.
     pub memory: PortMemory,
+    /// What extensions remember of it.
+    pub extensions: Vec<Remembered>,
 }
 
 impl Switch {
@@ -156,11 +159,15 @@ impl Switch {
 
     /// Goes on with the devices of another process: first what is remembered, then rings, then everything moves. A port whose device did
     /// not come is opened as at a start.
-    pub fn take_devices(&mut self, arrived: Vec<Arrived>) {
+    pub fn take_devices(&mut self, mut arrived: Vec<Arrived>) {
+        let mut before = Vec::new();
+        for Arrived { id, extensions, .. } in &mut arrived {
+            before.extend(self.recall(*id, std::mem::take(extensions)));
+        }
         let offer = self.nv_offered();
         let Some(data) = self.data.as_ref().and_then(|data| data.dataplane()) else { return };
         let mut adopted = Vec::new();
-        for Arrived { id, device, fds, memory } in arrived {
+        for Arrived { id, device, fds, memory, .. } in arrived {
             let Some(entry) = self.ports.values_mut().find(|entry| entry.config.id == id) else { continue };
             data.restore_port(id, &memory);
             match device_of(&offer.of(&entry.config), device, fds) {
@@ -174,6 +181,14 @@ impl Switch {
                 let reason = error.to_string();
                 self.events.emit(Event::PortFailed { port: id, reason: reason.clone() });
                 entry.fault = Some(reason);
+            }
+        }
+        // Not earlier: no frame waits for the disk.
+        for was in before {
+            let Some(now) = self.ports.get(&was.name) else { continue };
+            if let Err(why) = self.store.put(None, &[(Some(&was), Some(&now.config))]) {
+                // What is in force is right, and is stored with the next change.
+                log::error!("port '{}': {why}", was.name);
             }
         }
         self.tick();

@@ -147,6 +147,7 @@ impl DataPath for Fake {
             attachments: notes.attachments,
             starts: notes.starts.get(&id.0).copied().unwrap_or_default(),
             knocks: false,
+            missed: None,
         })
     }
 

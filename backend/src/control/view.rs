@@ -13,7 +13,7 @@ use super::model::{Device, MacKind};
 use super::types::{Counters, FdbView, PortView, SwitchView, WorkerView};
 use super::{Entry, Switch};
 use crate::guest::features;
-use crate::spec::PortState;
+use crate::spec::{PortState, ReceiveDrops};
 
 /// The word for a kind of switch.
 pub(super) fn switch_kind(kind: SwitchKind) -> String {
@@ -39,6 +39,13 @@ pub(super) fn word(value: &impl Serialize) -> String {
 
 fn owned(names: Vec<&'static str>) -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
+}
+
+/// What came to a link and did not reach the switch, by cause; as with drops only what there was.
+fn missed(drops: ReceiveDrops) -> BTreeMap<String, u64> {
+    let ReceiveDrops { overrun, too_long, malformed } = drops;
+    let all = [("overrun", overrun), ("too-long", too_long), ("malformed", malformed)];
+    all.into_iter().filter(|&(_, n)| n != 0).map(|(cause, n)| (cause.to_owned(), n)).collect()
 }
 
 fn drops(list: &[(DropReason, u64)]) -> BTreeMap<String, u64> {
@@ -155,6 +162,7 @@ impl Switch {
             mtu: status.as_ref().map(|s| s.mtu).filter(|m| *m != 0).unwrap_or(*mtu),
             features: owned(features::names(status.as_ref().map_or(0, |s| s.features))),
             offered: owned(features::names(config.device.feature_bits().unwrap_or(0))),
+            missed: status.as_ref().and_then(|s| s.missed).map(missed).unwrap_or_default(),
             worker: status.map(|s| s.workers).unwrap_or_default(),
             policy: config.policy.clone(),
             acl_entries: config.acl.len(),

@@ -89,13 +89,37 @@ pub enum Way {
     Uplink,
 }
 
+/// Frames that were given up and are to be counted and shown; they are off the books.
+#[derive(Default)]
+pub struct GivenUp {
+    /// The frames.
+    pub frames: Vec<Held>,
+    /// Packets beyond those.
+    pub more: u64,
+}
+
+impl GivenUp {
+    /// Adds one. They wait only until their worker looks, so there is room for as many as one port may hold.
+    fn add(&mut self, held: Held) {
+        if self.frames.len() < MAX_FRAMES {
+            self.frames.push(held);
+        } else {
+            self.more += held.packets();
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.more == 0
+    }
+}
+
 /// What [`GuestPort::take_held`] found.
-#[derive(Clone, Copy, Debug)]
 pub struct Taken {
     /// Where the frames go.
     pub way: Way,
-    /// Packets that were given up and are to be counted.
-    pub lost: u64,
+    /// What was given up.
+    pub lost: GivenUp,
     /// How often everything was given up so far.
     discards: u64,
 }
@@ -147,8 +171,8 @@ struct State {
     rings: Rings,
     /// Bit per queue pair whose receive ring ran when that was last told.
     running: u64,
-    /// Packets given up that the worker has yet to count.
-    lost: u64,
+    /// What was given up and the worker has yet to count.
+    lost: GivenUp,
     /// Grows when all frames are given up.
     discards: u64,
 }
@@ -204,11 +228,11 @@ impl Hold {
     fn give_up(&self, state: &mut State) {
         state.discards += 1;
         for held in std::mem::take(&mut state.frames) {
-            state.lost += held.packets();
             self.leave(state, &held);
+            state.lost.add(held);
         }
         (state.holding, state.forward) = (None, false);
-        if state.lost > 0 {
+        if !state.lost.is_empty() {
             self.errand.store(true, Ordering::Release);
         }
     }
@@ -474,16 +498,16 @@ impl GuestPort {
     }
 
     /// Takes back what could not be delivered of `frames` (the bits of `done` say what could), which are none after that. Returns whether
-    /// there is more to do, and how many packets were given up in the meantime.
-    pub fn give_back(&self, taken: Taken, frames: &mut Vec<Held>, done: u64) -> (bool, u64) {
+    /// there is more to do, and what was given up in the meantime or before.
+    pub fn give_back(&self, taken: Taken, frames: &mut Vec<Held>, done: u64) -> (bool, GivenUp) {
         let mut state = self.hold.lock();
-        let mut lost = 0;
+        let mut lost = taken.lost;
         for (index, held) in frames.drain(..).enumerate().rev() {
             if done >> index & 1 != 0 {
                 self.hold.leave(&mut state, &held);
             } else if state.discards != taken.discards {
-                lost += held.packets();
                 self.hold.leave(&mut state, &held);
+                lost.add(held);
             } else {
                 state.frames.push_front(held);
             }
@@ -495,8 +519,8 @@ impl GuestPort {
         (state.count != 0 && (live != 0 || state.forward) && !state.restarting, lost)
     }
 
-    /// Gives up what has waited for too long; returns how many packets, and why they are lost. To be called every second.
-    pub fn expire_held(&self, now: Nanos) -> Option<(u64, DropReason)> {
+    /// Gives up what has waited for too long; returns what, and why it is lost. To be called every second.
+    pub fn expire_held(&self, now: Nanos) -> Option<(GivenUp, DropReason)> {
         let mut state = self.hold.lock();
         let live = self.live();
         let begun = state.holding?;
@@ -505,17 +529,17 @@ impl GuestPort {
             state.rings = Rings::NotYet;
             self.hold.give_up(&mut state);
         }
-        let mut packets = std::mem::take(&mut state.lost);
+        let mut lost = std::mem::take(&mut state.lost);
         while state.frames.front().is_some_and(|held| now.saturating_sub(held.since) >= LONGEST) {
             let Some(held) = state.frames.pop_front() else { break };
-            packets += held.packets();
             self.hold.leave(&mut state, &held);
+            lost.add(held);
         }
         if live != 0 {
             self.open(&mut state, live);
         }
         let reason = if live != 0 { DropReason::ReceiverFull } else { DropReason::ReceiverNotRunning };
-        Some((packets, reason))
+        Some((lost, reason))
     }
 }
 

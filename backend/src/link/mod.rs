@@ -30,6 +30,7 @@ use vswitch::Mac;
 
 use crate::guest::memory::Span;
 
+pub use crate::spec::ReceiveDrops;
 pub use burst::{BURST, LinkBurst, LinkFrame, MAX_FRAME};
 pub use error::LinkError;
 pub use interface::{interface_exists, interface_name};
@@ -126,17 +127,6 @@ pub struct LinkOffloads {
 impl LinkOffloads {
     /// All of them.
     pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, ecn: true };
-}
-
-/// Frames that arrived at the link and never reached the switch, since the link was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReceiveDrops {
-    /// The socket's buffer was full: the workers were too slow.
-    pub overrun: u64,
-    /// Longer than [`MAX_FRAME`].
-    pub too_long: u64,
-    /// Shorter than an Ethernet header, or of an offload kind that a virtio-net header cannot describe.
-    pub malformed: u64,
 }
 
 /// What a link knows beside its descriptor, for a process that takes it over. Frames that arrive meanwhile wait in the descriptor.

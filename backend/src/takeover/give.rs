@@ -179,8 +179,8 @@ impl Turn {
         let all = frozen.devices();
         let devices = all.len();
         for (id, device, fds) in all {
-            let memory = Box::new(switch.memory(id));
-            channel.send(&Step::Device { id, device, memory }, &fds, HURRY)?;
+            let (memory, extensions) = (Box::new(switch.memory(id)), switch.remembered(id));
+            channel.send(&Step::Device { id, device, memory, extensions }, &fds, HURRY)?;
         }
         let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let (listening, taking) = migrations.hand_over().map_err(ChannelError::Io)?.unzip();

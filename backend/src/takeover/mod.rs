@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use vswitch::PortId;
 use vswitch::state::PortMemory;
 
+use crate::control::extension::Remembered;
 use crate::control::model::Settings;
 use crate::control::takeover::PortOffer;
 use crate::control::types::NvDocument;
@@ -62,8 +63,14 @@ enum Step {
     Nv(Box<NvDocument>),
     /// The successor is ready for devices.
     Prepared,
-    /// What is behind a port, and what is remembered of it.
-    Device { id: PortId, device: DeviceText, memory: Box<PortMemory> },
+    /// What is behind a port, and what is remembered of it, by the switch and by its extensions.
+    Device {
+        id: PortId,
+        device: DeviceText,
+        memory: Box<PortMemory>,
+        #[serde(default)]
+        extensions: Vec<Remembered>,
+    },
     /// Everything stands still, and this many devices were sent. With the API's listener, if there is one that of the metrics, and if the
     /// switch takes ports of others (`listening`) that for them.
     Frozen {

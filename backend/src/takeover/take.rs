@@ -80,8 +80,8 @@ impl Claim {
             let mut limit = PATIENCE;
             loop {
                 match self.channel.receive(Some(limit))? {
-                    (Step::Device { id, device, memory }, fds) => {
-                        arrived.push(Arrived { id, device, fds, memory: *memory });
+                    (Step::Device { id, device, memory, extensions }, fds) => {
+                        arrived.push(Arrived { id, device, fds, memory: *memory, extensions });
                     }
                     (Step::Frozen { devices, listening }, mut listeners) if devices == arrived.len() => {
                         let taking = listening.and_then(|asked| Some((asked, listeners.pop()?)));

@@ -1,14 +1,14 @@
 //! What a worker does for extensions: frames that they changed, samples, and what they want done ([`vswitch::extension::Effects`]).
 //!
-//! Frames that an extension adds are sent by the worker that asked it, as if their port had sent them, and are shown only to the extensions
-//! below it in the stack; so no frame makes others for ever. Everything else goes to the thread that serves extensions
+//! Frames that an extension adds are sent by the worker that asked it, as if their port had sent them, and are not shown to those who made them
+//! ([`vswitch::extension::Added`]); so no frame makes others for ever. Everything else goes to the thread that serves extensions
 //! ([`crate::extensions`]) through a bounded queue.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vswitch::extension::{Effects, Head, Output, Sample, Slot};
+use vswitch::extension::{Added, Effects, Head, Output, Sample, Slot};
 use vswitch::pipeline::Verdict;
 use vswitch::snapshot::Snapshot;
 use vswitch::trace::DropReason;
@@ -51,9 +51,14 @@ pub fn settle(effects: &mut Effects, snapshot: &Snapshot, shared: &Shared, handl
     let refused = |slot: &Slot, count| {
         slot.activity().refused.fetch_add(count, Ordering::Relaxed);
     };
-    for (place, injection) in effects.take_injected() {
+    for Added { place, makers, injection } in effects.take_injected() {
         let Some(slot) = stack.slots().get(usize::from(place)) else { continue };
-        if handle.order(injection.from, Own::Added(slot.shared_name(), injection.frame)) {
+        let others = stack.slots().iter().enumerate();
+        let others = others.filter(|&(at, _)| makers >> at & 1 != 0 && at != usize::from(place));
+        // By name: when it is sent the stack may be another.
+        let by = std::iter::once(slot).chain(others.map(|(_, slot)| slot)).map(Slot::shared_name).collect();
+        let from = injection.from.unwrap_or(PortId::SWITCH);
+        if handle.order(from, Own::Added(by, injection.frame)) {
             slot.activity().injected.fetch_add(1, Ordering::Relaxed);
         } else {
             refused(slot, 1);
@@ -131,7 +136,7 @@ impl Delivery {
         });
     }
 
-    /// Sends a frame that the extension of this name added; it is gone if that is not enabled any more.
+    /// Sends a frame that the first of these extensions added; it is gone if that is not enabled any more.
     #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
     pub(super) fn send_added(
         &mut self,
@@ -141,17 +146,20 @@ impl Delivery {
         now: Nanos,
         from: PortId,
         burst: &mut Burst,
-        by: &str,
+        by: &[Arc<str>],
         bytes: &[u8],
     ) {
-        let place =
-            view.snapshot.extensions().and_then(|stack| stack.slots().iter().position(|s| s.name() == by));
-        let Some(place) = place else { return };
+        let Some(stack) = view.snapshot.extensions() else { return };
+        let place = |name: &Arc<str>| stack.slots().iter().position(|slot| slot.name() == &**name);
+        let Some(last) = by.first().and_then(place) else { return };
+        let makers = by.iter().filter_map(place).fold(0, |makers, at| makers | 1 << at);
         own_frame(burst, bytes);
-        self.above = place as u32 + 1;
+        self.forwarder.effects().descend(makers);
+        self.above = last as u32 + 1;
         let (patience, mut blocked) = (Patience::Expired, Blocked::default());
         self.forward(view, shared, &handle.counters, now, from, burst, patience, &mut blocked);
         self.above = 0;
+        self.forwarder.effects().descend(0);
     }
 
     /// Passes on what extensions wanted since the last call.

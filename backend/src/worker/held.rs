@@ -13,7 +13,7 @@ use super::deliver::{Blocked, Context, Delivery, Errand, Patience, bits, fill, o
 use super::{Shared, View};
 use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Untagged};
-use crate::guest::hold::{Held, Offer, Way};
+use crate::guest::hold::{GivenUp, Held, Offer, Way};
 use crate::guest::memory::Span;
 
 impl Delivery {
@@ -93,12 +93,32 @@ impl Delivery {
             Way::Rings => self.put_into_rings(&context, burst, id, &held, blocked),
             Way::Uplink => self.send_after(&context, burst, id, &held, blocked),
         };
+        self.watch.held_and_lost(&context, burst, &held);
         let (more, lost) = port.give_back(taken, &mut held, done);
         // Nothing may point to frames that are gone.
         burst.clear();
         self.held = held;
-        counters.in_drop(id, DropReason::ReceiverNotRunning, taken.lost + lost);
+        self.given_up(&context, burst, lost, DropReason::ReceiverNotRunning);
         (done.count_ones() as usize, more)
+    }
+
+    /// Counts and shows what was held for the port of `context` and given up.
+    pub(super) fn given_up(
+        &mut self,
+        context: &Context<'_>,
+        burst: &mut Burst,
+        lost: GivenUp,
+        reason: DropReason,
+    ) {
+        let id = context.from;
+        for held in lost.frames.chunks(BURST) {
+            load(burst, held);
+            self.watch.begin(burst.count);
+            self.drop_all(context, burst, id, u64::MAX >> (u64::BITS as usize - held.len()), reason);
+            self.watch.held_and_lost(context, burst, held);
+            burst.clear();
+        }
+        context.counters.in_drop(id, reason, lost.more);
     }
 
     /// Puts held frames into the rings, as far as the receiver's policy lets it have them now.

@@ -226,8 +226,8 @@ impl Shared {
 enum Own {
     /// As if the port had sent it.
     Sent(Vec<u8>),
-    /// As if the port had sent it, and the extension of this name passed it.
-    Added(Arc<str>, Vec<u8>),
+    /// As if the port had sent it, added by the first of these extensions because of frames that the others added.
+    Added(Box<[Arc<str>]>, Vec<u8>),
     /// Straight to the uplink, in every network that the port can send in.
     Announced(Vec<Vec<u8>>),
     /// Straight out of the port, as they are.

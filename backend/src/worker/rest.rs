@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use vswitch::Nanos;
 
-use super::deliver::Blocked;
+use super::deliver::{Blocked, Context, Errand, Patience};
 use super::now;
 use super::poll::Worker;
 use super::source::{Kind, Source};
@@ -130,9 +130,13 @@ impl Worker {
         for slot in 0..self.sources.len() {
             let Some(source) = self.sources[slot].as_mut() else { continue };
             if let Some(port) = source.keeper()
-                && let Some((packets, reason)) = port.expire_held(now)
+                && let Some((lost, reason)) = port.expire_held(now)
+                && !lost.is_empty()
             {
-                self.handle.counters.in_drop(port.spec.id, reason, packets);
+                let (view, shared, counters) = (&*self.view, &*self.shared, &self.handle.counters);
+                let (from, patience, errand) = (port.spec.id, Patience::Expired, Errand::Held);
+                let context = Context { view, shared, counters, now, from, patience, errand };
+                self.delivery.given_up(&context, &mut self.burst, lost, reason);
             }
             let Kind::Link { port, was_up, .. } = &mut source.kind else { continue };
             let up = port.link.is_up();

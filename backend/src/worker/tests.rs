@@ -139,16 +139,8 @@ impl Bench {
 
     fn with(frame: usize, flows: u64, policy: impl Fn() -> Policy) -> Self {
         let (sender, receiver) = (Guest::new(1, 1, frame, flows), Guest::new(2, 0, frame, flows));
-        let port = |id| SwitchPort {
-            vm: None,
-            id: PortId(id),
-            kind: PortKind::Guest,
-            mac: mac(id),
-            mtu: 1500,
-            present: true,
-            unmet: false,
-            policy: policy(),
-        };
+        let port =
+            |id| SwitchPort { policy: policy(), ..SwitchPort::new(PortId(id), PortKind::Guest, mac(id)) };
         let snapshot = Snapshot::new(1, SwitchConfig::default(), vec![port(1), port(2)]);
         let shared = Shared::new(snapshot, PollMode::Busy, 1, Arc::new(Silent));
         let ports = [&sender, &receiver].map(|g| Some(Port::Guest(Arc::clone(&g.port))));

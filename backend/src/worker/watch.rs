@@ -23,6 +23,7 @@ use super::deliver::{Context, Errand, bits};
 use super::join::Joining;
 use super::{Shared, View};
 use crate::guest::burst::{BURST, Burst};
+use crate::guest::hold::Held;
 use crate::link::outbox::Outgoing;
 use crate::watch::{ARRIVALS, Arrival, Fate, Record, Sighting, Spec, Watcher, Way, What, lost};
 
@@ -356,6 +357,46 @@ impl Watch {
             if bits(tap.chosen & !finished).next().is_some() {
                 // They come again, and others with them.
                 tap.until = self.roll(tap.watcher.spec.sample) - 1;
+            }
+        }
+        self.taps = taps;
+    }
+
+    /// Shows which of these frames, which had been held for the port of `context`, did not get there after all. When they were sent their way was
+    /// shown as far as the hold; this is the rest of it.
+    pub(super) fn held_and_lost(&mut self, context: &Context<'_>, burst: &Burst, held: &[Held]) {
+        if !self.is_on() {
+            return;
+        }
+        let (time, port) = (self.stamp(context.now), context.from);
+        let mut taps = std::mem::take(&mut self.taps);
+        for tap in &mut taps {
+            let spec = &tap.watcher.spec;
+            for &(index, arrival) in &self.arrivals {
+                let (Some(frame), Fate::Lost(reason)) = (held.get(index), arrival.fate) else { continue };
+                let wanted = matches!(spec.what, What::Steps)
+                    && tap.chosen >> index & 1 != 0
+                    && (is_of(spec, port) || is_of(spec, frame.from))
+                    && self.matches(spec, burst, index);
+                if !wanted || !tap.watcher.has_room() {
+                    continue;
+                }
+                let waited = Duration::from_nanos(context.now.saturating_sub(frame.since));
+                let notes = vec![format!("it was held for {:.1} s", waited.as_secs_f64())];
+                let (head, len) = (burst.frames[index].head().into(), frame.bytes.len() as u32);
+                let way = Way {
+                    time,
+                    port,
+                    direction: Direction::In,
+                    from: frame.from,
+                    head,
+                    len,
+                    steps: vec![Told { step: "held", notes, dropped: Some(reason) }],
+                    verdict: Verdict::Refuse(reason, port),
+                    arrivals: vec![arrival],
+                    more: 0,
+                };
+                push(&tap.watcher, &mut tap.sent, Record::Way(Box::new(way)));
             }
         }
         self.taps = taps;

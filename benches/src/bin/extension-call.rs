@@ -13,7 +13,7 @@ use vswitch::extension::wasm::{Limits, Module};
 use vswitch::extension::{Effects, Extension, FailMode, Sight, Slot, Stack};
 use vswitch::flow::{Forwarder, Plan};
 use vswitch::pipeline::Verdict;
-use vswitch::port::{Policy, Port, PortKind};
+use vswitch::port::{Port, PortKind};
 use vswitch::snapshot::{Snapshot, SwitchConfig};
 use vswitch::state::State;
 use vswitch::{Direction, Mac, PortId};
@@ -82,17 +82,8 @@ struct Switch {
 
 impl Switch {
     fn new(extension: Option<Arc<dyn Extension>>) -> Self {
-        let ports = [1, 2].map(|n| Port {
-            id: PortId(n),
-            kind: PortKind::Guest,
-            mac: Mac([2, 0, 0, 0, 0, n as u8]),
-            mtu: 1500,
-            vm: None,
-            present: true,
-            unmet: false,
-            policy: Policy::default(),
-        });
-        let mut snap = Snapshot::new(1, SwitchConfig::default(), ports.into());
+        let guest = |n| Port::new(PortId(n), PortKind::Guest, Mac([2, 0, 0, 0, 0, n as u8]));
+        let mut snap = Snapshot::new(1, SwitchConfig::default(), [1, 2].map(guest).into());
         if let Some(extension) = extension {
             let slot = Slot::new("ports", extension, FailMode::Closed, &[]);
             snap = snap.with_extensions(Arc::new(Stack::new(vec![slot]).expect("a stack of one")));

@@ -61,10 +61,8 @@ struct Bench {
 impl Bench {
     /// Two ports with the policy that `policy` makes of the address they own.
     fn new(policy: impl Fn(Ipv4Addr) -> Policy) -> Self {
-        let ports = [SENDER, RECEIVER].map(|(id, mac, own)| {
-            let (kind, policy) = (PortKind::Guest, policy(own));
-            Port { id, kind, mac, mtu: 1500, vm: None, present: true, unmet: false, policy }
-        });
+        let ports = [SENDER, RECEIVER]
+            .map(|(id, mac, own)| Port { policy: policy(own), ..Port::new(id, PortKind::Guest, mac) });
         let snap = Snapshot::new(1, SwitchConfig::default(), ports.into());
         Self { snap, state: State::new(8192, 1) }
     }

@@ -16,7 +16,7 @@ use vswitch::extension::{
 };
 use vswitch::flow::{Forwarder, Plan};
 use vswitch::pipeline::Verdict;
-use vswitch::port::{Policy, Port, PortKind};
+use vswitch::port::{Port, PortKind};
 use vswitch::snapshot::{Snapshot, SwitchConfig};
 use vswitch::state::State;
 use vswitch::{Direction, Mac, PortId};
@@ -96,19 +96,10 @@ fn limits() -> Limits {
 /// What every instance may be asked; an answer is either within the contract or a fault.
 fn exercise(extension: &Arc<dyn Extension>, rounds: u64) -> bool {
     let head: Vec<u8> = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5].into_iter().chain(0..200).collect();
-    let ports = [1, 2].map(|n| Port {
-        id: PortId(n),
-        kind: PortKind::Guest,
-        mac: Mac([2, 0, 0, 0, 0, n as u8]),
-        mtu: 1500,
-        vm: None,
-        present: true,
-        unmet: false,
-        policy: Policy::default(),
-    });
+    let guest = |n| Port::new(PortId(n), PortKind::Guest, Mac([2, 0, 0, 0, 0, n as u8]));
     let slot = Slot::new("module", Arc::clone(extension), FailMode::Open, &[]);
     let stack = Arc::new(Stack::new(vec![slot]).expect("a stack of one"));
-    let snap = Snapshot::new(1, SwitchConfig::default(), ports.into()).with_extensions(stack);
+    let snap = Snapshot::new(1, SwitchConfig::default(), [1, 2].map(guest).into()).with_extensions(stack);
     let (state, mut forwarder) = (State::new(16, 1), Forwarder::new(1, 64));
     let (mut effects, mut plan) = (Effects::default(), Plan::default());
     let value = json!({"ports": [1, 2]});

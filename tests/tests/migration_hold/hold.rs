@@ -1,12 +1,15 @@
 //! Section 20: what comes for a guest on the move waits for it; nothing is lost, doubled or counted twice.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::rig::{Rig, flush, log_all, mac};
 use backend::guest::hold::{MAX_BYTES, MAX_FRAMES};
 use backend::spec::PortState;
+use backend::watch::{Record, Spec, What};
 use turnpike_tests::features::protocol;
 use turnpike_tests::memory::Region;
 use turnpike_tests::{Frame, Guest, NetHdr, Options, eventually};
@@ -16,6 +19,7 @@ use vswitch::event::Event;
 use vswitch::port::acl::{Action, Address, Applies, Entry, Table};
 use vswitch::port::{Policy, vlan::Vlan};
 use vswitch::trace::DropReason;
+use vswitch::trace::filter::Filter;
 use vswitch::{Direction, PortId, Tally};
 
 /// The frame number `n` from port 1 to port 2.
@@ -87,6 +91,36 @@ fn s20_6_without_a_migration_what_comes_for_stopped_rings_is_dropped() {
     b.start(&bases).unwrap();
     running(&rig, 2);
     assert!(received(&mut b).is_empty());
+}
+
+#[test]
+fn s19_1_what_was_held_and_is_given_up_is_traced_with_its_reason() {
+    let (rig, mut a, mut b) = pair(Policy::default());
+    let (filter, what) = (Filter::default(), What::Steps);
+    let spec = Spec { port: Some(PortId(2)), drops: true, filter, sample: 1, what };
+    let mut watching = rig.data.watch(spec).expect("room for a watcher");
+    b.enable(0..1, false).unwrap();
+    send(&mut a, 0..10);
+    rig.wait_held(2, 10);
+    drop(b);
+    rig.wait_dropped(2, DropReason::ReceiverNotRunning, 10);
+    let mut ways = Vec::new();
+    assert!(eventually(|| {
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some((records, _))) = pin!(watching.records.next()).poll(&mut context) {
+            ways.extend(records);
+        }
+        ways.len() >= 10
+    }));
+    for (n, record) in (0..).zip(&ways) {
+        let Record::Way(way) = record else { panic!("{record:?}") };
+        assert_eq!((way.from, way.port, way.direction), (PortId(1), PortId(2), Direction::In));
+        let last = way.steps.last().expect("a step");
+        assert_eq!((last.step, last.dropped), ("held", Some(DropReason::ReceiverNotRunning)));
+        assert_eq!(way.lost(), Some((DropReason::ReceiverNotRunning, Some(PortId(2)))));
+        assert_eq!(way.head[..], numbered(n)[..], "in their order");
+    }
+    assert_eq!(ways.len(), 10, "each once");
 }
 
 /// As cloud-hypervisor does it to a guest that moves within its host, for which nothing is logged: rings off, stopped, state saved, gone.

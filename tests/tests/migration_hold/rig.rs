@@ -75,17 +75,8 @@ impl Rig {
             Dataplane::start(&options, tallies, first, Arc::clone(&notes) as _, Arc::new(NoState)).unwrap();
         let mut rig = Self { data, notes, dir, ports: Vec::new(), epoch: 1 };
         for (n, policy) in guests {
-            let port = Port {
-                id: PortId(*n),
-                kind: PortKind::Guest,
-                mac: Mac(mac(*n)),
-                mtu: 1500,
-                vm: None,
-                present: true,
-                unmet: false,
-                policy: policy.clone(),
-            };
-            rig.ports.push(port);
+            let port = Port::new(PortId(*n), PortKind::Guest, Mac(mac(*n)));
+            rig.ports.push(Port { policy: policy.clone(), ..port });
         }
         rig.publish();
         for (n, _) in guests {
@@ -106,16 +97,7 @@ impl Rig {
 
     /// Adds an uplink on this interface.
     pub(crate) fn uplink(&mut self, interface: &str) {
-        self.ports.push(Port {
-            id: PortId(UPLINK),
-            kind: PortKind::Uplink,
-            mac: UPLINK_MAC,
-            mtu: 1500,
-            vm: None,
-            present: true,
-            unmet: false,
-            policy: Policy::default(),
-        });
+        self.ports.push(Port::new(PortId(UPLINK), PortKind::Uplink, UPLINK_MAC));
         self.publish();
         let (name, interface, driver) = ("up".into(), interface.into(), UplinkDriver::Packet);
         let spec = UplinkSpec { id: PortId(UPLINK), name, interface, driver };

@@ -11,10 +11,23 @@ pub const LONGEST_FRAME: usize = 65_553;
 /// A frame that an extension adds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Injection {
-    /// As if this port had sent it, so that its policy is asked.
-    pub from: PortId,
+    /// As if this port had sent it, so that its policy is asked. `None` = it is trusted: no port's policy for what it sends is asked, and it is in the
+    /// network that its own tag says. What those receive that it goes to is judged by their policy as ever.
+    pub from: Option<PortId>,
     /// The frame, without FCS. Its checksums are complete.
     pub frame: Vec<u8>,
+}
+
+/// A frame that an extension added, and where it comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Added {
+    /// The place in the stack of who added it: of what a port sends, only extensions below are asked about it.
+    pub place: u8,
+    /// Who added it, and who added the frames for which it was added, as bits by their place: none of them is asked about it, and none may add
+    /// another one because of it. So no frame begets others for ever, whichever way extensions see each other's.
+    pub makers: u8,
+    /// The frame.
+    pub injection: Injection,
 }
 
 /// What leaves the switch another way.
@@ -34,14 +47,15 @@ pub enum Output {
 /// The list of what is wanted by those who were asked since it was last emptied: once for each burst, and for each tick of one instance.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Effects {
-    /// With the place in the stack of who added it: extensions down to that one are not shown it.
-    injected: Vec<(u8, Injection)>,
+    injected: Vec<Added>,
     outputs: Vec<(u8, Output)>,
     refresh: bool,
     /// By place in the stack.
     refused: [u32; MOST_ENABLED],
     /// The place in the stack of who is being asked.
     now: u8,
+    /// [`Added::makers`] of the frames that are asked about.
+    makers: u8,
 }
 
 impl Effects {
@@ -51,12 +65,20 @@ impl Effects {
     /// Outputs of one burst or tick.
     pub const MOST_OUTPUTS: usize = 64;
 
-    /// Adds a frame. False = it is too long, too short for an Ethernet header, or there are too many already.
+    /// Adds a frame. False = it is too long, too short for an Ethernet header, there are too many already, or it is added because of a frame that
+    /// goes back to the same extension.
     pub fn inject(&mut self, injection: Injection) -> bool {
-        let len = injection.frame.len();
-        let fits = self.injected.len() < Self::MOST_INJECTED && (14..=LONGEST_FRAME).contains(&len);
+        self.add(0, injection)
+    }
+
+    fn add(&mut self, makers: u8, injection: Injection) -> bool {
+        let (len, one) = (injection.frame.len(), 1u8.checked_shl(self.now.into()).unwrap_or(0));
+        let fits = self.injected.len() < Self::MOST_INJECTED
+            && (14..=LONGEST_FRAME).contains(&len)
+            && self.makers & one == 0;
         if fits {
-            self.injected.push((self.now, injection));
+            let makers = makers | self.makers | one;
+            self.injected.push(Added { place: self.now, makers, injection });
         } else {
             self.refuse(1);
         }
@@ -82,9 +104,9 @@ impl Effects {
     /// Adds what is wanted after this, as far as there is room.
     pub fn append(&mut self, mut later: Self) {
         let (injected, outputs) = (later.take_injected(), later.take_outputs());
-        for (place, injection) in injected {
+        for Added { place, makers, injection } in injected {
             self.begin(usize::from(place));
-            self.inject(injection);
+            self.add(makers, injection);
         }
         for (place, output) in outputs {
             self.begin(usize::from(place));
@@ -110,8 +132,18 @@ impl Effects {
         self.now = place as u8;
     }
 
-    /// The frames and the places in the stack of those who added them; they are not in here any more.
-    pub fn take_injected(&mut self) -> Vec<(u8, Injection)> {
+    /// From here on extensions are asked about frames that these made ([`Added::makers`]); 0 = about others.
+    pub fn descend(&mut self, makers: u8) {
+        self.makers = makers;
+    }
+
+    /// The same makers.
+    pub fn makers(&self) -> u8 {
+        self.makers
+    }
+
+    /// The frames that were added; they are not in here any more.
+    pub fn take_injected(&mut self) -> Vec<Added> {
         std::mem::take(&mut self.injected)
     }
 

@@ -5,6 +5,9 @@
 //! stand in a [`Stack`]: captures first, then filters, then the one forwarding extension there may be. What a port sends goes down the stack
 //! (ahead of the port's own policy, which is in force whatever an extension says), what a port receives goes up it.
 //!
+//! A frame that an extension adds is shown to those below it when it leaves its port, and to all when it comes to one, but never to those who made it
+//! ([`Added::makers`]). One that it changes goes on to those below, and comes to its receiver like any other.
+//!
 //! An extension decides about a frame once ([`Scope::Flow`]: the answer is kept in the flow cache with the switch's own), once a second, or each
 //! time. It does no I/O: what it wants done is put into [`Effects`], and what it has to know (time, frames, changes of ports) is given to it.
 //! So it runs in a test as it does in the switch.
@@ -31,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use change::{Change, Veto};
-pub use effects::{Effects, Injection, Output};
+pub use effects::{Added, Effects, Injection, Output};
 pub use stack::{FailMode, Slot, Stack, StackError};
 
 use crate::frame::headers::Headers;
@@ -166,9 +169,9 @@ pub struct Sight<'a> {
     pub now: Nanos,
     /// `Out`: `port` sends it; `In`: `port` is to get it.
     pub direction: Direction,
-    /// Whose frame it is.
+    /// Whose frame it is; [`PortId::SWITCH`] = one that an extension added without a port.
     pub port: PortId,
-    /// `In`: who sent it.
+    /// `In`: who sent it; `None` = an extension without a port.
     pub from: Option<PortId>,
     /// The virtual subnet it is in.
     pub vsid: Option<u32>,
@@ -297,15 +300,20 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
         Value::Null
     }
 
-    /// What it remembers of a port, to travel with the guest; at most [`MOST_SAVED`] bytes. `None` = nothing has to.
+    /// What it remembers of a port, to travel with the guest or into the next process; at most [`MOST_SAVED`] bytes. `None` = nothing has to.
     fn save(&self, now: Nanos, port: PortId) -> Option<Vec<u8>> {
         None
     }
 
-    /// Takes what an instance at another switch saved of a port.
+    /// That it broke its contract in a call whose answer cannot say so, in words.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes what another instance saved of a port: at another switch, or in the process before.
     ///
     /// # Errors
-    /// What is wrong with it; then the guest does not come here.
+    /// What is wrong with it; then the guest does not come here, or the port goes on without.
     fn restore(&self, now: Nanos, port: PortId, saved: &[u8]) -> Result<(), Veto> {
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::{
     Answer, Counters, Destination, Effects, Extension, Head, Judgement, Kind, Reason, Sample, Scope, Sight,
 };
 use crate::trace::DropReason;
-use crate::{Direction, Nanos, Tally};
+use crate::{Direction, Nanos, PortId, Tally};
 
 /// Extensions that may be enabled at one switch.
 pub const MOST_ENABLED: usize = 8;
@@ -72,6 +72,8 @@ pub struct Slot {
     fault: Arc<OnceLock<String>>,
     told: Arc<AtomicBool>,
     activity: Arc<Activity>,
+    /// How much of [`Activity::refused`] was told.
+    excess: Arc<AtomicU64>,
 }
 
 impl Slot {
@@ -88,6 +90,7 @@ impl Slot {
             fault: Arc::default(),
             told: Arc::default(),
             activity: Arc::default(),
+            excess: Arc::default(),
         }
     }
 
@@ -127,6 +130,13 @@ impl Slot {
         (!self.told.swap(true, Ordering::AcqRel)).then_some(fault)
     }
 
+    /// How many of the things that it wanted there was no room for since the last time that this was asked; `None` = for all there was.
+    pub fn excess(&self) -> Option<u64> {
+        let refused = self.activity.refused.load(Ordering::Relaxed);
+        let told = self.excess.swap(refused, Ordering::Relaxed);
+        refused.checked_sub(told).filter(|&more| more != 0)
+    }
+
     /// Gives it time: [`Extension::tick`].
     ///
     /// # Errors
@@ -136,6 +146,21 @@ impl Slot {
             Some(why) => Err(why.to_owned()),
             None => self.instance.tick(now, counters, effects).inspect_err(|why| self.fail(why.clone())),
         }
+    }
+
+    /// What it remembers of a port: [`Extension::save`].
+    ///
+    /// # Errors
+    /// It has failed, now or before.
+    pub fn save(&self, now: Nanos, port: PortId) -> Result<Option<Vec<u8>>, String> {
+        if let Some(why) = self.fault() {
+            return Err(why.to_owned());
+        }
+        let saved = self.instance.save(now, port);
+        self.instance.fault().map_or(Ok(saved), |why| {
+            self.fail(why.clone());
+            Err(why)
+        })
     }
 
     /// What it did so far.
@@ -290,6 +315,11 @@ impl Stack {
     /// The name of the one at a place of the stack.
     pub fn name(&self, place: usize) -> &str {
         self.slots.get(place).map_or("", Slot::name)
+    }
+
+    /// The name of the one that forwards.
+    pub(crate) fn forwarder(&self) -> &str {
+        self.forwarding.map_or("", |place| self.name(place))
     }
 
     /// Whether frames that come back from the physical network are accepted.

@@ -19,7 +19,8 @@ impl<'a> Frame<'a> {
     /// The frame as extensions see it.
     fn sight(&self, direction: Direction, port: PortId) -> Sight<'a> {
         let mut sight = Sight::new(self.now, direction, port, self.head, self.len);
-        sight.from = (direction == Direction::In).then_some(self.port.id);
+        sight.from =
+            (direction == Direction::In).then_some(self.port.id).filter(|&from| from != PortId::SWITCH);
         sight.vsid = self.ingress.map(|ingress| ingress.vsid);
         sight.dry = self.dry;
         sight
@@ -51,7 +52,8 @@ impl<'a> Frame<'a> {
 /// Asks about what a port sends.
 pub(crate) fn out(frame: &mut Frame<'_>) -> Step {
     let Some(stack) = frame.snap.extensions() else { return Step::Continue(()) };
-    let mask = stack.judging(Direction::Out) & u8::MAX.checked_shl(frame.above).unwrap_or(0);
+    let below = u8::MAX.checked_shl(frame.above).unwrap_or(0) & !frame.makers;
+    let mask = stack.judging(Direction::Out) & below;
     if mask == 0 {
         return Step::Continue(());
     }
@@ -78,7 +80,7 @@ pub(crate) fn out(frame: &mut Frame<'_>) -> Step {
 /// Asks whether a port gets it.
 pub(crate) fn inward(frame: &mut Frame<'_>, to: &Port) -> Result<(), DropReason> {
     let Some(stack) = frame.snap.extensions() else { return Ok(()) };
-    let mask = stack.judging(Direction::In);
+    let mask = stack.judging(Direction::In) & !frame.makers;
     if mask == 0 {
         return Ok(());
     }
@@ -115,12 +117,19 @@ pub(crate) fn forward(frame: &mut Frame<'_>) -> Option<Verdict> {
             Some(Verdict::Drop(DropReason::SameSegmentReturn))
         }
         Ok(Destination::Port(to)) if frame.snap.port(to).is_some() => Some(Verdict::Unicast(to)),
-        Ok(Destination::Port(_)) => Some(Verdict::Drop(DropReason::ReceiverNotRunning)),
+        Ok(Destination::Port(gone)) => {
+            let (port, extension) = (frame.port.id, stack.forwarder().to_owned());
+            frame.note(|| format!("{extension}: to port {gone}, which is not there"));
+            let reason = format!("it sends to port {gone}, which is not there");
+            let direction = Direction::Out;
+            frame.notice(Event::ExtensionDropped { port, extension, direction, reason });
+            Some(Verdict::Drop(DropReason::ReceiverNotRunning))
+        }
         Ok(Destination::All) => Some(Verdict::Flood(FloodSet::Members)),
         Ok(Destination::Native | Destination::Drop(_)) => None,
         Err(denial) => {
             let port = frame.port.id;
-            let by = stack.name(stack.slots().len() - 1);
+            let by = stack.forwarder();
             Some(Verdict::Drop(frame.denied(Direction::Out, port, by, denial)))
         }
     }

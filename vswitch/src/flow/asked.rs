@@ -63,8 +63,8 @@ impl Forwarder {
         verdict
     }
 
-    /// As [`Forwarder::judge`], for a frame that an extension added: only those from place `above` of the stack on are asked about it. It says
-    /// nothing about its flow.
+    /// As [`Forwarder::judge`], for a frame that an extension added: only those from place `above` of the stack on are asked about it, and none of those
+    /// who made it ([`Effects::descend`]). It says nothing about its flow.
     #[allow(clippy::too_many_arguments)] // a frame, and what it is judged by
     pub fn judge_below(
         &mut self,
@@ -77,9 +77,15 @@ impl Forwarder {
         len: u32,
         plan: &mut Plan,
     ) -> Verdict {
-        let mut decision = pipeline::decide_below(snap, state, now, from, None, (head, len), above);
+        let descent = (above, self.effects.makers());
+        let mut decision = pipeline::decide_added(snap, state, now, from, (head, len), descent);
         self.absorb(state, now, &mut decision);
         self.planned(&decision, plan);
+        if from == PortId::SWITCH && matches!(decision.verdict, Verdict::Drop(_)) {
+            // There is no port at which it could be counted.
+            self.effects.begin(above.saturating_sub(1) as usize);
+            self.effects.refuse(1);
+        }
         decision.verdict
     }
 

@@ -18,7 +18,8 @@ impl Forwarder {
         head: &[u8],
         len: u32,
     ) -> Option<(Verdict, Actions)> {
-        let mut decision = pipeline::copy(snap, state, now, ports, head, len)?;
+        let makers = self.effects.makers();
+        let mut decision = pipeline::copy_added(snap, state, now, ports, (head, len), makers)?;
         self.absorb(state, now, &mut decision);
         Some((decision.verdict, decision.actions))
     }

@@ -145,6 +145,12 @@ impl Policy {
 }
 
 impl Port {
+    /// A port with default policy, an MTU of 1500 and something behind it.
+    pub fn new(id: PortId, kind: PortKind, mac: Mac) -> Self {
+        let policy = Policy::default();
+        Self { id, kind, mac, mtu: 1500, vm: None, present: true, unmet: false, policy }
+    }
+
     /// Whether the switch learns source addresses behind this port and sends it unknown unicast.
     ///
     /// Never the uplink: what is not known otherwise is behind it anyway.

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use vswitch::extension::stack::{MOST_ENABLED, StackError};
 use vswitch::extension::{
-    Answer, Destination, Effects, Extension, FailMode, Head, Injection, Judgement, Kind, Reason, Sample,
-    Scope, Sight, Slot, Stack,
+    Added, Answer, Destination, Effects, Extension, FailMode, Head, Injection, Judgement, Kind, Reason,
+    Sample, Scope, Sight, Slot, Stack,
 };
 use vswitch::flow::{Forwarder, Plan};
 use vswitch::pipeline::Verdict;
+use vswitch::port::{Policy, Port, acl};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
 use vswitch::state::State;
 use vswitch::trace::DropReason;
@@ -94,14 +95,17 @@ struct Bench {
 
 impl Bench {
     fn new(extensions: &[(&Arc<Told>, FailMode)]) -> Self {
+        Self::of(extensions, vec![guest(1), guest(2), guest(3)])
+    }
+
+    fn of(extensions: &[(&Arc<Told>, FailMode)], ports: Vec<Port>) -> Self {
         let slots = extensions.iter().map(|(told, fail)| {
             let instance: Arc<dyn Extension> = Arc::clone(*told) as _;
             Slot::new(told.name, instance, *fail, &[Tally(7), Tally(8)])
         });
         let stack = Stack::new(slots.collect()).expect("a stack");
         let config = SwitchConfig { kind: SwitchKind::Private, ..SwitchConfig::default() };
-        let snap =
-            Snapshot::new(1, config, vec![guest(1), guest(2), guest(3)]).with_extensions(Arc::new(stack));
+        let snap = Snapshot::new(1, config, ports).with_extensions(Arc::new(stack));
         Self { snap, state: State::new(64, 7), forwarder: Forwarder::new(3, 64) }
     }
 
@@ -114,6 +118,24 @@ impl Bench {
         let len = bytes.len() as u32;
         let verdict = self.forwarder.judge(&self.snap, &self.state, at, PortId(1), &bytes, len, &mut plan);
         (verdict, plan)
+    }
+
+    /// Sends what extensions added, and what they add because of that; returns what became of each.
+    fn send_added(&mut self) -> Vec<Verdict> {
+        let (mut verdicts, mut waiting) = (Vec::new(), self.forwarder.effects().take_injected());
+        while !waiting.is_empty() {
+            assert!(verdicts.len() < 1000, "it does not end");
+            let Added { place, makers, injection } = waiting.remove(0);
+            let (from, above) = (injection.from.unwrap_or(PortId::SWITCH), u32::from(place) + 1);
+            let (head, mut plan) = (&injection.frame, Plan::default());
+            let (snap, state) = (&self.snap, &self.state);
+            self.forwarder.effects().descend(makers);
+            let len = head.len() as u32;
+            verdicts.push(self.forwarder.judge_below(snap, state, SECOND, from, above, head, len, &mut plan));
+            self.forwarder.effects().descend(0);
+            waiting.extend(self.forwarder.effects().take_injected());
+        }
+        verdicts
     }
 }
 
@@ -308,7 +330,7 @@ fn what_extensions_want_is_bounded_and_named() {
     let one = Arc::new(told(Kind::Filter, "f", |sight, effects| {
         if sight.direction == Direction::Out {
             for _ in 0..100 {
-                effects.inject(Injection { from: sight.port, frame: sight.head.to_vec() });
+                effects.inject(Injection { from: Some(sight.port), frame: sight.head.to_vec() });
             }
         }
         Answer::PASS
@@ -320,4 +342,105 @@ fn what_extensions_want_is_bounded_and_named() {
     let refused: Vec<_> = effects.take_refused().collect();
     assert_eq!(refused, [(0, 100 - Effects::MOST_INJECTED as u64)]);
     assert!(effects.is_empty());
+}
+
+/// Lets everything pass, and adds a copy of what it is asked about in a direction, as `from`'s.
+fn copying(name: &'static str, direction: Direction, from: Option<PortId>) -> Told {
+    told(Kind::Filter, name, move |sight, effects| {
+        if sight.direction == direction {
+            effects.inject(Injection { from, frame: sight.head.to_vec() });
+        }
+        Answer::PASS
+    })
+}
+
+#[test]
+fn s15_2_an_added_frame_is_shown_in_neither_direction_to_who_made_it_and_to_all_others() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let with_log = |mut one: Told| {
+        one.log = Arc::clone(&log);
+        Arc::new(one)
+    };
+    let pass = |name| with_log(told(Kind::Filter, name, |_, _| Answer::PASS));
+    let (above, below) = (pass("above"), pass("below"));
+    let maker = with_log(copying("maker", Direction::In, Some(PortId(1))));
+    let open = FailMode::Open;
+    let mut bench = Bench::new(&[(&above, open), (&maker, open), (&below, open)]);
+    bench.send(2, SECOND);
+    log.lock().unwrap().clear();
+    assert_eq!(bench.send_added(), [Verdict::Unicast(PortId(2))]);
+    assert_eq!(*log.lock().unwrap(), ["below out 1", "below in 2", "above in 2"]);
+}
+
+#[test]
+fn s15_2_extensions_that_copy_each_others_frames_in_any_direction_come_to_an_end() {
+    for directions in [[Direction::In, Direction::In], [Direction::In, Direction::Out]] {
+        let both = directions.map(|direction| Arc::new(copying("one", direction, Some(PortId(1)))));
+        let mut bench = Bench::new(&[(&both[0], FailMode::Open), (&both[1], FailMode::Open)]);
+        bench.send(2, SECOND);
+        let added = bench.send_added();
+        // Each its own copy, and at most one of the other's.
+        assert!((2..=4).contains(&added.len()), "{directions:?}: {added:?}");
+    }
+    // Who is shown its own frames all the same, as one that forwards is, adds none because of them.
+    let mut bench =
+        Bench::new(&[(&Arc::new(copying("one", Direction::Out, Some(PortId(1)))), FailMode::Open)]);
+    bench.forwarder.effects().descend(1);
+    bench.send(2, SECOND);
+    assert_eq!(bench.send_added(), []);
+    assert_eq!(bench.forwarder.effects().take_refused().collect::<Vec<_>>(), [(0, 1)]);
+}
+
+#[test]
+fn s15_2_a_frame_of_nobody_is_judged_by_no_policy_for_sending_and_by_that_of_its_receivers() {
+    let deny = |direction| {
+        let (applies, address, action) = (acl::Applies::Remote, acl::Address::AnyMac, acl::Action::Deny);
+        let entry = acl::Entry { direction, applies, address, action, tally: Tally::NONE };
+        Policy { acl: Arc::new(acl::Table::new(&[entry])), ..Policy::default() }
+    };
+    let ports = |one, two| {
+        let mut ports = vec![guest(1), guest(2), guest(3)];
+        (ports[0].policy, ports[1].policy) = (one, two);
+        ports
+    };
+    let adding = Arc::new(copying("trusted", Direction::Out, None));
+    let passes = Policy::default;
+    let sent = |ports, to| {
+        let mut bench = Bench::of(&[(&adding, FailMode::Open)], ports);
+        (bench.send(to, SECOND).0, bench.send_added(), bench.forwarder.effects().take_refused().count())
+    };
+    let denied = Verdict::Drop(DropReason::AclDenied);
+    let two = Verdict::Unicast(PortId(2));
+    assert_eq!(sent(ports(deny(Direction::Out), passes()), 2), (denied, vec![two], 0));
+    let refused = Verdict::Refuse(DropReason::AclDenied, PortId(2));
+    assert_eq!(sent(ports(passes(), deny(Direction::In)), 2), (refused, vec![refused], 0));
+    // Of one that goes nowhere no port has a count; who added it has.
+    let nowhere = Verdict::Drop(DropReason::UnknownUnicast);
+    assert_eq!(sent(ports(passes(), passes()), 9), (nowhere, vec![nowhere], 1));
+    // Nobody else may send as nobody.
+    let mut bench = Bench::new(&[]);
+    let bytes = frame(mac_of(2), mac_of(1), None);
+    let mut plan = Plan::default();
+    let (snap, state, nobody) = (&bench.snap, &bench.state, PortId::SWITCH);
+    let verdict = bench.forwarder.judge(snap, state, SECOND, nobody, &bytes, 64, &mut plan);
+    assert_eq!(verdict, Verdict::Drop(DropReason::NoSuchPort));
+}
+
+#[test]
+fn s15_2_a_frame_of_nobody_is_in_the_network_that_its_tag_says() {
+    let mut ports = vec![guest(1), guest(2), guest(3)];
+    ports[1].policy.vlan = vswitch::port::vlan::Vlan::Access(7);
+    for (tag, verdict) in [(Some(7), true), (Some(8), false), (None, false)] {
+        let tagged = told(Kind::Filter, "f", move |sight, effects| {
+            if sight.direction == Direction::Out {
+                let frame = frame(mac_of(2), mac_of(1), tag);
+                effects.inject(Injection { from: None, frame });
+            }
+            Answer::PASS
+        });
+        let mut bench = Bench::of(&[(&Arc::new(tagged), FailMode::Open)], ports.clone());
+        bench.send(3, SECOND);
+        let got = bench.send_added();
+        assert_eq!(got == [Verdict::Unicast(PortId(2))], verdict, "{tag:?}: {got:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use vswitch::frame::ethernet::ethertype;
 use vswitch::pipeline::{self, Verdict};
-use vswitch::port::{Policy, Port, PortKind};
+use vswitch::port::{Port, PortKind};
 use vswitch::snapshot::{FloodSet, Snapshot, SwitchConfig, SwitchKind};
 use vswitch::state::State;
 use vswitch::trace::DropReason;
@@ -48,16 +48,7 @@ pub(crate) fn stranger(n: u16) -> Mac {
 }
 
 pub(crate) fn port(n: u16, kind: PortKind) -> Port {
-    Port {
-        id: PortId(n),
-        kind,
-        mac: mac_of(n),
-        mtu: 1500,
-        vm: None,
-        present: true,
-        unmet: false,
-        policy: Policy::default(),
-    }
+    Port::new(PortId(n), kind, mac_of(n))
 }
 
 pub(crate) fn guest(n: u16) -> Port {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vswitch::Direction;
 use vswitch::Tally;
 use vswitch::extension::stack::MOST_REASONS;
-use vswitch::extension::{Extension, FailMode, Kind, Slot, Stack, StackError};
+use vswitch::extension::{Change, Extension, FailMode, Kind, Slot, Stack, StackError};
 use vswitch::refusal::{Object, Refusal, Refused};
 
 use super::ask;
@@ -139,7 +139,7 @@ pub(super) fn introduce(
     for Entry { config, mtu, connected, .. } in ports.values() {
         messages.extend(steps::created(config, *mtu));
         if connected.is_some() {
-            messages.push(steps::Step::NicConnect { port: config.id });
+            messages.push(Change::NicConnect { port: config.id }.into());
         }
     }
     messages.extend(own);

@@ -2,6 +2,7 @@
 //! ports that require one.
 
 use vswitch::event::Event;
+use vswitch::extension::Change;
 use vswitch::{Mac, PortId};
 
 use super::ask::inform;
@@ -14,17 +15,17 @@ impl Switch {
     /// Tells extensions whose frames may flow. Rings that stopped and started again since the last look are a card that went and came.
     pub(in crate::control) fn follow_cards(&mut self) {
         let Some(data) = &self.data else { return };
-        let mut steps = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
         for entry in self.ports.values_mut() {
             let port = entry.config.id;
             let status = data.status(port).filter(|status| status.state == Life::Running);
             let now = status.map(|status| status.starts);
             if now != entry.connected {
                 if entry.connected.is_some() {
-                    steps.push(Step::NicDisconnect { port });
+                    steps.push(Change::NicDisconnect { port }.into());
                 }
                 if now.is_some() {
-                    steps.push(Step::NicConnect { port });
+                    steps.push(Change::NicConnect { port }.into());
                 }
                 entry.connected = now;
             }
@@ -34,8 +35,8 @@ impl Switch {
 
     /// Tells extensions of a card whose address or MTU is another.
     pub(in crate::control) fn card_changed(&self, changed: &[(PortId, Mac, u16)]) {
-        let steps: Vec<_> =
-            changed.iter().map(|&(port, mac, mtu)| Step::NicUpdated { port, mac, mtu }).collect();
+        let steps: Vec<Step> =
+            changed.iter().map(|&(port, mac, mtu)| Change::NicUpdated { port, mac, mtu }.into()).collect();
         inform(self.extensions.slots(), &steps);
     }
 

@@ -31,6 +31,7 @@ use self::library::Library;
 use self::model::Listing;
 pub use self::module::MOST_MODULE;
 pub(super) use self::travel::Memories;
+pub use self::travel::Remembered;
 use crate::guest::tsc;
 
 /// An enabled instance and what it was made from.

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
+use vswitch::PortId;
 use vswitch::extension::Change;
 use vswitch::extension::change::Edit;
 use vswitch::port::PortKind;
-use vswitch::{Mac, PortId};
 
 use crate::control::list::{Item, List};
 use crate::control::model::{PortConfig, Settings};
@@ -33,31 +33,8 @@ pub(in crate::control) enum Step {
         before: Value,
         after: Value,
     },
-    NicCreate {
-        port: PortId,
-        mac: Mac,
-        mtu: u16,
-    },
-    NicConnect {
-        port: PortId,
-    },
-    NicUpdated {
-        port: PortId,
-        mac: Mac,
-        mtu: u16,
-    },
-    NicDisconnect {
-        port: PortId,
-    },
-    NicDelete {
-        port: PortId,
-    },
-    PortTeardown {
-        port: PortId,
-    },
-    PortDelete {
-        port: PortId,
-    },
+    /// One that has nothing to say but what extensions hear.
+    Plain(Change<'static>),
     /// Settings that are one extension's own; told to that one only.
     Set {
         extension: String,
@@ -81,13 +58,7 @@ impl Step {
                 Change::Policy { port: *port, edit, name, value }
             }
             Self::Switch { name, after, .. } => Change::Switch { name, value: after },
-            Self::NicCreate { port, mac, mtu } => Change::NicCreate { port: *port, mac: *mac, mtu: *mtu },
-            Self::NicConnect { port } => Change::NicConnect { port: *port },
-            Self::NicUpdated { port, mac, mtu } => Change::NicUpdated { port: *port, mac: *mac, mtu: *mtu },
-            Self::NicDisconnect { port } => Change::NicDisconnect { port: *port },
-            Self::NicDelete { port } => Change::NicDelete { port: *port },
-            Self::PortTeardown { port } => Change::PortTeardown { port: *port },
-            Self::PortDelete { port } => Change::PortDelete { port: *port },
+            Self::Plain(change) => change.clone(),
             Self::Set { .. } => return None,
         })
     }
@@ -103,19 +74,27 @@ impl Step {
     /// What makes it undone. What may not be refused, and only follows from what was, has none.
     pub(super) fn opposite(&self) -> Vec<Self> {
         match self.clone() {
-            Self::PortCreate { port, .. } => vec![Self::PortTeardown { port }, Self::PortDelete { port }],
+            Self::PortCreate { port, .. } => {
+                vec![Change::PortTeardown { port }.into(), Change::PortDelete { port }.into()]
+            }
             Self::Policy { port, name, before, after } => {
                 vec![Self::Policy { port, name, before: after, after: before }]
             }
             Self::Switch { name, before, after } => vec![Self::Switch { name, before: after, after: before }],
-            Self::NicCreate { port, .. } => vec![Self::NicDelete { port }],
-            Self::NicConnect { port } => vec![Self::NicDisconnect { port }],
-            Self::NicDisconnect { port } => vec![Self::NicConnect { port }],
+            Self::Plain(Change::NicCreate { port, .. }) => vec![Change::NicDelete { port }.into()],
+            Self::Plain(Change::NicConnect { port }) => vec![Change::NicDisconnect { port }.into()],
+            Self::Plain(Change::NicDisconnect { port }) => vec![Change::NicConnect { port }.into()],
             Self::Set { extension, port, before, after } => {
                 vec![Self::Set { extension, port, before: after, after: before }]
             }
-            _ => Vec::new(),
+            Self::Plain(_) => Vec::new(),
         }
+    }
+}
+
+impl From<Change<'static>> for Step {
+    fn from(change: Change<'static>) -> Self {
+        Self::Plain(change)
     }
 }
 
@@ -129,7 +108,7 @@ pub(in crate::control) fn created(config: &PortConfig, mtu: u16) -> Vec<Step> {
         before: None,
         after: Some(value),
     }));
-    steps.push(Step::NicCreate { port, mac: config.mac, mtu });
+    steps.push(Change::NicCreate { port, mac: config.mac, mtu }.into());
     steps
 }
 
@@ -142,9 +121,8 @@ pub(super) fn own(config: &PortConfig) -> impl Iterator<Item = Step> + '_ {
 /// A port goes.
 pub(super) fn gone(config: &PortConfig, connected: bool) -> Vec<Step> {
     let port = config.id;
-    let mut steps = if connected { vec![Step::NicDisconnect { port }] } else { Vec::new() };
-    steps.extend([Step::NicDelete { port }, Step::PortTeardown { port }, Step::PortDelete { port }]);
-    steps
+    let end = [Change::NicDelete { port }, Change::PortTeardown { port }, Change::PortDelete { port }];
+    connected.then_some(Change::NicDisconnect { port }).into_iter().chain(end).map(Step::from).collect()
 }
 
 /// A port stays, with another configuration.

@@ -2,14 +2,18 @@
 //!
 //! What an extension saves is its own business, and so is taking it: when it does not, the guest does not come. What belongs to an extension that
 //! is not enabled here is kept with the port and moves on with it.
+//!
+//! When the switch changes its process the same is handed from instance to instance ([`Remembered`]). There nothing can be refused any more: an
+//! instance that does not take it goes on without, and operators are told.
 
 use std::collections::BTreeMap;
 
 use migration::state::{ExtensionState, MAX_EXTENSION_DATA};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vswitch::PortId;
 use vswitch::event::Event;
-use vswitch::extension::Slot;
+use vswitch::extension::{Change, Slot};
 use vswitch::refusal::Refusal;
 
 use super::ask::{self, Agreed};
@@ -22,6 +26,15 @@ use crate::spec::EventSink;
 
 /// Version of what extensions save: that of the contract with them. What is in it is versioned by themselves.
 pub(in crate::control) const VERSION: u32 = 1;
+
+/// What an extension of one process remembers of a port, for that of the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    extension: String,
+    version: u32,
+    /// What it saved, or why that is lost.
+    saved: Result<Vec<u8>, String>,
+}
 
 /// What extensions remembered of a port before they took what it brought along.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +60,9 @@ impl Switch {
             }
         }
         for slot in self.extensions.slots().iter().filter(|slot| slot.fault().is_none()) {
-            let Some(data) = slot.instance().save(now(), config.id) else { continue };
+            let Ok(Some(data)) = slot.save(now(), config.id) else { continue };
             if data.len() > MAX_EXTENSION_DATA {
-                let why = format!("it saved {} bytes, and {MAX_EXTENSION_DATA} are allowed", data.len());
-                return Err(Refusal::Extension { name: slot.name().to_owned(), why });
+                return Err(Refusal::Extension { name: slot.name().to_owned(), why: too_long(&data) });
             }
             all.entry(slot.name()).or_insert_with(|| fresh(slot.name())).data = data;
         }
@@ -59,6 +71,58 @@ impl Switch {
             all.entry(name).or_insert_with(|| fresh(name)).config = bytes;
         }
         Ok(all.into_values().filter(|state| !(state.config.is_empty() && state.data.is_empty())).collect())
+    }
+
+    /// What working extensions remember of a port, for the next process; to be asked while no frame moves.
+    pub fn remembered(&self, port: PortId) -> Vec<Remembered> {
+        let working = self.extensions.slots().iter().filter(|slot| slot.fault().is_none());
+        let asked = working.filter_map(|slot| {
+            let saved = slot.save(now(), port).transpose()?;
+            Some(Remembered { extension: slot.name().to_owned(), version: VERSION, saved })
+        });
+        asked.collect()
+    }
+
+    /// Gives extensions what those of the process before remembered of a port, before its frames move. The port's
+    /// configuration as it was if there is more to be carried with it now.
+    pub(in crate::control) fn recall(&mut self, port: PortId, all: Vec<Remembered>) -> Option<PortConfig> {
+        if all.is_empty() {
+            return None;
+        }
+        let config = self.ports.values().find(|entry| entry.config.id == port)?.config.clone();
+        let mut orphans = Vec::new();
+        for Remembered { extension, version, saved } in all {
+            let slot = self.extensions.stack.slot(&extension).filter(|slot| slot.fault().is_none()).cloned();
+            let taken = match (saved, &slot) {
+                (Err(why), _) => Err(why),
+                (Ok(data), _) if data.len() > MAX_EXTENSION_DATA => Err(too_long(&data)),
+                (Ok(data), None) => {
+                    let bytes = data.len() as u64;
+                    self.events.emit(Event::ExtensionOrphan { port, extension: extension.clone(), bytes });
+                    orphans.push(ExtensionState { name: extension, version, config: Vec::new(), data });
+                    continue;
+                }
+                (Ok(_), Some(_)) if version != VERSION => {
+                    Err(format!("it is of version {version}; this switch knows {VERSION}"))
+                }
+                (Ok(data), Some(slot)) => {
+                    slot.instance().restore(now(), port, &data).map_err(|why| why.to_string())
+                }
+            };
+            let Err(reason) = taken else { continue };
+            if let Some(slot) = slot {
+                // Not a half of it either.
+                self.extensions_forget(&config, &Memories(vec![(slot, None)]));
+            }
+            self.events.emit(Event::ExtensionForgot { port, extension, reason });
+        }
+        if orphans.is_empty() {
+            return None;
+        }
+        let carried = &mut self.ports.get_mut(&config.name)?.config.carried.extensions;
+        carried.retain(|old| !orphans.iter().any(|new| new.name == old.name));
+        carried.append(&mut orphans);
+        Some(config)
     }
 
     /// The extensions that are here, with the versions of states that they read.
@@ -108,7 +172,7 @@ impl Switch {
         for state in states.iter().filter(|state| !state.data.is_empty()) {
             let slot = self.extensions.stack.slot(&state.name).filter(|slot| slot.fault().is_none());
             let Some(slot) = slot else { continue };
-            memories.0.push((slot.clone(), slot.instance().save(now(), new.id)));
+            memories.0.push((slot.clone(), slot.save(now(), new.id).unwrap_or_default()));
             if let Err(why) = slot.instance().restore(now(), new.id, &state.data) {
                 let why = Refusal::Extension { name: state.name.clone(), why: why.to_string() };
                 self.extensions_forget(before, &memories);
@@ -125,7 +189,7 @@ impl Switch {
         let mtu = self.ports.get(&before.name).map_or(0, |entry| entry.mtu);
         for (slot, memory) in &memories.0 {
             // What was taken in goes with the card.
-            let anew = [Step::NicDelete { port }, Step::NicCreate { port, mac, mtu }];
+            let anew = [Change::NicDelete { port }, Change::NicCreate { port, mac, mtu }].map(Step::from);
             ask::inform(std::slice::from_ref(slot), &anew);
             let settings = before.extensions.get(slot.name());
             if let Some(settings) = settings
@@ -159,4 +223,8 @@ impl Switch {
             self.events.emit(Event::ExtensionOrphan { port, extension, bytes });
         }
     }
+}
+
+fn too_long(data: &[u8]) -> String {
+    format!("it saved {} bytes, and {MAX_EXTENSION_DATA} are allowed", data.len())
 }

@@ -216,6 +216,10 @@ pub struct PortView {
     pub rules: usize,
     /// Its counters.
     pub counters: Counters,
+    /// Of a link: frames that came to it and never reached the switch since this process opened it, by cause: `overrun` (the workers were too
+    /// slow), `too-long` and `malformed`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missed: BTreeMap<String, u64>,
 }
 
 /// A known address.

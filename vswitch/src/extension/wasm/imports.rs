@@ -96,8 +96,8 @@ impl Host {
         if self.refused == 0 && self.effects.is_empty() {
             return;
         }
-        for (_, injection) in self.effects.take_injected() {
-            effects.inject(injection);
+        for added in self.effects.take_injected() {
+            effects.inject(added.injection);
         }
         for (_, output) in self.effects.take_outputs() {
             effects.output(output);
@@ -218,8 +218,8 @@ pub(super) fn text(bytes: &[u8]) -> String {
 }
 
 fn inject(mut caller: Caller<'_, Host>, port: u32, at: u32, len: u32) -> wasmtime::Result<u32> {
-    let from = u16::try_from(port).ok().filter(|&port| port != 0);
-    let from = from.ok_or_else(|| Broken(format!("it adds a frame of port {port}; valid: 1 to 65535")))?;
+    let from = u16::try_from(port)
+        .map_err(|_| Broken(format!("it adds a frame of port {port}; valid: 0 (trusted) to 65535")))?;
     if !(14..=LONGEST_FRAME as u32).contains(&len) {
         let most = LONGEST_FRAME;
         return Err(Broken(format!("it adds a frame of {len} bytes; valid: 14 to {most}")).into());
@@ -236,7 +236,7 @@ fn inject(mut caller: Caller<'_, Host>, port: u32, at: u32, len: u32) -> wasmtim
     host.injected += 1;
     host.frames[0] -= 1;
     let frame = bytes(&caller, "tp_inject", at, len)?.to_vec();
-    caller.data_mut().effects.inject(Injection { from: PortId(from), frame });
+    caller.data_mut().effects.inject(Injection { from: (from != 0).then_some(PortId(from)), frame });
     Ok(1)
 }
 

@@ -233,6 +233,10 @@ impl Extension for Instance {
         saved.unwrap_or(None)
     }
 
+    fn fault(&self) -> Option<String> {
+        self.fault.get().cloned()
+    }
+
     fn restore(&self, now: Nanos, port: PortId, saved: &[u8]) -> Result<(), Veto> {
         self.may_refuse(|inner| {
             let Some(func) = inner.live.funcs.restore.clone() else { return Ok(Ok(())) };

@@ -273,7 +273,7 @@ fn h27_a_frame_costs_no_allocation_once_the_instance_runs() {
         }
     });
     assert_eq!(used.count_total, 0);
-    let injection = Injection { from: PortId(1), frame: head };
+    let injection = Injection { from: Some(PortId(1)), frame: head };
     assert!(effects.inject(injection), "what it is given stays usable");
 }
 

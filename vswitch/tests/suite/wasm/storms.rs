@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 use vswitch::extension::wasm::Limits;
 use vswitch::extension::{Change, Effects, FailMode, Output, Sight};
-use vswitch::flow::Plan;
 use vswitch::pipeline::Verdict;
 use vswitch::trace::DropReason;
 use vswitch::{Direction, Mac, PortId};
@@ -38,9 +37,10 @@ fn s15_2_an_injection_storm_ends_at_the_bound_and_is_counted() {
     let effects = bench.forwarder.effects();
     let injected = effects.take_injected();
     assert_eq!(injected.len(), Effects::MOST_INJECTED);
-    assert!(
-        injected.iter().all(|(place, one)| *place == 1 && one.from == PortId(1) && one.frame == example(2))
-    );
+    assert!(injected.iter().all(|one| one.place == 1
+        && one.makers == 1 << 1
+        && one.injection.from == Some(PortId(1))
+        && one.injection.frame == example(2)));
     // It is asked about the frame as it leaves port 1 and as it comes to port 2.
     let refused: Vec<_> = effects.take_refused().collect();
     assert_eq!(refused, [(1, 200 - Effects::MOST_INJECTED as u64)]);
@@ -62,14 +62,10 @@ fn s15_2_extensions_that_clone_their_own_and_each_others_frames_come_to_an_end()
             if injected.is_empty() {
                 return added;
             }
-            for (place, one) in injected {
+            for added_one in injected {
                 added += 1;
                 assert!(added < 1000, "it does not end");
-                let (len, above) = (one.frame.len() as u32, u32::from(place) + 1);
-                let (snap, state) = (&bench.snap, &bench.state);
-                let mut plan = Plan::default();
-                let from = one.from;
-                bench.forwarder.judge_below(snap, state, SECOND, from, above, &one.frame, len, &mut plan);
+                bench.send_added(&added_one);
             }
         }
     };

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use vswitch::extension::wasm::{Limits, Module, ModuleError};
-use vswitch::extension::{Answer, Effects, Extension, FailMode, Kind, Sight, Slot, Stack};
+use vswitch::extension::{Added, Answer, Effects, Extension, FailMode, Kind, Sight, Slot, Stack};
 use vswitch::flow::{Forwarder, Plan};
 use vswitch::pipeline::Verdict;
 use vswitch::snapshot::{Snapshot, SwitchConfig, SwitchKind};
 use vswitch::state::State;
 use vswitch::{Direction, PortId, Tally};
 
-use crate::support::{frame, guest, mac_of};
+use crate::support::{SECOND, frame, guest, mac_of};
 
 pub(super) const CAPTURE: u32 = 1;
 pub(super) const FILTER: u32 = 2;
@@ -147,6 +147,18 @@ impl Bench {
             &mut plan,
         );
         (verdict, plan)
+    }
+
+    /// Sends what an extension added.
+    pub(super) fn send_added(&mut self, added: &Added) -> Verdict {
+        let Added { place, makers, injection } = added;
+        let (from, head) = (injection.from.unwrap_or(PortId::SWITCH), &injection.frame);
+        let (len, above, mut plan) = (head.len() as u32, u32::from(*place) + 1, Plan::default());
+        self.forwarder.effects().descend(*makers);
+        let (snap, state) = (&self.snap, &self.state);
+        let verdict = self.forwarder.judge_below(snap, state, SECOND, from, above, head, len, &mut plan);
+        self.forwarder.effects().descend(0);
+        verdict
     }
 
     pub(super) fn slot(&self, name: &str) -> &Slot {

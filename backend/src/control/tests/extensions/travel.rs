@@ -154,3 +154,41 @@ fn s20_4_a_required_extension_that_is_not_there_is_a_problem() {
     to.switch.arrive(ONE, &from.switch.depart(ONE).unwrap(), Trust::Seal).unwrap();
     assert!(to.fake.notes().ports[0].unmet, "what it requires moves with it");
 }
+
+#[test]
+fn s15_4_another_process_goes_on_with_what_was_remembered_and_keeps_what_nobody_owns() {
+    let mut from = Rig::new(&["one", "two", "tap"]);
+    remember(&from, "one", b"connections");
+    remember(&from, "two", b"blocks");
+    remember(&from, "tap", b"samples");
+    let mut all = from.switch.remembered(ONE);
+    assert_eq!(all.len(), 3);
+    let mut to = Rig::new(&["two", "one"]);
+    to.switch.set_extension("two", Some("a"), Some(&json!({"x": 1}))).unwrap();
+    to.refuse("two", "restore");
+    to.heard();
+    let before = to.switch.recall(ONE, all.clone()).expect("there is more to be carried");
+    assert!(before.carried.extensions.is_empty());
+    assert_eq!(memory(&to, "one").as_deref(), Some(&b"connections"[..]));
+    let heard = to.heard();
+    // What it took in, if it took something, goes with the card; its settings stay.
+    let forgets = ["two: nic-delete 1", "two: nic-create 1", "two: set 1 {\"x\":1}"];
+    assert!(heard.windows(3).any(|three| three == forgets), "{heard:?}");
+    let carried = |rig: &Rig| rig.switch.entry("a").unwrap().config.carried.extensions.clone();
+    let names =
+        |rig: &Rig| carried(rig).into_iter().map(|state| (state.name, state.data)).collect::<Vec<_>>();
+    assert_eq!(names(&to), [("tap".to_owned(), b"samples".to_vec())]);
+    let kinds: Vec<_> = to.kinds(0).into_iter().filter(|kind| kind.starts_with("extension-")).collect();
+    for kind in ["extension-orphan", "extension-forgot"] {
+        assert_eq!(kinds.iter().filter(|other| *other == kind).count(), 1, "{kinds:?}");
+    }
+    // What comes later is newer.
+    remember(&from, "tap", b"later");
+    all = from.switch.remembered(ONE);
+    to.script.lock().unwrap().refuse = None;
+    to.switch.recall(ONE, all).expect("it is another");
+    assert_eq!(names(&to), [("tap".to_owned(), b"later".to_vec())]);
+    assert_eq!(memory(&to, "two").as_deref(), Some(&b"blocks"[..]));
+    from.heard();
+    assert_eq!(to.switch.recall(PortId(7), from.switch.remembered(ONE)), None, "of a port that is not there");
+}
