@@ -7,6 +7,7 @@ OVS_XDP = "ovs-dpdk-xdp"  # OVS with AF_XDP in the place of AF_PACKET on its upl
 TURNPIKE_PACKET, TURNPIKE_XDP = "turnpike-packet", "turnpike-xdp"
 BASE = "base"  # Turnpike, another build of it: --base
 PLAIN = "no-policy"  # Turnpike again, its ports without any policy, or in a VLAN where the other ones are in a virtual subnet
+PLAIN_PACKET = "no-policy-packet"  # the same with AF_PACKET on its uplinks
 
 # What the command line says about all rows; compare.py fills it in.
 options = {"qemu": None, "vdev": "", "base": None}

@@ -1,8 +1,8 @@
 """What network virtualization costs: a cached flow within one host, and a stream between two guests on two hosts."""
-import statistics, time
+import itertools, statistics, time
 from lab import fabric, guest, host, net, testpmd, traffic
 from lab.fabric import Cable, record
-from . import TURNPIKE, frames, options
+from . import PLAIN_PACKET, TURNPIKE, frames, options
 
 RDID = "11111111-1111-1111-1111-111111111111"
 VSID, VLAN = 5001, 501
@@ -53,20 +53,23 @@ def row_flow(contenders, seconds):
 
 
 def row_stream(contenders, seconds):
-    """Mbit/s of one TCP stream between guests on two hosts over NVGRE, mean of both directions; the other is a VLAN on the same uplinks"""
-    cable = Cable("192.168.34.0/24")
-    hosts = [fabric.NvHost(cable, f"192.168.34.{8 + i}/24", name=f"nv{i}") for i in range(2)]
-    subnet([h.switch for h in hosts], "10.16.1.0/24")
-    made = {}
+    """Mbit/s of one TCP stream between guests on two hosts over NVGRE, mean of both directions, uplinks by AF_XDP; the others are a VLAN on the same
+    uplinks, and a VLAN on uplinks by AF_PACKET, which carry it uncut"""
+    made, hosts = {}, {}
     for number, contender in enumerate(contenders):
+        driver = "packet" if contender == PLAIN_PACKET else "xdp"
+        if driver not in hosts:
+            cable = Cable("192.168.34.0/24")
+            hosts[driver] = [fabric.NvHost(cable, f"192.168.34.{8 + i}/24", name=f"nv{driver}{i}", driver=driver) for i in range(2)]
+            subnet([h.switch for h in hosts[driver]], "10.16.1.0/24")
         guests = []
-        for i, h in enumerate(hosts):
+        for i, h in enumerate(hosts[driver]):
             mac, name = f"52:54:00:16:0{number}:0{i + 3}", f"{'nv' if contender == TURNPIKE else 'vlan'}"
             if contender == TURNPIKE:
-                for other in hosts:
+                for other in hosts[driver]:
                     other.cli("nv", *record(VSID, f"10.16.1.{i + 3}", mac, h.pa))
             socket = h.switch.port(name, "--mac", mac, *(("--vsid", VSID) if contender == TURNPIKE else ("--vlan", f"access:{VLAN}")))
-            guests.append(guest.Guest(f"{name}{i}", f"10.16.{number + 1}.{i + 3}/24", socket=socket, mac=mac, qemu=options["qemu"]))
+            guests.append(guest.Guest(f"{name}{number}{i}", f"10.16.{number + 1}.{i + 3}/24", socket=socket, mac=mac, qemu=options["qemu"]))
         guest.boot(*guests)
         traffic.ping(guests[0], guests[1].ip, 5)
         for g in guests:
@@ -91,7 +94,7 @@ def row_stream(contenders, seconds):
             for g in guests:
                 g.thaw()
                 g.close()
-        for h in hosts:
+        for h in itertools.chain(*hosts.values()):
             h.switch.close()
 
     return run, close
