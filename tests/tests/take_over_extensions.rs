@@ -26,7 +26,7 @@ const REFUSING: &str = r#"(data (i32.const 64) "not of mine")
     (func (export "tp_restore") (param i64 i32 i32 i32) (result i64)
         (i32.store8 offset=4096 (local.get 1) (i32.load8_u (local.get 2))) (i64.const 0x0000000b00000040))
     (func (export "tp_change") (param i64 i32) (result i64)
-        (if (i32.eq (i32.load (local.get 1)) (i32.const 9))
+        (if (i32.eq (i32.load (local.get 1)) (i32.const 10))
             (then (i32.store8 offset=4096 (i32.load offset=4 (local.get 1)) (i32.const 0))))
         (i64.const 0))"#;
 

@@ -98,7 +98,7 @@ impl Delivery {
         // Nothing may point to frames that are gone.
         burst.clear();
         self.held = held;
-        self.given_up(&context, burst, lost, DropReason::ReceiverNotRunning);
+        self.given_up(&context, burst, &lost, DropReason::ReceiverNotRunning);
         (done.count_ones() as usize, more)
     }
 
@@ -107,7 +107,7 @@ impl Delivery {
         &mut self,
         context: &Context<'_>,
         burst: &mut Burst,
-        lost: GivenUp,
+        lost: &GivenUp,
         reason: DropReason,
     ) {
         let id = context.from;

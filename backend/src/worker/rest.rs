@@ -136,7 +136,7 @@ impl Worker {
                 let (view, shared, counters) = (&*self.view, &*self.shared, &self.handle.counters);
                 let (from, patience, errand) = (port.spec.id, Patience::Expired, Errand::Held);
                 let context = Context { view, shared, counters, now, from, patience, errand };
-                self.delivery.given_up(&context, &mut self.burst, lost, reason);
+                self.delivery.given_up(&context, &mut self.burst, &lost, reason);
             }
             let Kind::Link { port, was_up, .. } = &mut source.kind else { continue };
             let up = port.link.is_up();

@@ -157,7 +157,7 @@ fn s20_4_a_required_extension_that_is_not_there_is_a_problem() {
 
 #[test]
 fn s15_4_another_process_goes_on_with_what_was_remembered_and_keeps_what_nobody_owns() {
-    let mut from = Rig::new(&["one", "two", "tap"]);
+    let from = Rig::new(&["one", "two", "tap"]);
     remember(&from, "one", b"connections");
     remember(&from, "two", b"blocks");
     remember(&from, "tap", b"samples");
