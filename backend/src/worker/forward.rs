@@ -81,6 +81,9 @@ impl Delivery {
                 *self.plans.slot(index) = Plan::default();
                 *verdict = Verdict::Drop(reason);
             }
+            if extended && self.forwarder.effects().lacks_frame() {
+                self.give_frame(burst, index);
+            }
             self.plans.note(index);
         }
         self.customers.joining.end(burst);

@@ -27,6 +27,22 @@ pub enum Output {
         /// Its payload.
         bytes: Vec<u8>,
     },
+    /// Bytes for a peer ([`Extension::peers`](super::Extension::peers)). Of one who is not connected they are forgotten; one who does not read
+    /// what he is sent is hung up on.
+    Stream {
+        /// Its number.
+        peer: u8,
+        /// What to send.
+        bytes: Vec<u8>,
+        /// And after that so many first bytes of the frame that is being asked about, as its receiver would get it (checksums complete), or
+        /// zeros beyond its end. Only while a port's own frame is asked about; else such an output is refused.
+        frame: u32,
+    },
+    /// The stream to a peer ends, after what was said to it; it is dialled again.
+    HangUp {
+        /// Its number.
+        peer: u8,
+    },
     /// A line for the operator ([`crate::event::Event::ExtensionLog`]).
     Log(String),
 }
@@ -42,6 +58,8 @@ pub struct Effects {
     refused: [u32; MOST_ENABLED],
     /// The place in the stack of who is being asked.
     now: u8,
+    /// An output is to have bytes of the frame that is being asked about.
+    lacks_frame: bool,
 }
 
 impl Effects {
@@ -67,6 +85,7 @@ impl Effects {
     pub fn output(&mut self, output: Output) -> bool {
         let fits = self.outputs.len() < Self::MOST_OUTPUTS;
         if fits {
+            self.lacks_frame |= matches!(output, Output::Stream { frame: 1.., .. });
             self.outputs.push((self.now, output));
         } else {
             self.refuse(1);
@@ -96,6 +115,25 @@ impl Effects {
         }
     }
 
+    /// Whether somebody wants to send bytes of the frame that was asked about: [`Effects::give_frame`] is to be called before the next one is.
+    #[inline]
+    pub fn lacks_frame(&self) -> bool {
+        self.lacks_frame
+    }
+
+    /// Gives the frame that was asked about to those who want to send it.
+    pub fn give_frame(&mut self, whole: &[u8]) {
+        self.lacks_frame = false;
+        for (_, output) in &mut self.outputs {
+            if let Output::Stream { bytes, frame, .. } = output {
+                let wanted = std::mem::take(frame) as usize;
+                let end = bytes.len() + wanted;
+                bytes.extend_from_slice(whole.get(..wanted).unwrap_or(whole));
+                bytes.resize(end, 0);
+            }
+        }
+    }
+
     /// Nothing is wanted.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -117,6 +155,7 @@ impl Effects {
 
     /// The outputs and the places in the stack of those who want them; they are not in here any more.
     pub fn take_outputs(&mut self) -> Vec<(u8, Output)> {
+        self.lacks_frame = false;
         std::mem::take(&mut self.outputs)
     }
 

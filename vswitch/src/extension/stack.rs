@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Counters, Destination, Effects, Extension, Head, Judgement, Kind, Reason, Sample, Scope, Sight,
+    Answer, Counters, Destination, Effects, Extension, Head, Heard, Judgement, Kind, Reason, Sample, Scope,
+    Sight,
 };
 use crate::trace::DropReason;
 use crate::{Direction, Nanos, Tally};
@@ -135,6 +136,27 @@ impl Slot {
         match self.fault() {
             Some(why) => Err(why.to_owned()),
             None => self.instance.tick(now, counters, effects).inspect_err(|why| self.fail(why.clone())),
+        }
+    }
+
+    /// Tells it of a peer: [`Extension::heard`].
+    ///
+    /// # Errors
+    /// It has failed, now or before.
+    pub fn heard(
+        &self,
+        now: Nanos,
+        peer: usize,
+        what: Heard<'_>,
+        counters: &dyn Counters,
+        effects: &mut Effects,
+    ) -> Result<(), String> {
+        match self.fault() {
+            Some(why) => Err(why.to_owned()),
+            None => {
+                let told = self.instance.heard(now, peer, what, counters, effects);
+                told.inspect_err(|why| self.fail(why.clone()))
+            }
         }
     }
 
