@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use vswitch::PortId;
 use vswitch::event::Event;
-use vswitch::extension::{Counters, Effects, Output, PortCounters, Stack};
+use vswitch::extension::{Counters, Effects, Heard, Output, PortCounters, Stack};
 
 use crate::guest::tsc;
 use crate::spec::DataplaneError;
@@ -71,6 +71,9 @@ impl Drop for Runner {
     }
 }
 
+/// How often an instance that adds as many frames as it may is called again about what it heard.
+const AGAIN: usize = 128;
+
 struct Service {
     shared: Arc<Shared>,
     tallies: Arc<Tallies>,
@@ -123,14 +126,23 @@ impl Service {
                 continue;
             };
             for one in &news {
-                let now = tsc::nanos(tsc::cycles());
-                let mut effects = Effects::default();
-                effects.begin(place);
-                let told = slot.heard(now, peer, one.heard(), &Counted(&self.tallies), &mut effects);
-                if let Err(why) = told {
-                    log::debug!("extension '{}': {why}", slot.name());
+                let mut what = one.heard();
+                // No more than this follows from what can be read at a time; the rest is for the next reading.
+                for _ in 0..AGAIN {
+                    let now = tsc::nanos(tsc::cycles());
+                    let mut effects = Effects::default();
+                    effects.begin(place);
+                    let told = slot.heard(now, peer, what, &Counted(&self.tallies), &mut effects);
+                    if let Err(why) = told {
+                        log::debug!("extension '{}': {why}", slot.name());
+                    }
+                    let full = !effects.has_room();
+                    self.settle(view, &mut effects);
+                    if !full {
+                        break;
+                    }
+                    what = Heard::Bytes(&[]);
                 }
-                self.settle(view, &mut effects);
             }
         }
     }

@@ -81,6 +81,11 @@ impl Effects {
         fits
     }
 
+    /// Whether a frame more could be added.
+    pub fn has_room(&self) -> bool {
+        self.injected.len() < Self::MOST_INJECTED
+    }
+
     /// Sends or says something. False = there is too much already.
     pub fn output(&mut self, output: Output) -> bool {
         let fits = self.outputs.len() < Self::MOST_OUTPUTS;

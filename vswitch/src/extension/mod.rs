@@ -292,7 +292,8 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
         Vec::new()
     }
 
-    /// Something happened to the stream to the peer of this number in [`Extension::peers`].
+    /// Something happened to the stream to the peer of this number in [`Extension::peers`]. One that adds as many frames as it may is called again,
+    /// with no bytes, when they are on their way, so that it can leave the rest for then.
     ///
     /// # Errors
     /// As [`Extension::tick`].
