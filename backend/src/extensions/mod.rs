@@ -5,6 +5,8 @@
 //! extension is enabled, and else looks ten times a second, and when a stream has something.
 
 pub mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;

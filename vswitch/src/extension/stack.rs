@@ -151,13 +151,11 @@ impl Slot {
         counters: &dyn Counters,
         effects: &mut Effects,
     ) -> Result<(), String> {
-        match self.fault() {
-            Some(why) => Err(why.to_owned()),
-            None => {
-                let told = self.instance.heard(now, peer, what, counters, effects);
-                told.inspect_err(|why| self.fail(why.clone()))
-            }
+        if let Some(why) = self.fault() {
+            return Err(why.to_owned());
         }
+        let told = self.instance.heard(now, peer, what, counters, effects);
+        told.inspect_err(|why| self.fail(why.clone()))
     }
 
     /// What it did so far.

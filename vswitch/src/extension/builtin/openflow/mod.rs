@@ -45,6 +45,7 @@
 //! What connections say is behind another, which workers never take.
 
 mod action;
+mod command;
 mod config;
 mod group;
 mod made;
@@ -52,6 +53,7 @@ mod message;
 mod oxm;
 mod ports;
 mod session;
+mod statistics;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -437,12 +439,16 @@ impl Extension for Openflow {
             }
             Change::PortDelete { .. } => ports::DELETED,
             Change::NicCreate { mac, .. } | Change::NicUpdated { mac, .. } => {
-                sessions.ports.get_mut(&id).map(|port| port.mac = Some(mac));
+                if let Some(port) = sessions.ports.get_mut(&id) {
+                    port.mac = Some(mac);
+                }
                 ports::MODIFIED
             }
             Change::NicConnect { .. } | Change::NicDisconnect { .. } => {
                 let up = matches!(change, Change::NicConnect { .. });
-                sessions.ports.get_mut(&id).map(|port| port.up = up);
+                if let Some(port) = sessions.ports.get_mut(&id) {
+                    port.up = up;
+                }
                 ports::MODIFIED
             }
             _ => return Ok(()),

@@ -1,12 +1,13 @@
 //! The agent as a controller and as the switch see it.
 
-use proptest::prelude::*;
+mod bounds;
+mod shown;
+
 use serde_json::json;
 
 use super::message::{Header, Reader, port};
-use super::table::Flow;
 use super::*;
-use crate::extension::{Injection, PortCounters};
+use crate::extension::PortCounters;
 use crate::port::PortKind;
 
 const SECOND: Nanos = 1_000_000_000;
@@ -34,7 +35,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn with(config: Value) -> Self {
+    fn with(config: &Value) -> Self {
         let mut all = json!({ "controllers": ["tcp:192.0.2.1"], "datapath-id": "00:ab" });
         all.as_object_mut().expect("an object").extend(config.as_object().cloned().unwrap_or_default());
         let of = Openflow::new(&all).expect("valid");
@@ -46,7 +47,7 @@ impl Scene {
     }
 
     fn new() -> Self {
-        let scene = Self::with(json!({}));
+        let scene = Self::with(&json!({}));
         scene.call(0);
         scene
     }
@@ -169,7 +170,9 @@ impl Mod {
         for number in [self.idle, self.hard, self.priority] {
             put16(&mut out, number);
         }
-        [NO_BUFFER, ANY, ANY].iter().for_each(|&number| put32(&mut out, number));
+        for number in [NO_BUFFER, ANY, ANY] {
+            put32(&mut out, number);
+        }
         put16(&mut out, self.flags);
         zeros(&mut out, 2);
         matching(&mut out, &self.fields);
@@ -203,7 +206,7 @@ fn udp(to: PortId, from: PortId, port: u16, dscp: u8) -> Vec<u8> {
 
 #[test]
 fn of13_both_sides_begin_with_hello_and_who_does_not_is_hung_up_on() {
-    let scene = Scene::with(json!({}));
+    let scene = Scene::with(&json!({}));
     let said = answers(&mut scene.hear(0, Heard::Opened));
     assert_eq!(said, [(kind::HELLO, vec![0, 1, 0, 8, 0, 0, 0, 1 << 4])]);
     for wrong in
@@ -266,7 +269,7 @@ fn of13_the_entry_of_the_highest_priority_decides() {
 #[test]
 fn of13_each_frame_is_counted_where_counts_are_exact_and_none_where_they_are_not() {
     for (mode, scope, expected) in [("exact", Scope::Frame, 3), ("none", Scope::Flow, u64::MAX)] {
-        let scene = Scene::with(json!({ "flow-counts": mode }));
+        let scene = Scene::with(&json!({ "flow-counts": mode }));
         scene.call(0);
         scene.add(&Mod::new(5, &[oxm(3, &mac(B))], &[output(2)]));
         let frame = udp(B, A, 53, 0);
@@ -278,7 +281,9 @@ fn of13_each_frame_is_counted_where_counts_are_exact_and_none_where_they_are_not
         dry.dry = true;
         scene.of.judge(&dry, &mut Effects::default());
         let mut request = vec![0, 2, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0];
-        [ANY, ANY, 0].iter().for_each(|&number| put32(&mut request, number));
+        for number in [ANY, ANY, 0] {
+            put32(&mut request, number);
+        }
         zeros(&mut request, 16);
         matching(&mut request, &[]);
         let said = scene.say(kind::MULTIPART_REQUEST, &request);
@@ -334,133 +339,9 @@ fn of13_entries_end_when_their_time_is_over() {
 }
 
 #[test]
-fn h21_a_port_cannot_drown_the_controller() {
-    let scene = Scene::with(json!({ "packet-ins": 10 }));
-    scene.call(0);
-    scene.add(&Mod::new(0, &[], &[output(port::CONTROLLER)]));
-    let frame = udp(B, A, 1, 0);
-    let shown = |now, from| {
-        let mut effects = Effects::default();
-        let sight = Sight::new(now, Direction::Out, from, &frame, 1000);
-        let answer = scene.of.forward(&sight, &mut effects).expect("no fault");
-        assert_eq!(answer, (Destination::Drop(NO_OUTPUT), Scope::Frame));
-        effects.take_outputs().len()
-    };
-    let now = 100 * SECOND;
-    assert_eq!((0..1000).map(|_| shown(now, A)).sum::<usize>(), 32);
-    assert_eq!((0..1000).map(|_| shown(now, B)).sum::<usize>(), 32, "its neighbour has its own share");
-    assert_eq!((1..=100).map(|n| shown(now + n * SECOND / 100, A)).sum::<usize>(), 10);
-    assert_eq!(scene.of.status(None)["packet-ins-limited"], 968 * 2 + 90);
-}
-
-#[test]
-fn of13_a_packet_in_is_followed_by_the_whole_frame() {
-    let scene = Scene::new();
-    scene.add(&Mod { cookie: 5, ..Mod::new(3, &[], &[output(port::CONTROLLER), output(2)]) });
-    let frame = udp(B, A, 1, 0);
-    let mut effects = Effects::default();
-    let sight = Sight::new(scene.now, Direction::Out, A, &frame, 1000);
-    assert_eq!(scene.of.forward(&sight, &mut effects), Ok((Destination::Port(B), Scope::Frame)));
-    assert!(effects.lacks_frame());
-    effects.give_frame(&[7; 1000]);
-    let outputs = effects.take_outputs();
-    let [(_, Output::Stream { peer: 0, bytes, frame: 0 })] = outputs.as_slice() else {
-        panic!("{outputs:?}")
-    };
-    let header = Header::read(bytes).expect("a header");
-    assert_eq!((header.kind, header.len), (kind::PACKET_IN, bytes.len()));
-    assert_eq!(bytes[8..16], [255, 255, 255, 255, 3, 232, 1, 0], "no buffer, 1000 bytes, an action, table 0");
-    assert_eq!(bytes[16..24], 5_u64.to_be_bytes());
-    assert_eq!(bytes[24..36], [0, 1, 0, 12, 0x80, 0, 0, 4, 0, 0, 0, 1]);
-    assert_eq!(bytes[42..], [7; 1000]);
-}
-
-fn packet_out(in_port: u32, actions: &[u8], frame: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put32(&mut out, NO_BUFFER);
-    put32(&mut out, in_port);
-    put16(&mut out, actions.len() as u16);
-    zeros(&mut out, 6);
-    [&out, actions, frame].concat()
-}
-
-#[test]
-fn of13_a_packet_out_goes_where_it_says_whatever_the_table_says() {
-    let scene = Scene::new();
-    scene.add(&Mod::new(1, &[], &[output(3)]));
-    let frame = udp(B, A, 1, 0);
-    let actions = [output(2), output(3), output(1)].concat();
-    let mut effects =
-        scene.hear(0, Heard::Bytes(&framed(kind::PACKET_OUT, &packet_out(1, &actions, &frame))));
-    let added = effects.take_injected();
-    assert_eq!(added.len(), 2, "a frame does not go back to the port it is from: {added:?}");
-    assert!(added.iter().all(|(_, one)| *one == Injection { from: A, frame: frame.clone() }));
-    let mut sight = scene.sight(A, &frame);
-    assert_eq!(
-        scene.of.forward(&sight, &mut effects),
-        Ok((Destination::Port(C), Scope::Flow)),
-        "the guest's own"
-    );
-    sight.own = true;
-    for expected in [B, C] {
-        assert_eq!(scene.of.forward(&sight, &mut effects), Ok((Destination::Port(expected), Scope::Frame)));
-    }
-    let (bad, short) = (packet_out(9, &output(2), &frame), packet_out(1, &output(2), &[0; 10]));
-    assert_eq!(scene.error(kind::PACKET_OUT, &bad), (1, 11));
-    assert_eq!(scene.error(kind::PACKET_OUT, &short), (1, 12));
-    // Through the table.
-    let through = packet_out(1, &output(port::TABLE), &frame);
-    assert_eq!(scene.hear(0, Heard::Bytes(&framed(kind::PACKET_OUT, &through))).take_injected().len(), 1);
-    assert_eq!(scene.of.forward(&sight, &mut effects), Ok((Destination::Port(C), Scope::Frame)));
-}
-
-#[test]
-fn of13_more_packet_outs_than_fit_at_a_time_wait_for_the_next() {
-    let scene = Scene::new();
-    let one = framed(kind::PACKET_OUT, &packet_out(1, &output(2), &udp(B, A, 1, 0)));
-    let mut left = scene.hear(0, Heard::Bytes(&one.repeat(40)));
-    let mut got = Vec::new();
-    while left.take_injected().len() == Effects::MOST_INJECTED {
-        got.push(Effects::MOST_INJECTED);
-        left = scene.hear(0, Heard::Bytes(&[]));
-    }
-    assert_eq!(got, [16, 16]);
-    assert_eq!(scene.of.status(None)["packet-outs"], 40);
-}
-
-#[test]
-fn of13_a_changed_frame_goes_where_its_entry_says_and_is_no_other() {
-    let scene = Scene::new();
-    let set = [&[0, 25, 0, 16][..], &oxm(3, &[2, 9, 9, 9, 9, 9]), &[0; 2]].concat();
-    scene.add(&Mod::new(5, &[oxm(3, &mac(B))], &[set, output(3)]));
-    let frame = udp(B, A, 1, 0);
-    let answer = scene.of.judge(&scene.sight(A, &frame), &mut Effects::default());
-    let Judgement::Replace(head) = answer.judgement else { panic!("{answer:?}") };
-    assert_eq!((&head.bytes()[..6], &head.bytes()[6..]), (&[2, 9, 9, 9, 9, 9][..], &frame[6..]));
-    let mut sight = scene.sight(A, head.bytes());
-    assert_eq!(scene.goes(A, head.bytes()), Destination::Drop(NO_MATCH), "one that a guest sends like that");
-    sight.own = true;
-    assert_eq!(scene.of.forward(&sight, &mut Effects::default()), Ok((Destination::Port(C), Scope::Frame)));
-}
-
-#[test]
-fn of13_of_a_list_of_ports_only_those_get_a_frame() {
-    let scene = Scene::new();
-    scene.add(&Mod::new(5, &[], &[output(2), output(4)]));
-    let frame = udp(B, A, 1, 0);
-    assert_eq!(scene.goes(A, &frame), Destination::All);
-    for (to, gets) in [(B, true), (C, false), (PortId(4), true)] {
-        let mut sight = Sight::new(scene.now, Direction::In, to, &frame, frame.len() as u32);
-        sight.from = Some(A);
-        let answer = scene.of.judge(&sight, &mut Effects::default());
-        assert_eq!(answer.judgement == Judgement::Pass, gets, "{to}: {answer:?}");
-    }
-}
-
-#[test]
 fn of13_without_a_controller_the_table_stays_or_the_switch_forwards() {
     for (mode, expected) in [("secure", Destination::Port(C)), ("standalone", Destination::Native)] {
-        let scene = Scene::with(json!({ "fail-mode": mode }));
+        let scene = Scene::with(&json!({ "fail-mode": mode }));
         scene.call(0);
         scene.add(&Mod::new(1, &[], &[output(3)]));
         let frame = udp(B, A, 1, 0);
@@ -486,7 +367,7 @@ fn of13_a_silent_controller_is_asked_and_then_given_up() {
 
 #[test]
 fn of13_a_slave_may_look_and_not_touch() {
-    let scene = Scene::with(json!({ "controllers": ["tcp:192.0.2.1", "tcp:192.0.2.2"] }));
+    let scene = Scene::with(&json!({ "controllers": ["tcp:192.0.2.1", "tcp:192.0.2.2"] }));
     scene.call(0);
     scene.hear(1, Heard::Opened);
     scene.hear(1, Heard::Bytes(&framed(kind::HELLO, &[])));
@@ -533,38 +414,6 @@ fn of13_the_end_of_a_group_is_that_of_its_entries() {
 }
 
 #[test]
-fn h21_entries_and_masks_are_bounded() {
-    let scene = Scene::new();
-    for n in 0..128_u32 {
-        let mask = (u64::MAX << 16 >> 16 ^ u64::from(n)).to_be_bytes();
-        scene.add(&Mod::new(1, &[masked(3, &[0; 6], &mask[2..])], &[]));
-    }
-    let one_more = Mod::new(1, &[oxm(0, &[0, 0, 0, 9])], &[]);
-    assert_eq!(scene.error(kind::FLOW_MOD, &one_more.body()), (5, 1), "a mask too many");
-    scene.add(&Mod { command: 3, ..Mod::default() });
-    for n in 0..table::MOST_FLOWS as u32 {
-        scene.add(&Mod::new(1, &[oxm(0, &n.to_be_bytes())], &[]));
-    }
-    assert_eq!(scene.error(kind::FLOW_MOD, &Mod::new(1, &[oxm(0, &[1, 0, 0, 0])], &[]).body()), (5, 1));
-    scene.add(&Mod::new(1, &[oxm(0, &[0, 0, 0, 9])], &[output(2)]));
-    // All of it is told, in messages that are each short enough.
-    let mut request = vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    [ANY, ANY, 0].iter().for_each(|&number| put32(&mut request, number));
-    zeros(&mut request, 16);
-    matching(&mut request, &[]);
-    let said = scene.say(kind::MULTIPART_REQUEST, &request);
-    assert!(said.len() > 10 && said.iter().rev().skip(1).all(|(_, body)| body[3] == 1), "more follows");
-    let entries = said.iter().flat_map(|(_, body)| {
-        let mut rest = Reader(&body[8..]);
-        std::iter::from_fn(move || {
-            let len = Reader(rest.0).u16()?;
-            rest.take(usize::from(len))
-        })
-    });
-    assert_eq!(entries.count(), table::MOST_FLOWS);
-}
-
-#[test]
 fn cli_a_configuration_says_what_would_be_valid() {
     for (config, word) in [
         (json!({}), "controllers"),
@@ -583,83 +432,4 @@ fn cli_a_configuration_says_what_would_be_valid() {
     let both = json!({ "controllers": ["tcp:[2001:db8::1]", "tcp:192.0.2.1:1"], "datapath-id": "0x1" });
     let peers = Openflow::new(&both).expect("valid").peers();
     assert_eq!(peers.iter().map(|peer| peer.address.port()).collect::<Vec<_>>(), [6653, 1]);
-}
-
-/// Matches over few values, so that they meet.
-fn some_match() -> impl Strategy<Value = Vec<u8>> {
-    let value = 0_u8..3;
-    let field = prop_oneof![
-        value.clone().prop_map(|v| oxm(0, &[0, 0, 0, v])),
-        value.clone().prop_map(|v| oxm(3, &[2, 0, 0, 0, 0, v])),
-        (value.clone(), 0_u8..4).prop_map(|(v, m)| masked(
-            4,
-            &[2, 0, 0, 0, 0, v & m],
-            &[255, 255, 255, 255, 255, m]
-        )),
-        value.clone().prop_map(|v| [oxm(5, &[8, 0]), oxm(10, &[17]), oxm(16, &[0, v])].concat()),
-        (value, 0_u8..4).prop_map(|(v, m)| [
-            oxm(5, &[8, 0]),
-            masked(12, &[10, 0, 0, v & m], &[255, 255, 255, m])
-        ]
-        .concat()),
-        Just(Vec::new()),
-    ];
-    field
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn of13_the_table_finds_what_a_list_of_entries_would(
-        steps in prop::collection::vec((some_match(), 0_u16..4, prop::bool::weighted(0.2), any::<bool>()), 1..40),
-        frames in prop::collection::vec((0_u16..3, 0_u16..3, 0_u16..3), 1..20),
-    ) {
-        let mut table = Table::default();
-        let mut list: Vec<(oxm::Match, u16, u64)> = Vec::new();
-        for (cookie, (fields, priority, delete, strict)) in steps.into_iter().enumerate() {
-            let mut wire = Vec::new();
-            matching(&mut wire, &fields);
-            let matching = oxm::Match::read(&mut Reader(&wire)).expect("a match");
-            if delete {
-                list.retain(|(other, at, _)| if strict { *at != priority || !other.is_same(&matching) } else { !other.is_within(&matching) });
-                table.delete(&table::Filter {
-                    matching, strict: strict.then_some(priority), cookie: 0, cookie_mask: 0, out_port: ANY, out_group: ANY,
-                });
-                continue;
-            }
-            list.retain(|(other, at, _)| *at != priority || !other.is_same(&matching));
-            list.push((matching.clone(), priority, cookie as u64));
-            let flow = Flow {
-                priority, cookie: cookie as u64, idle: 0, hard: 0, flags: 0, matching, instructions: Vec::new(),
-                program: Program::default(), since: 0, used: AtomicU64::new(0), count: group::Count::default(),
-            };
-            prop_assert!(table.add(flow).is_ok());
-        }
-        prop_assert_eq!(table.len(), list.len());
-        for (from, to, port) in frames {
-            let frame = udp(PortId(to), PortId(from), port, 0);
-            let sight = Sight::new(0, Direction::Out, PortId(from), &frame, frame.len() as u32);
-            let (fields, _) = Fields::of(&sight, PortId(from));
-            let matches = |entry: &&(oxm::Match, u16, u64)| fields.masked(&entry.0.mask) == entry.0.key;
-            let best = list.iter().filter(matches).map(|entry| entry.1).max();
-            let found = table.find(&fields);
-            prop_assert_eq!(found.map(|flow| flow.priority), best);
-            if let Some(flow) = found {
-                prop_assert!(list.iter().any(|entry| entry.2 == flow.cookie && matches(&entry)));
-            }
-        }
-    }
-
-    #[test]
-    fn h21_whatever_a_controller_says_is_answered_or_hung_up_on(
-        messages in prop::collection::vec((0_u8..31, prop::collection::vec(any::<u8>(), 0..120)), 0..30),
-    ) {
-        let scene = Scene::new();
-        for (kind, body) in messages {
-            let mut effects = scene.hear(0, Heard::Bytes(&framed(kind, &body)));
-            prop_assert!(effects.take_injected().len() <= Effects::MOST_INJECTED);
-        }
-        scene.goes(A, &udp(B, A, 53, 0));
-    }
 }
