@@ -42,7 +42,7 @@
 //!
 //! # Threading
 //! What workers look up is behind one lock, which they take for reading: once for a flow with `flow-counts = "none"`, for each frame with `exact`.
-//! What connections say is behind another, which workers never take.
+//! Frames that an entry changes take a second one. What connections say is behind a third, which workers never take.
 
 mod action;
 mod command;
