@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes everything that reads bytes of a stranger, from the inputs in tests/fuzz/corpus.
 #
-#   tests/fuzz.sh [TARGET…]             all targets, or the named ones: wire, tunnel, pipeline, message, chain, state, extension
+#   tests/fuzz.sh [TARGET…]             all targets, or the named ones: wire, tunnel, pipeline, message, chain, state, extension, openflow
 #   FUZZ_SECONDS=600 tests/fuzz.sh      time per target in seconds (default 10)
 #   FUZZ_KEEP=1 tests/fuzz.sh           adds the smallest set of new inputs that reach new code to the corpus
 #   tests/fuzz.sh TARGET --input FILE   runs one input again, to look into a crash
@@ -14,13 +14,13 @@ cd "$(dirname "$0")/.."
 targets=() input=
 while [ $# -gt 0 ]; do
     case $1 in
-        wire | tunnel | pipeline | message | chain | state | extension) targets+=("$1") ;;
+        wire | tunnel | pipeline | message | chain | state | extension | openflow) targets+=("$1") ;;
         --input) input=${2:?--input needs a file} && shift ;;
-        *) echo "tests/fuzz.sh: '$1' is no target; valid: wire, tunnel, pipeline, message, chain, state, extension" >&2 && exit 2 ;;
+        *) echo "tests/fuzz.sh: '$1' is no target; valid: wire, tunnel, pipeline, message, chain, state, extension, openflow" >&2 && exit 2 ;;
     esac
     shift
 done
-[ ${#targets[@]} -gt 0 ] || targets=(wire tunnel pipeline message chain state extension)
+[ ${#targets[@]} -gt 0 ] || targets=(wire tunnel pipeline message chain state extension openflow)
 if [ -n "$input" ] && [ ${#targets[@]} -ne 1 ]; then
     echo "tests/fuzz.sh: --input needs exactly one target" >&2 && exit 2
 fi

@@ -87,6 +87,7 @@ if cargo build --workspace --quiet; then
     suite "moves with a bad network" python3 tests/migration_network.py
     suite "network virtualization" python3 tests/nv.py
     suite "AF_XDP uplinks" python3 tests/uplink_xdp.py
+    suite "OpenFlow" python3 tests/openflow.py
     suite "take-over" python3 tests/take_over.py
     suite "policy store" python3 tests/nv_store.py
     suite "moves across subnets" python3 tests/nv_migration.py

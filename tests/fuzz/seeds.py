@@ -328,6 +328,53 @@ def extensions():
     save("extension", "module", b"\0asm\x01\0\0\0" + bytes([1, 5, 1, 0x60, 0, 1, 0x7F]))
 
 
+# --- controllers ---
+
+
+def controllers():
+    """What a controller says, in the short framing of the target: a type, a length and the body of each message."""
+
+    def say(kind, body=b""):
+        return bytes([kind, len(body)]) + body
+
+    def oxm(number, value, mask=b""):
+        return struct.pack(">HBB", 0x8000, number << 1 | bool(mask), len(value + mask)) + value + mask
+
+    def match(*fields):
+        body = b"".join(fields)
+        return struct.pack(">HH", 1, 4 + len(body)) + body + bytes(-(4 + len(body)) % 8)
+
+    def output(port):
+        return struct.pack(">HHIHxxxxxx", 0, 16, port, 0xFFFF)
+
+    def apply(*actions):
+        body = b"".join(actions)
+        return struct.pack(">HHxxxx", 4, 8 + len(body)) + body
+
+    def mod(fields, instructions=b"", command=0, priority=1, idle=0, hard=0, flags=0):
+        return say(14, struct.pack(">QQBBHHHIIIHxx", 7, 0, 0, command, idle, hard, priority, 2**32 - 1, 2**32 - 1, 2**32 - 1, flags) + fields + instructions)
+
+    def stats(kind, body=b""):
+        return say(18, struct.pack(">HHxxxx", kind, 0) + body)
+
+    every = struct.pack(">BxxxIIxxxxQQ", 255, 2**32 - 1, 2**32 - 1, 0, 0) + match()
+    udp = match(oxm(5, b"\x08\0"), oxm(10, b"\x11"), oxm(16, b"\0\x35"))
+    set_field = struct.pack(">HH", 25, 16) + oxm(3, b"\2\0\0\0\0\1") + bytes(2)
+    bucket = struct.pack(">HHIIxxxx", 32, 0, 0, 0) + output(2)
+    begin = say(5) + say(18, struct.pack(">HHxxxx", 13, 0)) + say(20)
+    learn = mod(match(), apply(output(0xFFFFFFFD)), priority=0) + mod(match(oxm(0, b"\0\0\0\1"), oxm(3, THEIRS)), apply(output(2)))
+    acl = mod(udp, priority=9, flags=3, hard=2) + mod(match(oxm(4, OURS, b"\xff" * 6)), apply(set_field, output(0xFFFFFFFB)), idle=3)
+    group = say(15, struct.pack(">HBxI", 0, 0, 1) + bucket * 2) + mod(match(), apply(struct.pack(">HHI", 22, 8, 1)))
+    out = say(13, struct.pack(">IIHxxxxxx", 2**32 - 1, 1, 32) + output(2) + output(0xFFFFFFF9) + TCP4[:100])
+    asks = b"".join(stats(kind, every if kind in (1, 2) else struct.pack(">Ixxxx", 2**32 - 1)) for kind in range(14))
+    roles = b"".join(say(24, struct.pack(">IxxxxQ", role, 5)) for role in range(4)) + say(26) + say(28, bytes(24))
+    save("openflow", "learning-switch", b"\1" + begin + learn + out + asks)
+    save("openflow", "access-control", b"\1" + begin + acl + asks + mod(match(), command=3))
+    save("openflow", "groups", b"\1" + group + out + asks + say(15, struct.pack(">HBxI", 2, 0, 0xFFFFFFFC)))
+    save("openflow", "roles", b"\1" + roles + learn + roles)
+    save("openflow", "framed-as-it-is", b"\4\2\0\x0c\0\0\0\1echo\4\x14\0\x08\0\0\0\2\4\5\0\7\0\0\0\3")
+
+
 if __name__ == "__main__":
     wires()
     tunnels()
@@ -336,3 +383,4 @@ if __name__ == "__main__":
     messages()
     states()
     extensions()
+    controllers()

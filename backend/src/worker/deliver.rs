@@ -392,7 +392,7 @@ pub(super) fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
 }
 
 /// Completes the checksum that the sender left to us.
-fn complete(frame: &mut [u8], offload: &Offload) {
+pub(super) fn complete(frame: &mut [u8], offload: &Offload) {
     if let Offload::Checksum { start, offset } = *offload {
         vswitch::frame::checksum::complete_checksum(frame, start, offset);
     }

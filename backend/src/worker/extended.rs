@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use vswitch::extension::{Added, Effects, Head, Output, Sample, Slot};
 use vswitch::pipeline::Verdict;
@@ -14,8 +14,9 @@ use vswitch::snapshot::Snapshot;
 use vswitch::trace::DropReason;
 use vswitch::{Nanos, PortId};
 
-use super::deliver::{Blocked, Context, Delivery, Patience, bits, own_frame};
+use super::deliver::{Blocked, Context, Delivery, Patience, bits, complete, own_frame};
 use super::{Handle, Own, Shared, View};
+use crate::extensions::streams::Wake;
 use crate::guest::burst::Burst;
 
 /// Outputs that may wait for the thread that serves extensions.
@@ -23,22 +24,36 @@ const OUTPUTS: usize = 1024;
 
 /// What extensions want sent or said, with their names.
 #[derive(Default)]
-pub struct Outputs(Mutex<VecDeque<(Arc<str>, Output)>>);
+pub struct Outputs {
+    waiting: Mutex<VecDeque<(Arc<str>, Output)>>,
+    /// What wakes the thread that takes them, for those that must not wait for its next round.
+    wake: OnceLock<Wake>,
+}
 
 impl Outputs {
     /// Adds one; false = there are too many.
     pub fn add(&self, name: Arc<str>, output: Output) -> bool {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let prompt = matches!(output, Output::Stream { .. } | Output::HangUp { .. });
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = waiting.len() < OUTPUTS;
         if fits {
             waiting.push_back((name, output));
         }
+        drop(waiting);
+        if prompt && let Some(wake) = self.wake.get() {
+            wake.wake();
+        }
         fits
+    }
+
+    /// Has `wake` woken from now on when there is something that must not wait. The first call counts.
+    pub fn wake_by(&self, wake: Wake) {
+        let _ = self.wake.set(wake);
     }
 
     /// All of them.
     pub fn take(&self) -> VecDeque<(Arc<str>, Output)> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -66,7 +81,9 @@ pub fn settle(effects: &mut Effects, snapshot: &Snapshot, shared: &Shared, handl
     }
     for (place, output) in effects.take_outputs() {
         let Some(slot) = stack.slots().get(usize::from(place)) else { continue };
-        if !shared.outputs.add(slot.shared_name(), output) {
+        // There was no frame to send, or nobody who could give it.
+        let cut = matches!(output, Output::Stream { frame: 1.., .. });
+        if cut || !shared.outputs.add(slot.shared_name(), output) {
             refused(slot, 1);
         }
     }
@@ -115,6 +132,16 @@ impl Delivery {
             }
             Err(_) => Err(DropReason::BadOffload),
         }
+    }
+
+    /// Gives frame `index`, which was judged last, to the extensions that want to send it to their peers.
+    #[cold]
+    pub(super) fn give_frame(&mut self, burst: &Burst, index: usize) {
+        let frame = &burst.frames[index];
+        let mut whole = Vec::with_capacity((frame.len as usize).max(frame.head().len()));
+        burst.linearise(index, &mut whole);
+        complete(&mut whole, &frame.offload);
+        self.forwarder.effects().give_frame(&whole);
     }
 
     /// Draws samples of those frames of a burst that are finished: the others come again.

@@ -41,6 +41,7 @@ impl Delivery {
         self.customers.clear();
         let tunnels = snapshot.nv().is_some() && snapshot.uplink() == Some(from);
         let stack = snapshot.extensions();
+        let deciding = stack.is_some_and(Stack::decides);
         let changing = stack.is_some_and(Stack::changes_frames);
         let mut verdicts = [Verdict::Drop(DropReason::NoSuchPort); BURST];
         self.plans.clear();
@@ -82,6 +83,9 @@ impl Delivery {
             if changing && let Err(reason) = self.replaced(view, from, burst, index) {
                 *self.plans.slot(index) = Plan::default();
                 *verdict = Verdict::Drop(reason);
+            }
+            if deciding && self.forwarder.effects().lacks_frame() {
+                self.give_frame(burst, index);
             }
             self.plans.note(index);
         }

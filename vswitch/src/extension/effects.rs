@@ -40,6 +40,22 @@ pub enum Output {
         /// Its payload.
         bytes: Vec<u8>,
     },
+    /// Bytes for a peer ([`Extension::peers`](super::Extension::peers)). Of one who is not connected they are forgotten; one who does not read
+    /// what he is sent is hung up on.
+    Stream {
+        /// Its number.
+        peer: u8,
+        /// What to send.
+        bytes: Vec<u8>,
+        /// And after that so many first bytes of the frame that is being asked about, as its receiver would get it (checksums complete), or
+        /// zeros beyond its end. Only while a port's own frame is asked about; else such an output is refused.
+        frame: u32,
+    },
+    /// The stream to a peer ends, after what was said to it; it is dialled again.
+    HangUp {
+        /// Its number.
+        peer: u8,
+    },
     /// A line for the operator ([`crate::event::Event::ExtensionLog`]).
     Log(String),
 }
@@ -56,6 +72,8 @@ pub struct Effects {
     now: u8,
     /// [`Added::makers`] of the frames that are asked about.
     makers: u8,
+    /// An output is to have bytes of the frame that is being asked about.
+    lacks_frame: bool,
 }
 
 impl Effects {
@@ -85,10 +103,16 @@ impl Effects {
         fits
     }
 
+    /// Whether a frame more could be added.
+    pub fn has_room(&self) -> bool {
+        self.injected.len() < Self::MOST_INJECTED
+    }
+
     /// Sends or says something. False = there is too much already.
     pub fn output(&mut self, output: Output) -> bool {
         let fits = self.outputs.len() < Self::MOST_OUTPUTS;
         if fits {
+            self.lacks_frame |= matches!(output, Output::Stream { frame: 1.., .. });
             self.outputs.push((self.now, output));
         } else {
             self.refuse(1);
@@ -115,6 +139,25 @@ impl Effects {
         self.refresh |= later.refresh;
         for (sum, more) in self.refused.iter_mut().zip(later.refused) {
             *sum = sum.saturating_add(more);
+        }
+    }
+
+    /// Whether somebody wants to send bytes of the frame that was asked about: [`Effects::give_frame`] is to be called before the next one is.
+    #[inline]
+    pub fn lacks_frame(&self) -> bool {
+        self.lacks_frame
+    }
+
+    /// Gives the frame that was asked about to those who want to send it.
+    pub fn give_frame(&mut self, whole: &[u8]) {
+        self.lacks_frame = false;
+        for (_, output) in &mut self.outputs {
+            if let Output::Stream { bytes, frame, .. } = output {
+                let wanted = std::mem::take(frame) as usize;
+                let end = bytes.len() + wanted;
+                bytes.extend_from_slice(whole.get(..wanted).unwrap_or(whole));
+                bytes.resize(end, 0);
+            }
         }
     }
 
@@ -149,6 +192,7 @@ impl Effects {
 
     /// The outputs and the places in the stack of those who want them; they are not in here any more.
     pub fn take_outputs(&mut self) -> Vec<(u8, Output)> {
+        self.lacks_frame = false;
         std::mem::take(&mut self.outputs)
     }
 

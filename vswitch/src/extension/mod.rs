@@ -25,6 +25,7 @@ pub mod change;
 pub mod effects;
 pub mod stack;
 pub(crate) mod steps;
+pub mod stream;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 
@@ -36,6 +37,7 @@ use serde_json::Value;
 pub use change::{Change, Veto};
 pub use effects::{Added, Effects, Injection, Output};
 pub use stack::{FailMode, Slot, Stack, StackError};
+pub use stream::{Heard, Peer};
 
 use crate::frame::headers::Headers;
 use crate::pipeline::Verdict;
@@ -181,13 +183,26 @@ pub struct Sight<'a> {
     pub len: u32,
     /// Somebody only asks what would happen: nothing is to be remembered of it.
     pub dry: bool,
+    /// [`Extension::forward`]: the extension itself made the frame what it is, by adding it or by [`Judgement::Replace`].
+    pub own: bool,
     headers: OnceCell<Option<Headers>>,
 }
 
 impl<'a> Sight<'a> {
     /// A frame that `port` sends, or is to get.
     pub fn new(now: Nanos, direction: Direction, port: PortId, head: &'a [u8], len: u32) -> Self {
-        Self { now, direction, port, from: None, vsid: None, head, len, dry: false, headers: OnceCell::new() }
+        Self {
+            now,
+            direction,
+            port,
+            from: None,
+            vsid: None,
+            head,
+            len,
+            dry: false,
+            own: false,
+            headers: OnceCell::new(),
+        }
     }
 
     /// Its headers, if they can be read: [`Headers::parse`].
@@ -272,6 +287,27 @@ pub trait Extension: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The instance broke its contract, in words; as [`Judgement::Fault`].
     fn tick(&self, now: Nanos, counters: &dyn Counters, effects: &mut Effects) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// To whom it wants to have byte streams; at most [`stream::MOST_PEERS`]. Never changes.
+    fn peers(&self) -> Vec<Peer> {
+        Vec::new()
+    }
+
+    /// Something happened to the stream to the peer of this number in [`Extension::peers`]. One that adds as many frames as it may is called again,
+    /// with no bytes, when they are on their way, so that it can leave the rest for then.
+    ///
+    /// # Errors
+    /// As [`Extension::tick`].
+    fn heard(
+        &self,
+        now: Nanos,
+        peer: usize,
+        what: Heard<'_>,
+        counters: &dyn Counters,
+        effects: &mut Effects,
+    ) -> Result<(), String> {
         Ok(())
     }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Counters, Destination, Effects, Extension, Head, Judgement, Kind, Reason, Sample, Scope, Sight,
+    Answer, Counters, Destination, Effects, Extension, Head, Heard, Judgement, Kind, Reason, Sample, Scope,
+    Sight,
 };
 use crate::trace::DropReason;
 use crate::{Direction, Nanos, PortId, Tally};
@@ -161,6 +162,25 @@ impl Slot {
             self.fail(why.clone());
             Err(why)
         })
+    }
+
+    /// Tells it of a peer: [`Extension::heard`].
+    ///
+    /// # Errors
+    /// It has failed, now or before.
+    pub fn heard(
+        &self,
+        now: Nanos,
+        peer: usize,
+        what: Heard<'_>,
+        counters: &dyn Counters,
+        effects: &mut Effects,
+    ) -> Result<(), String> {
+        if let Some(why) = self.fault() {
+            return Err(why.to_owned());
+        }
+        let told = self.instance.heard(now, peer, what, counters, effects);
+        told.inspect_err(|why| self.fail(why.clone()))
     }
 
     /// What it did so far.
@@ -330,7 +350,7 @@ impl Stack {
     }
 
     /// Whether any of them has a say in what becomes of frames; one that only draws samples has none.
-    pub(crate) fn decides(&self) -> bool {
+    pub fn decides(&self) -> bool {
         self.judging != [0; 2] || self.forwarding.is_some()
     }
 

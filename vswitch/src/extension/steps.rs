@@ -104,7 +104,8 @@ pub(crate) fn forward(frame: &mut Frame<'_>) -> Option<Verdict> {
     if frame.port.policy.vsid.is_some() && frame.snap.nv().is_some() {
         return None;
     }
-    let sight = frame.sight(Direction::Out, frame.port.id);
+    let mut sight = frame.sight(Direction::Out, frame.port.id);
+    sight.own = frame.above as usize == stack.slots().len(); // the forwarding extension is always the last
     let mut effects = std::mem::take(&mut frame.effects);
     let answer = stack.forward(&sight, &mut effects);
     frame.keep(effects);

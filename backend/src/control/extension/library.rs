@@ -16,6 +16,7 @@ use vswitch::refusal::Refusal;
 
 use super::module::{self, Module};
 use crate::control::check;
+use crate::extensions::streams;
 
 /// Directory below the state directory.
 const DIRECTORY: &str = "extensions";
@@ -123,7 +124,11 @@ impl Library {
         }
         match builtin::start(name, config) {
             Some(_) if !limits.is_null() => Err(refuse("limits are for modules, and it is built in".into())),
-            Some(started) => started.map_err(|e| refuse(e.to_string())),
+            Some(started) => {
+                let instance = started.map_err(|e| refuse(e.to_string()))?;
+                streams::check(&instance.peers()).map_err(|why| refuse(format!("{name}: {why}")))?;
+                Ok(instance)
+            }
             None => Err(self.unknown()),
         }
     }

@@ -4,12 +4,14 @@
 //! |---|---|---|
 //! | [`sflow`] | capture | samples of frames and counters of ports, to a collector |
 //! | [`firewall`] | filter | stateful rule sets and a small intrusion detection |
+//! | [`openflow`] | forwarding | a controller says where frames go, by OpenFlow 1.3 |
 //! | [`vepa`] | forwarding | everything guests send goes to the neighbouring switch, which sends it back |
 //!
 //! An instance takes its configuration once, as JSON; other values make another instance. Keys that are not known are refused, because a
 //! misspelt limit would otherwise be no limit.
 
 pub mod firewall;
+pub mod openflow;
 pub mod sflow;
 pub mod vepa;
 
@@ -61,6 +63,11 @@ pub fn available() -> &'static [Available] {
             about: "stateful rule sets for ports, and detection of scans, SYN floods and known payloads",
         },
         Available {
+            name: openflow::NAME,
+            kind: Kind::Forwarding,
+            about: "forwards as an OpenFlow 1.3 controller says, over TCP or TLS",
+        },
+        Available {
             name: vepa::NAME,
             kind: Kind::Forwarding,
             about: "sends all frames of guests to the neighbouring switch, which reflects them (802.1Qbg)",
@@ -82,6 +89,7 @@ pub fn start(name: &str, config: &Value) -> Option<Result<Arc<dyn Extension>, Co
     match name {
         sflow::NAME => Some(shared(sflow::Sflow::new(config))),
         firewall::NAME => Some(shared(firewall::Firewall::new(config))),
+        openflow::NAME => Some(shared(openflow::Openflow::new(config))),
         vepa::NAME => Some(shared(vepa::Vepa::new(config))),
         _ => None,
     }

@@ -67,7 +67,7 @@ fn datagrams(effects: &mut Effects) -> Vec<Vec<u8>> {
             assert_eq!(to, SocketAddr::from(([192, 0, 2, 9], 6343)));
             bytes
         }
-        other @ Output::Log(_) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     };
     effects.take_outputs().into_iter().map(datagram).collect()
 }
