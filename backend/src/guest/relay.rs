@@ -151,7 +151,7 @@ impl<'a> Relay<'a> {
 
     fn handle(&mut self, message: &Message, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
         message.expect_request()?;
-        self.check(message)?;
+        Self::check(message, self.packed)?;
         if !harmless(message.request) {
             self.wait_for_transfer(stop)?;
         }
@@ -347,7 +347,7 @@ impl<'a> Relay<'a> {
 
     // === what a front end may not send ===
 
-    fn check(&self, message: &Message) -> Result<(), MessageError> {
+    fn check(message: &Message, packed: bool) -> Result<(), MessageError> {
         let request = message.request;
         let fds = message.fds.len();
         let wrong = |want| Err(MessageError::Descriptors { request, got: fds, want });
@@ -390,9 +390,9 @@ impl<'a> Relay<'a> {
             _ if fds != 0 => return wrong("0"),
             request::SET_VRING_NUM => {
                 let size = message.u32_at(4)?;
-                let fits = if self.packed { size != 0 } else { size.is_power_of_two() };
+                let fits = if packed { size != 0 } else { size.is_power_of_two() };
                 if !fits || size > u32::from(MAX_RING_SIZE) {
-                    let valid = if self.packed { "1 to 1024" } else { "a power of two up to 1024" };
+                    let valid = if packed { "1 to 1024" } else { "a power of two up to 1024" };
                     return Err(MessageError::Value {
                         request,
                         what: "ring size",

@@ -24,7 +24,8 @@ const OFFLOADS: [(u32, &str); 9] = [
     (13, "host-ecn"),
     (15, "mrg-rxbuf"),
 ];
-const RINGS: [(u32, &str); 3] = [(22, "mq"), (28, "indirect-desc"), (29, "event-idx")];
+const RINGS: [(u32, &str); 5] =
+    [(22, "mq"), (28, "indirect-desc"), (29, "event-idx"), (34, "ring-packed"), (35, "in-order")];
 const OTHERS: [(u32, &str); 2] = [(3, "mtu"), (21, "guest-announce")];
 
 /// Bits that are of the conversation with the front end or come and go with a migration, not of the device.

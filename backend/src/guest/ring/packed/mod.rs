@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::ground::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_SIZE, Desc, Ground, RingPlace, RingShape, Window};
 use super::{MAX_RING_SIZE, RingError, signal};
-use crate::guest::burst::BURST;
+use crate::guest::burst::{BURST, Burst};
 use crate::guest::dirty_log::DirtyLog;
 use crate::guest::memory::{Memory, Span};
 use receive::Staged;
@@ -356,6 +356,8 @@ impl PackedRing {
             && self.known == 0
         {
             self.done = window.done;
+            // What was finished must be known to be passed over. What is wrong with the ring shows again when it is used.
+            let _ = self.take(&mut Burst::default());
         }
     }
 
@@ -454,15 +456,21 @@ fn passed(old: Place, new: Place, event: Place, size: u16) -> bool {
 /// Where the device is in a ring that a front end says is at `base`.
 ///
 /// A front end that was not told, because the switch was killed, says what it heard last. What the device kept in the ring's memory is newer
-/// then, and if it died between showing descriptors and saying so, these say it. Only a chain of several descriptors can be mistaken there
-/// for one.
+/// then, and if it died between showing descriptors and saying so, these say it. Only chains of several descriptors can be mistaken there: for
+/// one, and one over the end of the ring for a new driver's, whose rings must begin at the beginning whatever they are made of.
 fn recover(live: &Live, base: Place) -> Place {
     if base == Place::START && (0..live.size).all(|index| live.flags(index) & USED == 0) {
         // Nothing was ever used: the driver has just made the ring.
         return base;
     }
     let kept = Place(live.event()[0].load(Ordering::Relaxed));
-    let mut at = if kept.0 != 0 && kept.index() < live.size { kept } else { base };
+    // Zero is also what a device leaves there that keeps no place. As a place it is the end of a lap with a wrap counter of 1, all of it used, and a
+    // front end that says a ring in use were at its beginning is hardly right unless something is available there.
+    let lap = |index| live.flags(index) & (AVAIL | USED);
+    let is_place = kept.0 != 0
+        || lap(live.size - 1) == Place::START.used()
+        || base == Place::START && lap(0) != Place::START.available();
+    let mut at = if is_place && kept.index() < live.size { kept } else { base };
     for _ in 0..live.size {
         if live.flags(at.index()) & (AVAIL | USED) != at.used() {
             break;
