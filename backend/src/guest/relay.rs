@@ -52,8 +52,8 @@ pub(super) struct Relay<'a> {
     /// Replies to NEED_REPLY are negotiated with the library.
     offered: bool,
     reply_ack: bool,
-    /// Rings are packed.
-    packed: bool,
+    /// virtio features the front end accepted.
+    features: u64,
     /// Protocol features the front end accepted.
     protocol: u64,
     status: u64,
@@ -73,7 +73,7 @@ impl<'a> Relay<'a> {
             features_set: false,
             offered: false,
             reply_ack: false,
-            packed: false,
+            features: 0,
             protocol: 0,
             status: 0,
             transfer: None,
@@ -91,7 +91,7 @@ impl<'a> Relay<'a> {
         }
         // An error of the library shows here at the latest.
         deaf.settle()?;
-        let Relay { features_set, offered, reply_ack, packed, protocol, status, journal, transfer, .. } =
+        let Relay { features_set, offered, reply_ack, features, protocol, status, journal, transfer, .. } =
             deaf;
         *self = Self {
             port: self.port,
@@ -100,7 +100,7 @@ impl<'a> Relay<'a> {
             features_set,
             offered,
             reply_ack,
-            packed,
+            features,
             protocol,
             status,
             transfer,
@@ -151,7 +151,7 @@ impl<'a> Relay<'a> {
 
     fn handle(&mut self, message: &Message, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
         message.expect_request()?;
-        Self::check(message, self.packed)?;
+        Self::check(message, self.is_packed())?;
         if !harmless(message.request) {
             self.wait_for_transfer(stop)?;
         }
@@ -252,10 +252,10 @@ impl<'a> Relay<'a> {
                         .map_err(|error| MessageError::Log { request: message.request, error })?;
                 }
                 self.features_set = true;
-                self.packed = value & features::RING_PACKED != 0;
+                self.features = value;
                 self.forward(message)
             }
-            request::GET_VRING_BASE if self.packed => {
+            request::GET_VRING_BASE if self.is_packed() => {
                 message.write(self.back)?;
                 let answer = self.answer()?;
                 // The library knows of 16 bits: where the device reads. The upper half is where it writes, which is the same place.
@@ -293,6 +293,10 @@ impl<'a> Relay<'a> {
             self.answer()?.write(self.front)?;
         }
         Ok(())
+    }
+
+    fn is_packed(&self) -> bool {
+        self.features & features::RING_PACKED != 0
     }
 
     /// Refuses a request whose protocol feature was not negotiated.

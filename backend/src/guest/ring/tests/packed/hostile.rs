@@ -232,7 +232,7 @@ proptest! {
             driver.ring.arm();
             if taken.is_err() {
                 driver.ring.stop();
-                driver.start((wish as u16 & 0x8000) | (wish as u16 & 0x7fff) % size);
+                driver.start((wish as u16 & 0x8000) | ((wish as u16 & 0x7fff) % size));
             }
         }
         driver.ram.check_canaries();

@@ -2,6 +2,7 @@
 
 mod driver;
 mod hostile;
+mod log;
 mod place;
 mod receive;
 mod transmit;

@@ -101,7 +101,9 @@ fn run(size: u16, shape: RingShape, first: u64, ops: Vec<Op>) {
                 assert_eq!(suspended.is_some(), window.iter().any(|s| s.finished));
                 assert_eq!(driver.reap(), [], "nothing is given back that was not");
                 driver.start(base.told(size));
-                suspended.iter().for_each(|window| driver.ring.resume(window));
+                if let Some(window) = &suspended {
+                    driver.ring.resume(window);
+                }
             }
             Op::Arm => {
                 let nothing = window.is_empty();
