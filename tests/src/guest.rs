@@ -218,7 +218,7 @@ impl Guest {
         for pair in 0..pairs as u32 {
             let make = |index| {
                 let ring = Ring::new(&self.memory, 0, index, ring_size, first_index, event_idx);
-                if packed { ring.into_packed() } else { ring }
+                if packed { ring.into_packed(self.features & features::IN_ORDER != 0) } else { ring }
             };
             let (rx, tx) = (make(2 * pair), make(2 * pair + 1));
             for ring in [&rx, &tx] {

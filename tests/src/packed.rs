@@ -4,7 +4,7 @@
 //! The three parts lie where a split ring has its own: descriptors in the place of the table, the driver's event suppression in that of the available
 //! ring, the device's in that of the used ring.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -44,6 +44,7 @@ pub struct Packed {
     device: u64,
     memory: Arc<Memory>,
     event_idx: bool,
+    in_order: bool,
     /// What is made available next.
     pub avail: Place,
     /// What is looked at next for being used.
@@ -52,6 +53,10 @@ pub struct Packed {
     ids: Vec<u16>,
     /// Descriptors of each chain that is on its way, by id.
     chains: HashMap<u16, u16>,
+    /// Their ids, in the order in which they were offered.
+    order: VecDeque<u16>,
+    /// Id and length of the used descriptor that stands for a batch of which not all is taken.
+    batch: Option<(u16, u32)>,
     /// Descriptors made available since the last decision on a kick.
     fresh: u16,
 }
@@ -59,7 +64,13 @@ pub struct Packed {
 impl Packed {
     /// A ring of zeroes with its parts at these addresses.
     #[must_use]
-    pub fn new(memory: &Arc<Memory>, size: u16, [desc, driver, device]: [u64; 3], event_idx: bool) -> Self {
+    pub fn new(
+        memory: &Arc<Memory>,
+        size: u16,
+        [desc, driver, device]: [u64; 3],
+        event_idx: bool,
+        in_order: bool,
+    ) -> Self {
         let mut ring = Self {
             size,
             desc,
@@ -67,11 +78,14 @@ impl Packed {
             device,
             memory: memory.clone(),
             event_idx,
+            in_order,
             avail: Place(WRAP),
             used: Place(WRAP),
             free: size,
             ids: Vec::new(),
             chains: HashMap::new(),
+            order: VecDeque::new(),
+            batch: None,
             fresh: 0,
         };
         ring.reset();
@@ -86,6 +100,8 @@ impl Packed {
         (self.avail, self.used, self.free, self.fresh) = (Place(WRAP), Place(WRAP), self.size, 0);
         self.ids = (0..self.size).rev().collect();
         self.chains.clear();
+        self.order.clear();
+        self.batch = None;
     }
 
     /// Descriptors that are free.
@@ -136,6 +152,7 @@ impl Packed {
         self.free -= slots;
         self.fresh += slots;
         self.chains.insert(id, slots);
+        self.order.push_back(id);
         Some(id)
     }
 
@@ -154,7 +171,7 @@ impl Packed {
     pub fn is_used(&self) -> bool {
         let flags = self.memory.load_u16(self.desc + 16 * u64::from(self.used.index()) + 14);
         let want = if self.used.0 & WRAP == 0 { 0 } else { AVAILABLE | USED };
-        !self.chains.is_empty() && flags & (AVAILABLE | USED) == want
+        self.batch.is_some() || !self.chains.is_empty() && flags & (AVAILABLE | USED) == want
     }
 
     /// Takes back the next used chain: its id and the number of bytes written to it.
@@ -162,12 +179,23 @@ impl Packed {
         if !self.is_used() {
             return None;
         }
-        fence(Ordering::Acquire);
-        let entry = self.memory.read(self.desc + 16 * u64::from(self.used.index()), 16);
-        let len = u32::from_le_bytes(entry[8..12].try_into().unwrap());
-        let id = u16::from_le_bytes(entry[12..14].try_into().unwrap());
-        let slots =
-            self.chains.remove(&id).unwrap_or_else(|| panic!("chain {id} is used, but is not offered"));
+        let (last, len) = self.batch.take().unwrap_or_else(|| {
+            fence(Ordering::Acquire);
+            let entry = self.memory.read(self.desc + 16 * u64::from(self.used.index()), 16);
+            let len = u32::from_le_bytes(entry[8..12].try_into().unwrap());
+            (u16::from_le_bytes(entry[12..14].try_into().unwrap()), len)
+        });
+        let position = self.order.iter().position(|id| *id == last);
+        let position = position.unwrap_or_else(|| panic!("chain {last} is used, but is not offered"));
+        // In order, one used descriptor may stand for all up to its chain (§2.8.8); of the others nothing was written.
+        let (id, len) = if self.in_order && position > 0 {
+            self.batch = Some((last, len));
+            (self.order.pop_front().expect("there is one"), 0)
+        } else {
+            self.order.remove(position);
+            (last, len)
+        };
+        let slots = self.chains.remove(&id).expect("known with its id");
         self.used = self.used.plus(slots, self.size);
         self.free += slots;
         self.ids.push(id);

@@ -154,9 +154,9 @@ impl Ring {
 
     /// Makes it a packed ring that begins at the beginning.
     #[must_use]
-    pub fn into_packed(mut self) -> Self {
+    pub fn into_packed(mut self, in_order: bool) -> Self {
         let parts = [self.desc, self.avail, self.used];
-        let packed = Packed::new(&self.memory, self.size, parts, self.event_idx);
+        let packed = Packed::new(&self.memory, self.size, parts, self.event_idx, in_order);
         (self.next_avail, self.next_used) = (packed.avail.0, packed.used.0);
         self.packed = Some(packed);
         self

@@ -3,7 +3,7 @@
 use turnpike_tests::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC, MRG_RXBUF, RING_PACKED};
 use turnpike_tests::options::{Dialect, Resume, Shape};
 use turnpike_tests::ring::{INDIRECT, NEXT, WRITE};
-use turnpike_tests::{Arena, Frame, Guest, Options, Switch, eventually};
+use turnpike_tests::{Arena, Frame, Guest, Options, PATIENCE, Switch, eventually};
 
 fn exchange(a: &mut Guest, b: &mut Guest, seed: u64) {
     for (len, seed) in [(700, seed), (60 + seed as usize % 1400, seed + 1)] {
@@ -41,6 +41,13 @@ fn s2_8_frames_pass_whatever_the_rings_are_like() {
         for seed in 0..200 {
             exchange(&mut a, &mut b, 1000 * number as u64 + seed);
         }
+        // In bursts, which in-order rings give back at once.
+        let frames: Vec<_> = (0..150).map(|seed| Frame::of_len(&b, &a, 300, seed)).collect();
+        b.send_all(&frames);
+        for frame in &frames {
+            a.expect(frame);
+        }
+        assert!(b.flush(PATIENCE), "everything is given back");
         drop(b);
         switch.wait_state("b", "waiting");
     }
@@ -56,6 +63,7 @@ fn s2_8_a_stopped_ring_says_both_its_places_and_goes_on_there() {
     for round in 0..40 {
         exchange(&mut a, &mut b, 10 * round);
         for guest in [&mut a, &mut b] {
+            assert!(guest.flush(PATIENCE), "all is sent");
             let bases = guest.stop().expect("the rings stop");
             let rings = guest.rx.iter().zip(&guest.tx).flat_map(|(rx, tx)| [rx.next_used, tx.next_used]);
             let want: Vec<u32> = rings.map(|place| u32::from(place) << 16 | u32::from(place)).collect();
