@@ -18,6 +18,8 @@ ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
     "64-split": Row(frames.row_frames(64), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 0.9}),
     "1500-split": Row(frames.row_frames(1500), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2}),
+    "64-packed": Row(frames.row_frames(64, frames.PACKED), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.1, VHOST: 0.9}),
+    "1500-packed": Row(frames.row_frames(1500, frames.PACKED), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2, VHOST: 1.0}),
     "ping": Row(pairs.row_ping, "ms p99", [TURNPIKE, BRIDGE], more=False, limits={BRIDGE: 1.0}, guests=True),
     "idle": Row(idle.row_idle, "% of a CPU", [TURNPIKE], more=False, limits={None: 1.0}),
     "policy-64": Row(policy.row_policy(1), "Mpps", [TURNPIKE, PLAIN, OVS], limits={PLAIN: 0.9, OVS: 2.0}),

@@ -14,15 +14,15 @@ from lab.suite import Skip, must, test  # noqa: E402
 _world = {}
 
 
-def world():
-    """The fleet and the guest on it, under QEMU 10 whose stream carries the port's state; made at first use."""
+def world(**card):
+    """The fleet and the guest on it, under QEMU 10 whose stream carries the port's state; made at first use. `card`: what that one is like."""
     if not _world:
         try:
             qemu = image.qemu(10)
         except LabError as e:
             raise Skip(str(e)) from None
         f = fleet.Fleet()
-        _world.update(fleet=f, guest=f.boot(qemu=qemu))
+        _world.update(fleet=f, guest=f.boot(qemu=qemu, **card))
         set_policy(f.hosts[0].switch)
     return _world["fleet"], _world["guest"]
 
@@ -51,6 +51,26 @@ def s20_3_no_frame_is_lost_or_doubled_by_a_move():
     nothing_lost(probes)
     settled(f, g)
     return told(move, probes)
+
+
+@test
+def s20_3_no_frame_is_lost_or_doubled_by_a_move_of_packed_rings():
+    forget_quietly()
+    try:
+        f, g = world(device="rx_queue_size=1024,packed=on")
+        must(g.run("cat /sys/class/net/eth0/device/features").out.strip()[34] == "1", "the driver uses split rings")
+        said = []
+        for _ in range(2):  # and back
+            probes = streams(f, g)
+            time.sleep(1)
+            move = g.move()
+            time.sleep(2)
+            nothing_lost(probes)
+            settled(f, g)
+            said.append(told(move, probes))
+        return "; ".join(said)
+    finally:
+        forget_quietly()
 
 
 @test

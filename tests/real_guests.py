@@ -203,9 +203,10 @@ def qemu_killed_under_traffic_harms_no_other_port():
     return str(p)
 
 
-def restarted(how):
+def restarted(how, device=""):
     new = world.newest()
-    a, b = up(a=dict(qemu=new), b=dict(qemu=new, queues=4, smp=2, host_mtu=9000, mtu=1500))
+    more = dict(device=device) if device else {}
+    a, b = up(a=dict(qemu=new, **more), b=dict(qemu=new, queues=4, smp=2, host_mtu=9000, mtu=1500, **more))
     s = the_switch()
     reachable(a, IP["b"])
     interval = 0.05
@@ -234,6 +235,23 @@ def switch_stopped_and_started_while_qemu_stays():
 @test
 def switch_killed_and_started_while_qemu_stays():
     return restarted("KILL")
+
+
+@test
+def guests_with_packed_rings_stream_and_outlive_the_switch():
+    new = world.newest()
+    a, b = up(a=dict(qemu=new, device="packed=on"), b=dict(qemu=new, queues=4, smp=2, host_mtu=9000, mtu=1500, device="packed=on"))
+    for g in (a, b):
+        must(g.run("cat /sys/class/net/eth0/device/features").out.strip()[34] == "1", f"{g.name}: its driver uses split rings")
+    reachable(a, IP["b"])
+    flows = ", ".join(map(str, both_ways(a, IP["b"])))
+    p = traffic.ping(a, IP["b"], 20)
+    must(p.lost == 0, str(p))
+    waited = the_switch().take_over()
+    reachable(a, IP["b"])
+    # QEMU cannot say where the device was when it was killed.
+    killed = restarted("KILL", "packed=on")
+    return f"{flows}; {p}; frames waited {waited:.1f} ms; {killed}"
 
 
 @test
@@ -331,7 +349,7 @@ def old_driver_habits_work():
 
 
 @test
-def dpdk_virtio_user_drives_rings_of_64_to_1024():
+def dpdk_virtio_user_drives_rings_of_64_to_1024_split_packed_and_in_order():
     try:
         testpmd.packages()
         net.hugepages(256)
@@ -341,8 +359,9 @@ def dpdk_virtio_user_drives_rings_of_64_to_1024():
     for name, mac in zip("xy", testpmd.MACS):
         s.port(name, "--mac", mac)
     try:
-        for size in (64, 256, 1024):
-            pmd = testpmd.Testpmd([testpmd.virtio_user(i, s.socket(n), server=False, queue_size=size) for i, n in enumerate("xy")])
+        for size, extra in ((64, ""), (256, ""), (1024, ""), (256, "packed_vq=1"), (1024, "packed_vq=1,in_order=1"), (256, "in_order=1"),
+                            (256, "packed_vq=1,mrg_rxbuf=0")):
+            pmd = testpmd.Testpmd([testpmd.virtio_user(i, s.socket(n), server=False, queue_size=size, extra=extra) for i, n in enumerate("xy")])
             try:
                 pmd.prompt()
                 pmd.go(64)
@@ -350,7 +369,7 @@ def dpdk_virtio_user_drives_rings_of_64_to_1024():
                 rates.append(pmd.rate(1))
             finally:
                 pmd.close()
-            must(rates[-1] > 10_000, f"ring of {size}: {rates[-1]} frames a second")
+            must(rates[-1] > 10_000, f"ring of {size} {extra}: {rates[-1]} frames a second")
             for n in "xy":
                 s.wait_state(n, "waiting")
     finally:

@@ -3,6 +3,7 @@ import re, time
 from lab import host, net, switch, testpmd
 from . import OVS, TURNPIKE, options
 
+PACKED = "packed_vq=1,in_order=1"  # of the generator's cards
 PAGES = 2300 + 256  # huge pages of OVS and of the generator
 
 
@@ -20,10 +21,11 @@ def ovs(paths):
     return s
 
 
-def generator(paths, server, *extra):
-    """The pair, ready to send."""
+def generator(paths, server, *extra, rings=""):
+    """The pair, ready to send. `rings`: what its cards are like, beside what the command line says."""
     net.hugepages(PAGES)
-    g = testpmd.Testpmd([testpmd.virtio_user(i, p, server=server, extra=options["vdev"]) for i, p in enumerate(paths)], extra=extra)
+    cards = ",".join(filter(None, (rings, options["vdev"])))
+    g = testpmd.Testpmd([testpmd.virtio_user(i, p, server=server, extra=cards) for i, p in enumerate(paths)], extra=extra)
     g.prompt()
     return g
 
@@ -54,7 +56,7 @@ def measure(s, g, seconds):
     return out
 
 
-def row_frames(size):
+def row_frames(size, rings=""):
     """Millions of frames per second received by a DPDK virtio-user pair (generator CPU 0, switch CPU 1)"""
     def setup(contenders, seconds):
         directory = host.work()
@@ -75,7 +77,7 @@ def row_frames(size):
                 s.go(size)
             g = None
             try:
-                g = generator(paths, contender == OVS)
+                g = generator(paths, contender == OVS, rings=rings)
                 g.go(size)
                 return measure(s, g, seconds)
             finally:

@@ -164,6 +164,30 @@ def chain(name, descs, avail=(0,), size=3, features=2, steps=((1, 255, 0),), tai
     save("chain", name, bytes([size, features, len(steps)]) + b"".join(map(bytes, steps)) + image)
 
 
+def packed(name, descs, features=0x42, size=8, steps=((1, 255, 0),), tail=b"", tail_at=0x400):
+    """`descs`: address, length, id, flags of each. A packed ring of `size`."""
+    image = b"".join(struct.pack("<QIHH", *d) for d in descs).ljust(16 * size + 8, b"\0")
+    if tail:
+        image = image.ljust(tail_at, b"\0") + tail
+    save("chain", f"packed-{name}", bytes([size - 1, features, len(steps)]) + b"".join(map(bytes, steps)) + image)
+
+
+def packed_chains():
+    nxt, write, indirect = 1, 2, 4
+    frame = bytes(12) + TCP4
+    rx = 0x40 | 16 | 8 | 2
+    table = struct.pack("<QIHH", 0x800, 12, 0, 0) + struct.pack("<QIHH", 0x900, 60, 0, 0)
+    packed("one", [(0x400, len(frame), 7, 0)], tail=frame)
+    packed("header-apart", [(0x400, 12, 0, nxt), (0x40C, 300, 9, 0)], steps=((2, 255, 0),))
+    packed("indirect", [(0x400, 32, 1, indirect)], tail=table)
+    packed("endless", [(0x400, 9, 0, nxt)] * 8, steps=((8, 255, 0), (8, 255, 0)))
+    packed("laps", [(0x400, 90, i, 0) for i in range(5)], size=5, steps=((3, 0xFE, 0), (2, 255, 0), (5, 0xAA, 0), (4, 255, 0)))
+    packed("in-order", [(0x400, 90, i, 0) for i in range(8)], features=0x63, steps=((8, 255, 0), (8, 0xFE, 0), (0, 1, 0)))
+    packed("receive", [(0x100000 + 2048 * i, 2048, i, write) for i in range(8)], features=rx, steps=((8, 1, 4), (0, 5, 0), (4, 1, 64)))
+    packed("receive-merged", [(0x100000 + 300 * i, 300, i, write) for i in range(8)], features=rx | 4, steps=((8, 7, 8), (0, 1, 0)))
+    packed("receive-chain", [(0x100000, 12, 0, write | nxt), (0x3F00, 4000, 0, write)], features=rx, steps=((2, 9, 0),))
+
+
 def chains():
     nxt, write, indirect = 1, 2, 4
     frame = bytes(12) + TCP4
@@ -380,6 +404,7 @@ if __name__ == "__main__":
     tunnels()
     pipelines()
     chains()
+    packed_chains()
     messages()
     states()
     extensions()

@@ -57,6 +57,8 @@ bits! {
     VERSION_1 = 32, "version-1";
     /// Packed virtqueues.
     RING_PACKED = 34, "ring-packed";
+    /// Buffers are used in the order in which they were made available.
+    IN_ORDER = 35, "in-order";
 }
 
 /// Bits without which no ring can be brought up here.

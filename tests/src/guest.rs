@@ -141,9 +141,10 @@ impl Guest {
         };
         guest.negotiate()?;
         guest.make_rings(rx_buffer as u32);
-        let first = u32::from(guest.options.first_index);
+        let rings = guest.rx.iter().zip(&guest.tx).flat_map(|(rx, tx)| [rx.next_used, tx.next_used]);
+        let first: Vec<u32> = rings.map(u32::from).collect();
         guest.share_memory()?;
-        guest.start(&vec![first; 2 * guest.options.pairs])?;
+        guest.start(&first)?;
         guest.post(guest.options.rx_post.unwrap_or(usize::from(guest.options.ring_size)));
         Ok(guest)
     }
@@ -174,6 +175,8 @@ impl Guest {
     /// Starts the rings where they stopped.
     pub fn go_on(&mut self, resume: Resume) -> io::Result<()> {
         let index = |ring: &Ring| match resume {
+            // As QEMU, which knows of a packed ring only what it was told last.
+            Resume::Used if ring.packed.is_some() => 1 << 15,
             Resume::Used => ring.used_index(),
             Resume::Available => ring.next_avail,
         };
@@ -211,8 +214,12 @@ impl Guest {
     fn make_rings(&mut self, rx_buffer: u32) {
         let Options { ring_size, first_index, pairs, .. } = self.options;
         let event_idx = self.features & features::EVENT_IDX != 0;
+        let packed = self.features & features::RING_PACKED != 0;
         for pair in 0..pairs as u32 {
-            let make = |index| Ring::new(&self.memory, 0, index, ring_size, first_index, event_idx);
+            let make = |index| {
+                let ring = Ring::new(&self.memory, 0, index, ring_size, first_index, event_idx);
+                if packed { ring.into_packed(self.features & features::IN_ORDER != 0) } else { ring }
+            };
             let (rx, tx) = (make(2 * pair), make(2 * pair + 1));
             for ring in [&rx, &tx] {
                 let event = EpollEvent::new(EventSet::IN, u64::from(ring.index));

@@ -53,6 +53,7 @@ pub mod message;
 pub mod migration;
 pub mod net_hdr;
 pub mod options;
+pub mod packed;
 pub mod packet;
 pub mod protocols;
 pub mod reference;

@@ -1,4 +1,5 @@
-//! The driver's side of one split virtqueue, as virtio 1.2 section 2.7 describes it.
+//! The driver's side of one split virtqueue, as virtio 1.2 section 2.7 describes it, or where those were negotiated of a packed one
+//! ([`packed`](crate::packed)).
 //!
 //! Well-behaved use is [`Ring::offer`] and [`Ring::take`]; everything below (`write_descriptor`, `write_available`,
 //! `set_available_index` …) is public too and checks nothing, so that a test can be any driver it likes.
@@ -10,6 +11,7 @@ use std::sync::atomic::{Ordering, fence};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::memory::Memory;
+use crate::packed::Packed;
 
 /// Descriptor flag: the chain goes on at `next`.
 pub const NEXT: u16 = 1;
@@ -106,6 +108,8 @@ pub struct Ring {
     chains: Vec<Option<Vec<u16>>>,
     /// Available index at the time of the last kick decision.
     kicked_at: u16,
+    /// The ring, if it is a packed one; indices above are places then.
+    pub packed: Option<Packed>,
 }
 
 /// Most descriptors of an indirect table made by [`Ring::offer_indirect`].
@@ -142,9 +146,28 @@ impl Ring {
             free: (0..size).rev().collect(),
             chains: vec![None; usize::from(size)],
             kicked_at: first,
+            packed: None,
         };
         ring.write_indexes(first);
         ring
+    }
+
+    /// Makes it a packed ring that begins at the beginning.
+    #[must_use]
+    pub fn into_packed(mut self, in_order: bool) -> Self {
+        let parts = [self.desc, self.avail, self.used];
+        let packed = Packed::new(&self.memory, self.size, parts, self.event_idx, in_order);
+        (self.next_avail, self.next_used) = (packed.avail.0, packed.used.0);
+        self.packed = Some(packed);
+        self
+    }
+
+    /// Does something with the packed ring, if it is one, and follows where it is.
+    fn packed<R>(&mut self, act: impl FnOnce(&mut Packed) -> R) -> Option<R> {
+        let packed = self.packed.as_mut()?;
+        let result = act(packed);
+        (self.next_avail, self.next_used) = (packed.avail.0, packed.used.0);
+        Some(result)
     }
 
     fn write_indexes(&self, first: u16) {
@@ -158,6 +181,9 @@ impl Ring {
 
     /// Forgets everything offered and starts over at `first`, as a driver does after a device reset.
     pub fn reset(&mut self, first: u16) {
+        if self.packed(Packed::reset).is_some() {
+            return;
+        }
         self.next_avail = first;
         self.next_used = first;
         self.kicked_at = first;
@@ -169,17 +195,26 @@ impl Ring {
     /// Descriptors that are free.
     #[must_use]
     pub fn free(&self) -> usize {
+        if let Some(packed) = &self.packed {
+            return packed.free();
+        }
         self.free.len()
     }
 
     /// Chains offered and not yet taken back.
     #[must_use]
     pub fn in_flight(&self) -> u16 {
+        if let Some(packed) = &self.packed {
+            return packed.in_flight();
+        }
         self.next_avail.wrapping_sub(self.next_used)
     }
 
     /// Offers a chain of buffers and returns its head, or `None` if too few descriptors are free. Does not kick.
     pub fn offer(&mut self, buffers: &[Buffer]) -> Option<u16> {
+        if let Some(id) = self.packed(|ring| ring.offer(buffers)) {
+            return id;
+        }
         if self.free.len() < buffers.len() || buffers.is_empty() {
             return None;
         }
@@ -197,6 +232,10 @@ impl Ring {
     /// Offers the buffers through an indirect table: one descriptor of the ring whatever their number.
     pub fn offer_indirect(&mut self, buffers: &[Buffer]) -> Option<u16> {
         assert!(buffers.len() <= MAX_INDIRECT, "{} buffers, at most {MAX_INDIRECT}", buffers.len());
+        let tables = self.tables;
+        if let Some(id) = self.packed(|ring| ring.offer_indirect(buffers, tables)) {
+            return id;
+        }
         let head = self.free.pop()?;
         let table = self.tables + u64::from(head) * 16 * MAX_INDIRECT as u64;
         for (position, buffer) in buffers.iter().enumerate() {
@@ -227,6 +266,9 @@ impl Ring {
 
     /// Takes back the next used chain: its head and the number of bytes written to it.
     pub fn take(&mut self) -> Option<(u16, u32)> {
+        if let Some(taken) = self.packed(Packed::take) {
+            return taken;
+        }
         if self.used_index() == self.next_used {
             return None;
         }
@@ -258,6 +300,12 @@ impl Ring {
 
     /// Kicks the device if it wants to know (it did not suppress notifications); says whether it was kicked.
     pub fn notify(&mut self) -> bool {
+        if let Some(wanted) = self.packed(Packed::wants_kick) {
+            if wanted {
+                self.kick_anyway();
+            }
+            return wanted;
+        }
         fence(Ordering::SeqCst); // the available index must be out before the device's wish is read
         let wanted = if self.event_idx {
             let event = self.memory.load_u16(self.avail_event_address());
@@ -281,6 +329,9 @@ impl Ring {
 
     /// Asks not to be called; the device may ignore that without `EVENT_IDX`, but the switch does not.
     pub fn suppress_calls(&mut self) {
+        if let Some(packed) = &self.packed {
+            return packed.suppress_calls();
+        }
         if self.event_idx {
             // An index half the number space away is reached last.
             self.memory
@@ -293,6 +344,9 @@ impl Ring {
     /// Asks to be called for the next used chain. Returns true if one is there already: then do not sleep.
     #[must_use]
     pub fn want_calls(&mut self) -> bool {
+        if let Some(packed) = &self.packed {
+            return packed.want_calls();
+        }
         if self.event_idx {
             self.memory.store_u16(self.used_event_address(), self.next_used);
         } else {
@@ -313,9 +367,12 @@ impl Ring {
         self.call.read().unwrap_or(0)
     }
 
-    /// The device's used index.
+    /// The device's used index. In a packed ring nothing tells it; something else than `next_used` if there is a chain to take.
     #[must_use]
     pub fn used_index(&self) -> u16 {
+        if let Some(packed) = &self.packed {
+            return packed.used.0 ^ u16::from(packed.is_used());
+        }
         self.memory.load_u16(self.used + 2)
     }
 

@@ -19,8 +19,8 @@ fn exchange(a: &mut Guest, b: &mut Guest, seed: u64) {
 fn what_is_offered_is_what_is_tested_here() {
     let switch = Switch::start();
     let guest = Guest::attach(&switch, "a", Options::default().pairs(2));
-    // The last is for the front end itself, when it copies the guest elsewhere.
-    let tested = features::LINUX | features::LOG_ALL;
+    // The first is for the front end itself, when it copies the guest elsewhere.
+    let tested = features::LINUX | features::LOG_ALL | features::RING_PACKED | features::IN_ORDER;
     assert_eq!(features::names(guest.offered & !tested), [""; 0], "offered, but no test uses it");
     assert_eq!(guest.offered & !tested, 0, "an unknown bit is offered");
     assert_eq!(features::names(tested & !guest.offered), [""; 0], "expected, but not offered");

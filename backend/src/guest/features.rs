@@ -8,6 +8,8 @@ use vswitch::frame::offload::GuestOffloads;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// `VIRTIO_F_RING_PACKED`.
+pub const RING_PACKED: u64 = 1 << virtio_config::VIRTIO_F_RING_PACKED;
 /// `VHOST_F_LOG_ALL`: the front end's own, to have writes to guest memory logged. No guest ever sees it.
 pub const LOG_ALL: u64 = 1 << 26;
 
@@ -43,6 +45,8 @@ features! {
     "mq" = virtio_net::VIRTIO_NET_F_MQ,
     "indirect-desc" = virtio_ring::VIRTIO_RING_F_INDIRECT_DESC,
     "event-idx" = virtio_ring::VIRTIO_RING_F_EVENT_IDX,
+    "ring-packed" = virtio_config::VIRTIO_F_RING_PACKED,
+    "in-order" = virtio_config::VIRTIO_F_IN_ORDER,
 }
 
 /// Protocol features that the control protocol's library serves. `relay` adds what it serves itself.

@@ -17,6 +17,8 @@ use vswitch::{Mac, PortId};
 
 use super::burst::Burst;
 use super::message::{Message, request, send};
+use super::ring::Kind;
+use super::ring::receive::Receive;
 use super::{GuestPort, Owner, connection, features, lock, vring};
 use crate::spec::{EventSink, GuestSpec, StateKeeper};
 
@@ -55,7 +57,12 @@ impl Owner for Served {
         for queue in &port.queues {
             let mut ring = queue.lock();
             let used = if queue.index % 2 == 0 {
-                ring.put(&NetHeader::default(), &[0x55; 60], &[], 60).map(|_| ())
+                let (header, frame) = (NetHeader::default(), [0x55; 60]);
+                let put = match ring.kind() {
+                    Kind::Split(ring) => ring.put(&header, &frame, &[], 60),
+                    Kind::Packed(ring) => ring.put(&header, &frame, &[], 60),
+                };
+                put.map(|_| ())
             } else {
                 burst.clear();
                 ring.take(&mut burst).map(|()| ring.complete(&burst, u64::MAX))

@@ -52,6 +52,8 @@ pub(super) struct Relay<'a> {
     /// Replies to NEED_REPLY are negotiated with the library.
     offered: bool,
     reply_ack: bool,
+    /// virtio features the front end accepted.
+    features: u64,
     /// Protocol features the front end accepted.
     protocol: u64,
     status: u64,
@@ -71,6 +73,7 @@ impl<'a> Relay<'a> {
             features_set: false,
             offered: false,
             reply_ack: false,
+            features: 0,
             protocol: 0,
             status: 0,
             transfer: None,
@@ -88,7 +91,8 @@ impl<'a> Relay<'a> {
         }
         // An error of the library shows here at the latest.
         deaf.settle()?;
-        let Relay { features_set, offered, reply_ack, protocol, status, journal, transfer, .. } = deaf;
+        let Relay { features_set, offered, reply_ack, features, protocol, status, journal, transfer, .. } =
+            deaf;
         *self = Self {
             port: self.port,
             front: self.front,
@@ -96,6 +100,7 @@ impl<'a> Relay<'a> {
             features_set,
             offered,
             reply_ack,
+            features,
             protocol,
             status,
             transfer,
@@ -146,7 +151,7 @@ impl<'a> Relay<'a> {
 
     fn handle(&mut self, message: &Message, stop: BorrowedFd<'_>) -> Result<(), MessageError> {
         message.expect_request()?;
-        Self::check(message)?;
+        Self::check(message, self.is_packed())?;
         if !harmless(message.request) {
             self.wait_for_transfer(stop)?;
         }
@@ -247,7 +252,15 @@ impl<'a> Relay<'a> {
                         .map_err(|error| MessageError::Log { request: message.request, error })?;
                 }
                 self.features_set = true;
+                self.features = value;
                 self.forward(message)
+            }
+            request::GET_VRING_BASE if self.is_packed() => {
+                message.write(self.back)?;
+                let answer = self.answer()?;
+                // The library knows of 16 bits: where the device reads. The upper half is where it writes, which is the same place.
+                let (ring, place) = (answer.u32_at(0)?, answer.u32_at(4)? & 0xffff);
+                message.reply(u64::from(ring) | u64::from(place | place << 16) << 32).write(self.front)
             }
             request::RESET_OWNER | request::RESET_DEVICE => {
                 self.features_set = false;
@@ -280,6 +293,10 @@ impl<'a> Relay<'a> {
             self.answer()?.write(self.front)?;
         }
         Ok(())
+    }
+
+    fn is_packed(&self) -> bool {
+        self.features & features::RING_PACKED != 0
     }
 
     /// Refuses a request whose protocol feature was not negotiated.
@@ -334,7 +351,7 @@ impl<'a> Relay<'a> {
 
     // === what a front end may not send ===
 
-    fn check(message: &Message) -> Result<(), MessageError> {
+    fn check(message: &Message, packed: bool) -> Result<(), MessageError> {
         let request = message.request;
         let fds = message.fds.len();
         let wrong = |want| Err(MessageError::Descriptors { request, got: fds, want });
@@ -377,8 +394,9 @@ impl<'a> Relay<'a> {
             _ if fds != 0 => return wrong("0"),
             request::SET_VRING_NUM => {
                 let size = message.u32_at(4)?;
-                if !size.is_power_of_two() || size > u32::from(MAX_RING_SIZE) {
-                    let valid = "a power of two up to 1024";
+                let fits = if packed { size != 0 } else { size.is_power_of_two() };
+                if !fits || size > u32::from(MAX_RING_SIZE) {
+                    let valid = if packed { "1 to 1024" } else { "a power of two up to 1024" };
                     return Err(MessageError::Value {
                         request,
                         what: "ring size",

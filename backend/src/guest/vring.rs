@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
@@ -16,8 +16,7 @@ use virtio_queue::{Error as QueueError, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 
 use super::memory::{GuestRam, MAX_REGIONS, Memory};
-use super::ring::split::{RingPlace, RingShape};
-use super::ring::{Queue, RingError, set_nonblocking, signal};
+use super::ring::{Queue, RingError, RingPlace, RingShape, set_nonblocking, signal};
 use super::{GuestPort, dirty_log, lock};
 
 /// Memory handle of the control protocol.
@@ -41,6 +40,8 @@ pub(super) struct PortVring {
     inner: VringMutex<Ram>,
     port: Arc<GuestPort>,
     queue: Arc<Queue>,
+    /// What the front end said; the library only takes powers of two, which packed rings need not be.
+    size: Arc<AtomicU16>,
 }
 
 impl PortVring {
@@ -57,7 +58,7 @@ impl PortVring {
             let state = self.inner.get_ref();
             let queue = state.get_queue();
             let place = RingPlace {
-                size: queue.size(),
+                size: self.size.load(Ordering::Relaxed),
                 desc: queue.desc_table(),
                 avail: queue.avail_ring(),
                 used: queue.used_ring(),
@@ -141,7 +142,10 @@ pub(super) fn release(port: &GuestPort) {
     for vring in &vrings {
         vring.stop();
         vring.queue.set_kick(None);
-        vring.queue.lock().set_call(None);
+        let mut ring = vring.queue.lock();
+        ring.set_call(None);
+        ring.forget_base();
+        drop(ring);
         // The owner may have looked between the two: without this it would wait on the old kick until something else happens.
         port.queue_changed(usize::from(vring.queue.index));
     }
@@ -172,6 +176,8 @@ fn shape(features: u64) -> RingShape {
         event_idx: has(virtio_ring::VIRTIO_RING_F_EVENT_IDX),
         indirect: has(virtio_ring::VIRTIO_RING_F_INDIRECT_DESC),
         mergeable,
+        packed: has(virtio_config::VIRTIO_F_RING_PACKED),
+        in_order: has(virtio_config::VIRTIO_F_IN_ORDER),
         header_len,
     }
 }
@@ -195,7 +201,7 @@ impl VringT<Ram> for PortVring {
                 Some((Arc::clone(port), queue))
             })
             .ok_or(QueueError::QueueNotReady)?;
-        let vring = Self { inner, port, queue };
+        let vring = Self { inner, port, queue, size: Arc::new(AtomicU16::new(max_queue_size)) };
         lock(&vring.port.vrings).push(vring.clone());
         Ok(vring)
     }
@@ -255,6 +261,7 @@ impl VringT<Ram> for PortVring {
     }
 
     fn set_queue_next_avail(&self, base: u16) {
+        self.queue.lock().set_base(base);
         self.inner.set_queue_next_avail(base);
     }
 
@@ -267,6 +274,7 @@ impl VringT<Ram> for PortVring {
     }
 
     fn set_queue_size(&self, num: u16) {
+        self.size.store(num, Ordering::Relaxed);
         self.inner.set_queue_size(num);
     }
 

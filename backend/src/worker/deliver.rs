@@ -11,7 +11,7 @@ use vswitch::port::mtu;
 use vswitch::trace::DropReason;
 use vswitch::{Direction, Nanos, PortId};
 
-use super::bill::Plans;
+use super::bill::{Bill, Plans};
 use super::counters::Counters;
 use super::overlay::Customers;
 use super::steer::queue_pair;
@@ -21,9 +21,8 @@ use crate::guest::GuestPort;
 use crate::guest::burst::{BURST, Burst, Frame, Untagged};
 use crate::guest::hold::Held;
 use crate::guest::memory::Span;
-use crate::guest::ring::receive::Put;
-use crate::guest::ring::split::SplitRing;
-use crate::guest::ring::{Queue, RingError};
+use crate::guest::ring::receive::{Put, Receive};
+use crate::guest::ring::{Kind, Queue, RingError};
 use crate::link::outbox::Outbox;
 
 /// Longest frame that is handled in software, and room for its segments.
@@ -69,6 +68,19 @@ impl Blocked {
     pub(super) fn is_empty(&self) -> bool {
         self.queues.is_empty() && !self.link
     }
+}
+
+/// What became of frames for one receive ring.
+struct Filled {
+    finished: u64,
+    /// Those that found it standing still.
+    late: u64,
+    /// Frames that it got, counted as on a wire.
+    packets: u64,
+    bytes: u64,
+    bill: Bill,
+    /// Why the queue is to be stopped.
+    broken: Option<RingError>,
 }
 
 /// The worker's own part of the switch: flow cache and scratch memory.
@@ -238,75 +250,11 @@ impl Delivery {
     ) -> (u64, u64) {
         let id = port.spec.id;
         let queue = &port.queues[2 * pair];
-        let receives = port.receives();
-        let limit = port.mtu();
-        let mut finished = 0;
-        let (mut packets, mut bytes) = (0, 0);
-        let mut bill = self.plans.bill(group, Direction::In);
-        let mut broken = None;
-        let mut late = 0;
-        {
-            let mut ring = queue.lock();
-            if let Err(error) = ring.stage(group.count_ones() as usize) {
-                broken = Some(error);
-            }
-            for index in bits(group) {
-                if broken.is_some() {
-                    break;
-                }
-                let frame = &burst.frames[index];
-                let cost = frame.offload.wire(frame.len);
-                if let Err(reason) = mtu::check(limit, frame.head(), frame.len, &frame.offload) {
-                    context.counters.in_drop(id, reason, cost.0);
-                    self.watch.lost(context, burst, index, id, reason);
-                    finished |= 1 << index;
-                    continue;
-                }
-                if !ring.is_live() {
-                    late |= 1 << index;
-                    continue;
-                }
-                let rest = burst.rest(index);
-                let put = match frame.offload.treatment(receives) {
-                    Treatment::Pass => ring.put(&frame.offload.header(1), frame.head(), rest, frame.len),
-                    treatment => self.put_prepared(&mut ring, burst, index, treatment),
-                };
-                match put {
-                    Ok(Put::Done) => {
-                        packets += cost.0;
-                        bytes += cost.1;
-                        bill.add(&self.plans, context.counters, index, cost);
-                    }
-                    Ok(Put::TooSmall) => {
-                        let reason = DropReason::ReceiverBuffersTooSmall;
-                        context.counters.in_drop(id, reason, cost.0);
-                        self.watch.lost(context, burst, index, id, reason);
-                    }
-                    // What was held has its own bound in time.
-                    Ok(Put::Full)
-                        if context.errand == Errand::Held
-                            || context.patience == Patience::Wait && !ring.is_stalled() =>
-                    {
-                        blocked.queues.push((id, Arc::clone(queue)));
-                        break;
-                    }
-                    Ok(Put::Full) => {
-                        ring.set_stalled();
-                        context.counters.in_drop(id, DropReason::ReceiverFull, cost.0);
-                        self.watch.lost(context, burst, index, id, DropReason::ReceiverFull);
-                    }
-                    Err(error) => {
-                        broken = Some(error);
-                        continue;
-                    }
-                }
-                finished |= 1 << index;
-            }
-            if let Some(error) = ring.vanished() {
-                broken = Some(error);
-            }
-            ring.publish();
-        }
+        let filled = match queue.lock().kind() {
+            Kind::Split(ring) => self.fill(context, burst, port, queue, ring, group, blocked),
+            Kind::Packed(ring) => self.fill(context, burst, port, queue, ring, group, blocked),
+        };
+        let Filled { mut finished, late, packets, bytes, mut bill, broken } = filled;
         context.counters.received(id, packets, bytes);
         bill.pay(context.counters, (packets, bytes));
         if let Some(error) = broken {
@@ -326,6 +274,85 @@ impl Delivery {
         (finished, 0)
     }
 
+    /// Puts the frames of `group` into a receive ring and shows them to the guest.
+    #[allow(clippy::too_many_arguments)] // the parts of a worker that a burst meets
+    #[inline]
+    fn fill<R: Receive>(
+        &mut self,
+        context: &Context<'_>,
+        burst: &Burst,
+        port: &GuestPort,
+        queue: &Arc<Queue>,
+        ring: &mut R,
+        group: u64,
+        blocked: &mut Blocked,
+    ) -> Filled {
+        let id = port.spec.id;
+        let receives = port.receives();
+        let limit = port.mtu();
+        let (mut finished, mut late) = (0, 0);
+        let (mut packets, mut bytes) = (0, 0);
+        let mut bill = self.plans.bill(group, Direction::In);
+        let mut broken = ring.stage(group.count_ones() as usize).err();
+        for index in bits(group) {
+            if broken.is_some() {
+                break;
+            }
+            let frame = &burst.frames[index];
+            let cost = frame.offload.wire(frame.len);
+            if let Err(reason) = mtu::check(limit, frame.head(), frame.len, &frame.offload) {
+                context.counters.in_drop(id, reason, cost.0);
+                self.watch.lost(context, burst, index, id, reason);
+                finished |= 1 << index;
+                continue;
+            }
+            if !ring.is_live() {
+                late |= 1 << index;
+                continue;
+            }
+            let rest = burst.rest(index);
+            let put = match frame.offload.treatment(receives) {
+                Treatment::Pass => ring.put(&frame.offload.header(1), frame.head(), rest, frame.len),
+                treatment => self.put_prepared(ring, burst, index, treatment),
+            };
+            match put {
+                Ok(Put::Done) => {
+                    packets += cost.0;
+                    bytes += cost.1;
+                    bill.add(&self.plans, context.counters, index, cost);
+                }
+                Ok(Put::TooSmall) => {
+                    let reason = DropReason::ReceiverBuffersTooSmall;
+                    context.counters.in_drop(id, reason, cost.0);
+                    self.watch.lost(context, burst, index, id, reason);
+                }
+                // What was held has its own bound in time.
+                Ok(Put::Full)
+                    if context.errand == Errand::Held
+                        || context.patience == Patience::Wait && !ring.is_stalled() =>
+                {
+                    blocked.queues.push((id, Arc::clone(queue)));
+                    break;
+                }
+                Ok(Put::Full) => {
+                    ring.set_stalled();
+                    context.counters.in_drop(id, DropReason::ReceiverFull, cost.0);
+                    self.watch.lost(context, burst, index, id, DropReason::ReceiverFull);
+                }
+                Err(error) => {
+                    broken = Some(error);
+                    continue;
+                }
+            }
+            finished |= 1 << index;
+        }
+        if let Some(error) = ring.vanished() {
+            broken = Some(error);
+        }
+        ring.publish();
+        Filled { finished, late, packets, bytes, bill, broken }
+    }
+
     /// Port `to` does not get frames that were meant for it.
     pub(super) fn drop_all(
         &mut self,
@@ -343,9 +370,9 @@ impl Delivery {
     }
 
     /// Completes or segments a frame in software and puts the result; all of its segments or none.
-    fn put_prepared(
+    fn put_prepared<R: Receive>(
         &mut self,
-        ring: &mut SplitRing,
+        ring: &mut R,
         burst: &Burst,
         index: usize,
         treatment: Treatment,

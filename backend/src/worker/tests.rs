@@ -16,7 +16,7 @@ use super::deliver::{Blocked, Delivery, Patience};
 use super::{Counters, FLOWS, Port, Shared};
 use crate::guest::burst::{BURST, Burst};
 use crate::guest::memory::{GuestRam, Memory};
-use crate::guest::ring::split::{RingPlace, RingShape};
+use crate::guest::ring::{RingPlace, RingShape};
 use crate::guest::{GuestPort, Owner, features, tsc};
 use crate::spec::{EventSink, GuestSpec, PollMode, StateKeeper};
 use crate::tally::Tallies;

@@ -24,7 +24,7 @@ const OFFLOADS: [(u32, &str); 9] = [
     (13, "host-ecn"),
     (15, "mrg-rxbuf"),
 ];
-const RINGS: [(u32, &str); 3] = [(22, "mq"), (28, "indirect-desc"), (29, "event-idx")];
+const RINGS: [(u32, &str); 4] = [(22, "mq"), (28, "indirect-desc"), (29, "event-idx"), (35, "in-order")];
 const OTHERS: [(u32, &str); 2] = [(3, "mtu"), (21, "guest-announce")];
 
 /// Bits that are of the conversation with the front end or come and go with a migration, not of the device.
@@ -216,7 +216,7 @@ fn device(found: &mut Found, m: &Manifest, port: &OfferedPort) {
         } else if let Some(name) = named(&RINGS) {
             (Kind::RingFeature, Some(name))
         } else if bit == RING_PACKED {
-            let fix = "start the guest with packed=off; this switch has split rings only";
+            let fix = again("ring-packed in --features, or without --features".to_owned());
             found.port(Kind::RingFormat, "packed rings", "split rings", fix);
             continue;
         } else {

@@ -3,6 +3,7 @@
 //!
 //! Input: ring size (1 byte), features (1), number of steps (1), per step: how far the available index moves (1), and
 //! which frames finish, or how long the frame is that is put and how many buffers are read ahead (2). The rest is the beginning of guest memory: descriptors, rings, anything.
+//! Of a packed ring (a feature) the first byte of a step is how many descriptors are given the flags that make them available.
 #![no_main]
 
 use std::cell::RefCell;
@@ -10,9 +11,8 @@ use std::sync::Arc;
 
 use backend::guest::burst::{BURST, Burst};
 use backend::guest::memory::{GuestRam, Memory, Span};
-use backend::guest::ring::RingError;
-use backend::guest::ring::receive::Put;
-use backend::guest::ring::split::{RingPlace, RingShape, SplitRing};
+use backend::guest::ring::receive::{Put, Receive};
+use backend::guest::ring::{Kind, Ring, RingError, RingPlace, RingShape, SplitRing};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
@@ -75,10 +75,16 @@ impl State {
         // SAFETY: no longer than the first region.
         unsafe { self.hosts[0].copy_from_nonoverlapping(image.as_ptr(), image.len()) };
 
-        let size = 1 << (size % 8);
         let bit = |n: u8| features >> n & 1 != 0;
         let header_len = if bit(2) || bit(3) { 12 } else { 10 };
-        let shape = RingShape { event_idx: bit(0), indirect: bit(1), mergeable: bit(2), header_len };
+        let (event_idx, indirect, mergeable) = (bit(0), bit(1), bit(2));
+        let shape = RingShape { event_idx, indirect, mergeable, header_len, ..RingShape::default() };
+        if bit(6) {
+            let shape = RingShape { packed: true, in_order: bit(5), ..shape };
+            self.run_packed(u16::from(size % 128) + 1, shape, bit(4), steps);
+            return Some(());
+        }
+        let size = 1 << (size % 8);
         // As compact as can be, so that little input says much.
         let avail = 16 * u64::from(size);
         let used = (avail + 6 + 2 * u64::from(size)).next_multiple_of(4);
@@ -130,8 +136,59 @@ impl State {
         Some(())
     }
 
+    /// A packed ring of any size, whose driver makes descriptors available as they are.
+    fn run_packed(&mut self, size: u16, shape: RingShape, receives: bool, steps: &[u8]) {
+        let driver = 16 * u64::from(size);
+        let place = RingPlace { size, desc: 0, avail: driver, used: driver + 4 };
+        let host = self.hosts[0];
+        // SAFETY: inside the first region: at most 128 descriptors of 16 bytes and two words behind them; all even.
+        let word = |at: u64| unsafe { host.add(at as usize).cast::<u16>() };
+        let mut ring = Ring::default();
+        let (mut told, mut next) = (0x8000u16, 0u32);
+        for step in steps.chunks_exact(3) {
+            if !ring.is_live() {
+                ring.set_base(told);
+                ring.start(Arc::clone(&self.memory), place, shape).expect("a proper place");
+                let base = ring.base();
+                assert!(base & 0x7fff < size);
+                next = u32::from(base & 0x7fff) + if base >> 15 == 0 { u32::from(size) } else { 0 };
+            }
+            for _ in 0..step[0] % 40 {
+                let index = next % u32::from(size);
+                let lap = if next / u32::from(size) % 2 == 0 { 1 << 7 } else { 1 << 15 };
+                let flags = word(16 * u64::from(index) + 14);
+                // SAFETY: as above.
+                unsafe { flags.write(flags.read() & 0x7f7f | lap) };
+                next += 1;
+            }
+            let used = if receives {
+                let Kind::Packed(packed) = ring.kind() else { unreachable!("it was started as one") };
+                self.put(packed, usize::from(step[1]) * 270, usize::from(step[2] % 65)).map(|_| ())
+            } else {
+                self.burst.clear();
+                ring.take(&mut self.burst).map(|()| {
+                    self.check_burst();
+                    assert!(self.burst.count <= usize::from(size));
+                    ring.complete(&self.burst, u64::from_ne_bytes([step[1]; 8]).rotate_left(step[2].into()));
+                })
+            };
+            ring.publish();
+            // SAFETY: as above. (A receive buffer may lie anywhere, there too.)
+            let kept = unsafe { word(driver + 4).read() };
+            assert!(receives || ring.base() == kept, "the place is kept");
+            if used.is_ok() {
+                ring.arm();
+                ring.disarm();
+            } else {
+                ring.stop();
+                told = u16::from_ne_bytes([step[1], step[2]]) & 0x8000 | u16::from(step[1]) % size;
+            }
+        }
+        ring.stop();
+    }
+
     /// Puts a frame, after reading so many buffers ahead.
-    fn put(&self, ring: &mut SplitRing, len: usize, ahead: usize) -> Result<Put, RingError> {
+    fn put<R: Receive>(&self, ring: &mut R, len: usize, ahead: usize) -> Result<Put, RingError> {
         if ahead > 0 {
             ring.stage(ahead)?;
         }

@@ -4,13 +4,18 @@
 //! there) and stops it. Workers move frames only while holding the ring's lock, once per burst, so when a stop returns no worker
 //! uses the ring's memory any more.
 //!
+//! A ring is split or packed ([`layout`]); `split` and `packed` with what each does for senders and receivers, on the common `ground`.
+//!
 //! Lock order: a sender's ring, then a receiver's ring. Nobody takes two receiver rings, or a sender's ring while holding a receiver's.
 
+mod ground;
+mod layout;
+mod packed;
 pub mod receive;
-pub mod split;
+mod split;
 #[cfg(test)]
 mod tests;
-pub mod transmit;
+mod transmit;
 
 use std::fs::File;
 use std::io::Write;
@@ -18,7 +23,10 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use split::SplitRing;
+pub use ground::{RingPlace, RingShape, Window};
+pub use layout::{Kind, Ring};
+pub use packed::PackedRing;
+pub use split::SplitRing;
 
 /// Largest ring a front end may ask for.
 pub const MAX_RING_SIZE: u16 = 1024;
@@ -44,9 +52,14 @@ pub enum RingError {
     /// Ring addresses that are unmapped, misaligned or cross a region.
     #[error("{0} at {1:#x} is not usable guest memory")]
     BadRing(&'static str, u64),
-    /// A ring size that is not a power of two.
-    #[error("ring size {0} is not a power of two up to {MAX_RING_SIZE}")]
+    /// A ring size that is not a power of two, or for packed rings none from 1 to the largest.
+    #[error(
+        "ring size {0} is not a power of two up to {MAX_RING_SIZE}, nor anything up to that for a packed ring"
+    )]
     BadSize(u16),
+    /// A packed ring that is to continue outside of itself.
+    #[error("base {0:#x} in a packed ring of {1}")]
+    BadBase(u16, u16),
     /// A notification descriptor that is no eventfd.
     #[error("{0} descriptor is not an eventfd")]
     NotEventFd(&'static str),
@@ -62,7 +75,7 @@ pub enum RingError {
 pub struct Queue {
     /// vhost-user ring index.
     pub index: u16,
-    ring: Mutex<SplitRing>,
+    ring: Mutex<Ring>,
     live: AtomicBool,
     /// Bit per worker that holds frames for this receive queue and wants to know when buffers come.
     pub waiters: AtomicU64,
@@ -75,7 +88,7 @@ impl Queue {
     pub fn new(index: u16) -> Self {
         Self {
             index,
-            ring: Mutex::new(SplitRing::default()),
+            ring: Mutex::new(Ring::default()),
             live: AtomicBool::new(false),
             waiters: AtomicU64::new(0),
             kick: Mutex::new(None),
@@ -85,7 +98,7 @@ impl Queue {
 
     /// Takes the ring for one burst.
     #[inline]
-    pub fn lock(&self) -> MutexGuard<'_, SplitRing> {
+    pub fn lock(&self) -> MutexGuard<'_, Ring> {
         // A panic while the lock was held cannot leave guest memory worse than a guest can: go on.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,8 @@
 use vswitch::frame::offload::NetHeader;
 
 use super::RingError;
-use super::split::{DESC_F_WRITE, Live, SplitRing, prefetch, prefetch_write};
+use super::ground::{DESC_F_WRITE, Desc, Ground, prefetch, prefetch_write};
+use super::split::SplitRing;
 use crate::guest::burst::NET_HEADER;
 use crate::guest::memory::Span;
 
@@ -20,7 +21,33 @@ pub enum Put {
     TooSmall,
 }
 
-/// A point to return to when only a part of something could be written.
+/// What a delivery does with a receive ring of either layout, while it has the ring's lock.
+pub trait Receive {
+    /// A point to return to when only a part of something could be written.
+    type Mark: Copy;
+
+    /// Whether the ring runs.
+    fn is_live(&self) -> bool;
+    /// What vanished behind the ring, if something did.
+    fn vanished(&self) -> Option<RingError>;
+    /// Whether a frame's waiting time ran out on this ring and nothing came since.
+    fn is_stalled(&self) -> bool;
+    /// Notes that a frame's waiting time ran out.
+    fn set_stalled(&mut self);
+    /// Remembers where the ring is.
+    fn mark(&self) -> Self::Mark;
+    /// Takes back everything put since `mark`, which must be newer than the last `publish`.
+    fn rewind(&mut self, mark: Self::Mark);
+    /// Reads up to `count` buffers ahead and asks the CPU for their memory, so that the puts that follow do not wait for it.
+    fn stage(&mut self, count: usize) -> Result<(), RingError>;
+    /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`,
+    /// `len` frame bytes in all.
+    fn put(&mut self, header: &NetHeader, head: &[u8], rest: &[Span], len: u32) -> Result<Put, RingError>;
+    /// Makes what was put visible and notifies the guest if it wants that.
+    fn publish(&mut self);
+}
+
+/// Where a split ring was.
 #[derive(Clone, Copy)]
 pub struct Mark {
     next_avail: u16,
@@ -28,32 +55,6 @@ pub struct Mark {
 }
 
 impl SplitRing {
-    /// Remembers where the ring is.
-    pub fn mark(&self) -> Mark {
-        Mark { next_avail: self.next_avail, next_used: self.next_used }
-    }
-
-    /// Takes back everything put since `mark`, which must be newer than the last `publish`.
-    pub fn rewind(&mut self, mark: Mark) {
-        self.next_avail = mark.next_avail;
-        self.next_used = mark.next_used;
-    }
-
-    /// Available index as last read; it moves when the guest adds buffers.
-    pub fn avail_seen(&self) -> u16 {
-        self.avail_seen
-    }
-
-    /// Whether a frame's waiting time ran out on this ring and nothing came since.
-    pub fn is_stalled(&self) -> bool {
-        self.stalled_at == Some(self.avail_seen)
-    }
-
-    /// Notes that a frame's waiting time ran out.
-    pub fn set_stalled(&mut self) {
-        self.stalled_at = Some(self.avail_seen);
-    }
-
     /// Buffers that wait, reading the guest's index only when `wanted` are not known to be there.
     #[inline]
     fn available(&mut self, wanted: u16) -> Result<u16, RingError> {
@@ -71,9 +72,39 @@ impl SplitRing {
         self.avail_seen = avail;
         Ok(waiting)
     }
+}
 
-    /// Reads up to `count` buffers ahead and asks the CPU for their memory, so that the puts that follow do not wait for it.
-    pub fn stage(&mut self, count: usize) -> Result<(), RingError> {
+impl Receive for SplitRing {
+    type Mark = Mark;
+
+    #[inline]
+    fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    #[inline]
+    fn vanished(&self) -> Option<RingError> {
+        self.live.as_ref()?.ground.vanished()
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalled_at == Some(self.avail_seen)
+    }
+
+    fn set_stalled(&mut self) {
+        self.stalled_at = Some(self.avail_seen);
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { next_avail: self.next_avail, next_used: self.next_used }
+    }
+
+    fn rewind(&mut self, mark: Mark) {
+        self.next_avail = mark.next_avail;
+        self.next_used = mark.next_used;
+    }
+
+    fn stage(&mut self, count: usize) -> Result<(), RingError> {
         let waiting = self.available(count as u16)?;
         let Some(live) = &self.live else { return Ok(()) };
         let header_len = usize::from(self.shape.header_len);
@@ -88,9 +119,9 @@ impl SplitRing {
             self.staged.push((id, Span::NONE));
         }
         for (id, span) in &mut self.staged {
-            let desc = Live::read_desc(live.desc, *id);
+            let desc = Desc::read(live.desc, *id);
             if desc.flags == DESC_F_WRITE
-                && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
+                && let Some(ptr) = live.ground.memory.translate(desc.addr, desc.len)
             {
                 // The header's line is only looked at if it holds nothing else.
                 prefetch(ptr);
@@ -102,16 +133,8 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Writes one frame: `header` (whose `num_buffers` is 1; it is set here when there are more), the judged `head`, then `rest`,
-    /// `len` frame bytes in all.
     #[inline]
-    pub fn put(
-        &mut self,
-        header: &NetHeader,
-        head: &[u8],
-        rest: &[Span],
-        len: u32,
-    ) -> Result<Put, RingError> {
+    fn put(&mut self, header: &NetHeader, head: &[u8], rest: &[Span], len: u32) -> Result<Put, RingError> {
         let mut ahead = usize::from(self.next_avail.wrapping_sub(self.staged_at));
         if ahead >= self.staged.len() {
             self.stage(1)?;
@@ -125,28 +148,8 @@ impl SplitRing {
         if (span.len as usize) < total {
             return self.put_scattered(header, head, rest, total);
         }
-        let bytes = header.emit();
-        // SAFETY: the buffer was translated for `span.len >= header_len + len` bytes and its memory is kept by `live`; `head` and
-        // `rest` together are `len` bytes long and lie in other memory (the worker's, and another port's mapping).
-        unsafe {
-            // A copy of constant length is a few moves; one of variable length is a call. Mostly the buffer holds this very header
-            // from its last use: then its line stays in both caches instead of travelling between them.
-            if header_len == NET_HEADER {
-                let place = span.ptr.cast::<[u8; NET_HEADER]>();
-                if place.read_unaligned() != bytes {
-                    place.write_unaligned(bytes);
-                }
-            } else {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.ptr, header_len);
-            }
-            let mut at = span.ptr.add(header_len);
-            std::ptr::copy_nonoverlapping(head.as_ptr(), at, head.len());
-            at = at.add(head.len());
-            for part in rest {
-                std::ptr::copy_nonoverlapping(part.ptr, at, part.len as usize);
-                at = at.add(part.len as usize);
-            }
-        }
+        // SAFETY: the buffer was translated for `span.len >= total` bytes and its memory is kept by `live`.
+        unsafe { write_whole(span.ptr, header_len, header, head, rest) };
         live.write_used(self.next_used, id, total as u32);
         live.wrote_frame(span.ptr, total, self.next_used);
         self.next_avail = self.next_avail.wrapping_add(1);
@@ -154,6 +157,13 @@ impl SplitRing {
         Ok(Put::Done)
     }
 
+    #[inline]
+    fn publish(&mut self) {
+        self.show();
+    }
+}
+
+impl SplitRing {
     /// The general case: a chain, or several chains with mergeable buffers.
     fn put_scattered(
         &mut self,
@@ -188,20 +198,79 @@ impl SplitRing {
                 return Ok(Put::TooSmall);
             }
         }
-        let bytes = NetHeader { num_buffers: buffers, ..*header }.emit();
-        let mut sink = Sink { spans: &self.scratch, at: 0, offset: 0 };
-        sink.write(bytes.as_ptr(), usize::from(self.shape.header_len));
-        sink.write(head.as_ptr(), head.len());
-        for span in rest {
-            sink.write(span.ptr, span.len as usize);
-        }
         if let Some(live) = &self.live {
-            live.wrote_spans(&self.scratch, total);
+            let header = NetHeader { num_buffers: buffers, ..*header };
+            write_scattered(
+                &live.ground,
+                &self.scratch,
+                usize::from(self.shape.header_len),
+                &header,
+                head,
+                rest,
+            );
         }
         self.next_avail = mark.next_avail.wrapping_add(buffers);
         self.next_used = mark.next_used.wrapping_add(buffers);
         Ok(Put::Done)
     }
+}
+
+/// Writes header and frame to `to`.
+///
+/// # Safety
+///
+/// `to` must have room for `header_len` bytes (10 or 12), `head` and `rest` in guest memory that lives on; `head` and `rest` must lie in other
+/// memory (the worker's, and another port's mapping).
+#[inline]
+pub(super) unsafe fn write_whole(
+    to: *mut u8,
+    header_len: usize,
+    header: &NetHeader,
+    head: &[u8],
+    rest: &[Span],
+) {
+    let bytes = header.emit();
+    // SAFETY: what the caller promises.
+    unsafe {
+        // A copy of constant length is a few moves; one of variable length is a call. Mostly the buffer holds this very header
+        // from its last use: then its line stays in both caches instead of travelling between them.
+        if header_len == NET_HEADER {
+            let place = to.cast::<[u8; NET_HEADER]>();
+            if place.read_unaligned() != bytes {
+                place.write_unaligned(bytes);
+            }
+        } else {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, header_len);
+        }
+        let mut at = to.add(header_len);
+        std::ptr::copy_nonoverlapping(head.as_ptr(), at, head.len());
+        at = at.add(head.len());
+        for part in rest {
+            std::ptr::copy_nonoverlapping(part.ptr, at, part.len as usize);
+            at = at.add(part.len as usize);
+        }
+    }
+}
+
+/// Writes header and frame over `spans`, which are of `ground` and have room for them.
+pub(super) fn write_scattered(
+    ground: &Ground,
+    spans: &[Span],
+    header_len: usize,
+    header: &NetHeader,
+    head: &[u8],
+    rest: &[Span],
+) {
+    let bytes = header.emit();
+    let mut sink = Sink { spans, at: 0, offset: 0 };
+    sink.write(bytes.as_ptr(), header_len);
+    sink.write(head.as_ptr(), head.len());
+    let mut total = header_len + head.len();
+    for span in rest {
+        sink.write(span.ptr, span.len as usize);
+        total += span.len as usize;
+    }
+    ground.wrote_spans(spans, total);
 }
 
 /// Writes a byte sequence over a list of spans.

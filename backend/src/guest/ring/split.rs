@@ -3,75 +3,36 @@
 //!
 //! Invariants: while `live` is set, the three ring pointers lie inside `memory` for `size` entries, aligned as the specification
 //! asks; every index taken from the guest is checked against `size` and every buffer against `memory` on a local copy of its
-//! descriptor, which is read exactly once. Completed buffers become visible to the guest only in `publish`.
+//! descriptor, which is read exactly once. Completed buffers become visible to the guest only in `show`.
 //!
 //! Frames of a transmit ring may finish out of order, within a window of 64. The guest may then use the finished ones' slots of
-//! the available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice.
+//! the available ring again while an earlier frame still waits, so the window's heads are remembered here and never read twice. With
+//! `VIRTIO_F_IN_ORDER` (§2.7.9) they are given back in order all the same: what finished early waits for those before it.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use serde::{Deserialize, Serialize};
-
+use super::ground::{
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_SIZE, Desc, Ground, RingPlace, RingShape, Window, prefetch,
+};
 use super::{MAX_RING_SIZE, RingError, signal};
 use crate::guest::burst::BURST;
 use crate::guest::dirty_log::DirtyLog;
 use crate::guest::memory::{Memory, Span};
 
-const DESC_F_NEXT: u16 = 1;
-pub(super) const DESC_F_WRITE: u16 = 2;
-const DESC_F_INDIRECT: u16 = 4;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
-const DESC_SIZE: u64 = 16;
-
-/// A descriptor, read once from guest memory.
-#[derive(Clone, Copy)]
-pub(super) struct Desc {
-    pub(super) addr: u64,
-    pub(super) len: u32,
-    pub(super) flags: u16,
-    next: u16,
-}
-
-/// What the front end negotiated for a ring.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RingShape {
-    /// `VIRTIO_RING_F_EVENT_IDX`.
-    pub event_idx: bool,
-    /// `VIRTIO_RING_F_INDIRECT_DESC`.
-    pub indirect: bool,
-    /// `VIRTIO_NET_F_MRG_RXBUF`.
-    pub mergeable: bool,
-    /// Bytes of the virtio-net header: 12, or 10 for a legacy driver without mergeable buffers.
-    pub header_len: u8,
-}
-
-/// Where a ring is and where it continues.
-#[derive(Clone, Copy, Debug)]
-pub struct RingPlace {
-    /// Number of descriptors.
-    pub size: u16,
-    /// Guest address of the descriptor table.
-    pub desc: u64,
-    /// Guest address of the available ring.
-    pub avail: u64,
-    /// Guest address of the used ring.
-    pub used: u64,
-}
 
 pub(super) struct Live {
-    pub(super) memory: Arc<Memory>,
+    pub(super) ground: Ground,
     pub(super) desc: *const u8,
     avail: *const u8,
     used: *mut u8,
     pub(super) size: u16,
-    /// Where writes are logged while the guest is being copied elsewhere.
-    log: Option<Arc<DirtyLog>>,
 }
 
-// SAFETY: the pointers point into `memory`, which travels with them.
+// SAFETY: the pointers point into the memory of `ground`, which travels with them.
 unsafe impl Send for Live {}
 
 impl Live {
@@ -100,18 +61,6 @@ impl Live {
         self.avail_word(4 + 2 * slot).load(Ordering::Relaxed)
     }
 
-    /// Reads descriptor `index` of a table at `table` that has more than `index` entries.
-    #[inline]
-    pub(super) fn read_desc(table: *const u8, index: u16) -> Desc {
-        // SAFETY: the caller checked `index` against the table, whose 16-byte entries are inside guest memory; read_unaligned of
-        // plain integers accepts whatever the guest stores meanwhile, and each word is used from this copy only.
-        let (addr, word) = unsafe {
-            let entry = table.add(usize::from(index) * DESC_SIZE as usize).cast::<u64>();
-            (entry.read_unaligned(), entry.add(1).read_unaligned())
-        };
-        Desc { addr, len: word as u32, flags: (word >> 32) as u16, next: (word >> 48) as u16 }
-    }
-
     /// Writes used element `position`; `wrote_used` must follow.
     #[inline]
     pub(super) fn write_used(&self, position: u16, id: u16, len: u32) {
@@ -128,46 +77,19 @@ impl Live {
         }
     }
 
-    /// To be called after each write to guest memory: logs it if that is wanted.
-    #[inline]
-    pub(super) fn wrote(&self, ptr: *const u8, len: usize) {
-        if self.log.is_some() {
-            self.mark([(ptr, len)]);
-        }
-    }
-
-    /// As [`Live::wrote`], for `count` used elements from ring position `first`.
+    /// As [`Ground::wrote`], for `count` used elements from ring position `first`.
     #[inline]
     pub(super) fn wrote_used(&self, first: u16, count: u16) {
-        if self.log.is_some() {
-            self.mark((0..count).map(|index| self.used_element(first.wrapping_add(index))));
+        if self.ground.log.is_some() {
+            self.ground.mark((0..count).map(|index| self.used_element(first.wrapping_add(index))));
         }
     }
 
-    /// As [`Live::wrote`], for one plain buffer and the used element at `position`.
+    /// As [`Ground::wrote`], for one plain buffer and the used element at `position`.
     #[inline]
     pub(super) fn wrote_frame(&self, ptr: *const u8, len: usize, position: u16) {
-        if self.log.is_some() {
-            self.mark([(ptr, len), self.used_element(position)]);
-        }
-    }
-
-    /// As [`Live::wrote`], for the first `total` bytes of `spans`.
-    pub(super) fn wrote_spans(&self, spans: &[Span], total: usize) {
-        if self.log.is_some() {
-            let mut left = total;
-            self.mark(spans.iter().map(|span| {
-                let len = left.min(span.len as usize);
-                left -= len;
-                (span.ptr.cast_const(), len)
-            }));
-        }
-    }
-
-    #[cold]
-    fn mark(&self, written: impl IntoIterator<Item = (*const u8, usize)>) {
-        if let Some(log) = &self.log {
-            log.mark(&self.memory, written);
+        if self.ground.log.is_some() {
+            self.ground.mark([(ptr, len), self.used_element(position)]);
         }
     }
 
@@ -181,7 +103,7 @@ impl Live {
     #[inline]
     fn store_used_word(&self, offset: usize, value: u16, order: Ordering) {
         self.used_word(offset).store(value, order);
-        self.wrote(self.used.wrapping_add(offset), 2);
+        self.ground.wrote(self.used.wrapping_add(offset), 2);
     }
 
     /// Asks for descriptor `index`, which is below `size`. A pass that only asks keeps many transfers between cores under way, where a
@@ -210,50 +132,19 @@ impl Live {
                 return Err(RingError::ChainTooLong(self.size));
             }
             left -= 1;
-            let desc = Self::read_desc(table, index);
+            let desc = Desc::read(table, index);
             if desc.flags & DESC_F_INDIRECT != 0 {
-                let count = u64::from(desc.len) / DESC_SIZE;
-                let fits = indirect
-                    && !nested
-                    && desc.flags & DESC_F_NEXT == 0
-                    && u64::from(desc.len).is_multiple_of(DESC_SIZE)
-                    && (1..=u64::from(MAX_RING_SIZE)).contains(&count);
-                let place = if fits { self.memory.translate(desc.addr, desc.len) } else { None };
-                table = place.ok_or(RingError::BadAddress(desc.addr, desc.len))?;
-                (entries, index, nested, left) = (count as u16, 0, true, count as u16);
+                (table, entries) = self.ground.table(desc, indirect && !nested)?;
+                (index, nested, left) = (0, true, entries);
                 continue;
             }
-            if (desc.flags & DESC_F_WRITE != 0) != write {
-                return Err(RingError::ReadOnly(index));
-            }
-            let (mut addr, mut len) = (desc.addr, desc.len);
-            while len > 0 {
-                let span = self.memory.translate_part(addr, len).ok_or(RingError::BadAddress(addr, len))?;
-                if spans.len() == spans.capacity() {
-                    return Err(RingError::ChainTooLong(self.size));
-                }
-                spans.push(span);
-                total += u64::from(span.len);
-                len -= span.len;
-                addr = addr.wrapping_add(u64::from(span.len));
-            }
+            total += self.ground.push(desc, index, write, spans, self.size)?;
             if desc.flags & DESC_F_NEXT == 0 {
                 return Ok(total);
             }
             index = desc.next;
         }
     }
-}
-
-/// The frames of a suspended transmit ring that are finished while one before them is not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
-    /// Ring position of the first frame that is not finished.
-    base: u16,
-    /// Bit i: the frame at `base + i` is finished.
-    done: u64,
-    /// Heads of the frames from `base` on.
-    heads: Vec<u16>,
 }
 
 /// One split ring.
@@ -281,7 +172,7 @@ pub struct SplitRing {
     pub(super) staged: Vec<(u16, Span)>,
     pub(super) staged_at: u16,
     /// The log in force, for rings that start meanwhile too.
-    log: Option<Arc<DirtyLog>>,
+    pub(super) log: Option<Arc<DirtyLog>>,
 }
 
 // === control ===
@@ -300,19 +191,11 @@ impl SplitRing {
         if !size.is_power_of_two() || size > MAX_RING_SIZE {
             return Err(RingError::BadSize(size));
         }
-        let table = |what, addr: u64, align: u64, len: u32| {
-            if !addr.is_multiple_of(align) {
-                return Err(RingError::BadRing(what, addr));
-            }
-            // A region may begin at any guest address, so what is aligned there need not be aligned here.
-            let host = memory.translate(addr, len).filter(|host| (*host as u64).is_multiple_of(align));
-            host.ok_or(RingError::BadRing(what, addr))
-        };
         let entries = u32::from(size);
-        let desc = table("descriptor table", place.desc, 16, 16 * entries)?;
-        let avail = table("available ring", place.avail, 2, 6 + 2 * entries)?;
-        let used = table("used ring", place.used, 4, 6 + 8 * entries)?;
-        let live = Live { memory, desc, avail, used, size, log: self.log.clone() };
+        let desc = RingPlace::part(&memory, "descriptor table", place.desc, 16, 16 * entries)?;
+        let avail = RingPlace::part(&memory, "available ring", place.avail, 2, 6 + 2 * entries)?;
+        let used = RingPlace::part(&memory, "used ring", place.used, 4, 6 + 8 * entries)?;
+        let live = Live { ground: Ground { memory, log: self.log.clone() }, desc, avail, used, size };
         let index = live.used_word(2).load(Ordering::Acquire);
         self.next_avail = index;
         self.next_used = index;
@@ -339,18 +222,19 @@ impl SplitRing {
         let mut lost = 0;
         if let Some(live) = &self.live {
             while self.done != 0 {
-                if self.done & 1 == 0 {
+                let unfinished = self.done & 1 == 0;
+                if unfinished || self.shape.in_order {
                     let head = self.heads[usize::from(self.next_avail) % BURST];
                     live.write_used(self.next_used, head, 0);
                     live.wrote_used(self.next_used, 1);
                     self.next_used = self.next_used.wrapping_add(1);
-                    lost += 1;
                 }
+                lost += u32::from(unfinished);
                 self.done >>= 1;
                 self.next_avail = self.next_avail.wrapping_add(1);
             }
         }
-        self.publish();
+        self.show();
         self.live = None;
         lost
     }
@@ -371,7 +255,8 @@ impl SplitRing {
     /// left alone.
     pub fn resume(&mut self, window: &Window) {
         let Some(live) = &self.live else { return };
-        let finished = window.base.wrapping_add(window.done.count_ones() as u16);
+        let given_back = if self.shape.in_order { 0 } else { window.done.count_ones() as u16 };
+        let finished = window.base.wrapping_add(given_back);
         let fits = window.heads.len() <= BURST
             && window.done.checked_shr(window.heads.len() as u32).unwrap_or(0) == 0
             && window.heads.iter().all(|head| *head < live.size)
@@ -387,12 +272,6 @@ impl SplitRing {
             self.heads[usize::from(self.heads_end) % BURST] = *head;
             self.heads_end = self.heads_end.wrapping_add(1);
         }
-    }
-
-    /// Whether the ring runs.
-    #[inline]
-    pub fn is_live(&self) -> bool {
-        self.live.is_some()
     }
 
     /// Where the ring continues (`GET_VRING_BASE`).
@@ -413,20 +292,9 @@ impl SplitRing {
     /// Replaces the log of writes to guest memory. When this returns, the ring marks the one before no more.
     pub(in crate::guest) fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
         if let Some(live) = &mut self.live {
-            live.log.clone_from(&log);
+            live.ground.log.clone_from(&log);
         }
         self.log = log;
-    }
-
-    /// What vanished behind the ring, if something did.
-    #[inline]
-    pub fn vanished(&self) -> Option<RingError> {
-        let live = self.live.as_ref()?;
-        if live.memory.vanished() {
-            Some(RingError::MemoryVanished)
-        } else {
-            live.log.as_ref().filter(|log| log.vanished()).map(|_| RingError::LogVanished)
-        }
     }
 
     /// Asks the guest to kick on its next buffer. Returns whether there are buffers already (then no kick may come).
@@ -469,7 +337,7 @@ impl SplitRing {
 
     /// Makes completed buffers visible and notifies the guest if it wants that: one store and at most one notification.
     #[inline]
-    pub fn publish(&mut self) {
+    pub(super) fn show(&mut self) {
         let Some(live) = &self.live else { return };
         let (old, new) = (self.published, self.next_used);
         if old == new {
@@ -489,28 +357,4 @@ impl SplitRing {
             signal(call);
         }
     }
-}
-
-/// Asks the CPU to fetch the line at `ptr` for reading.
-#[inline]
-pub(super) fn prefetch(ptr: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; it never faults.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(ptr.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = ptr;
-}
-
-/// Asks the CPU to fetch the line at `ptr` for writing: one transfer between cores instead of two.
-#[inline]
-pub(super) fn prefetch_write(ptr: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; it never faults, and x86-64 CPUs without this one ignore it.
-    unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = ptr;
 }

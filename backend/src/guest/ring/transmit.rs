@@ -8,12 +8,13 @@ use vswitch::frame::offload::{NetHeader, Offload};
 use vswitch::trace::DropReason;
 
 use super::RingError;
-use super::split::{Live, SplitRing, prefetch};
+use super::ground::{Desc, prefetch};
+use super::split::SplitRing;
 use crate::guest::burst::{BURST, Burst, NET_HEADER};
 use crate::guest::memory::Span;
 
 /// Longest chain content accepted: a 64 KiB TSO frame with two VLAN tags, and the virtio-net header.
-const MAX_CHAIN_BYTES: u64 = 65_535 + 18 + NET_HEADER as u64;
+pub(super) const MAX_CHAIN_BYTES: u64 = 65_535 + 18 + NET_HEADER as u64;
 
 impl SplitRing {
     /// Reads the frames of the window that are not finished yet into `burst`. Each descriptor is read once.
@@ -59,9 +60,9 @@ impl SplitRing {
             let frame = &mut burst.frames[index];
             (frame.slot, frame.id, frame.fault, frame.head_len) = (slot, head, None, 0);
             (frame.rest, frame.offload) = ((burst.spans.len() as u16, 0), Offload::None);
-            let desc = Live::read_desc(live.desc, head);
+            let desc = Desc::read(live.desc, head);
             if desc.flags == 0
-                && let Some(ptr) = live.memory.translate(desc.addr, desc.len)
+                && let Some(ptr) = live.ground.memory.translate(desc.addr, desc.len)
             {
                 prefetch(ptr);
                 prefetch(ptr.wrapping_add(64));
@@ -87,53 +88,7 @@ impl SplitRing {
         }
 
         burst.count = count;
-        for (frame, span) in burst.frames[..count].iter_mut().zip(whole) {
-            if frame.fault.is_some() {
-                continue;
-            }
-            if (frame.len as usize) < header_len {
-                frame.fault = Some(DropReason::BadHeader);
-                frame.len = 0;
-                continue;
-            }
-            frame.len -= header_len as u32;
-            let head_len = (frame.len as usize).min(HEAD_LEN);
-            frame.head_len = head_len as u16;
-            let mut header = [0u8; NET_HEADER];
-            if frame.rest.1 == 0 && !span.ptr.is_null() {
-                // SAFETY: the span was translated for `len >= header_len + head_len` bytes; the destinations are local arrays of
-                // at least those sizes (`header_len` is 10 or 12, `head_len` at most HEAD_LEN).
-                unsafe {
-                    // A copy of constant length is a few moves; one of variable length is a call.
-                    if header_len == NET_HEADER {
-                        header = span.ptr.cast::<[u8; NET_HEADER]>().read_unaligned();
-                    } else {
-                        std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
-                    }
-                    std::ptr::copy_nonoverlapping(
-                        span.ptr.add(header_len),
-                        frame.head.as_mut_ptr(),
-                        head_len,
-                    );
-                }
-                if frame.len as usize > HEAD_LEN {
-                    let taken = header_len + head_len;
-                    // SAFETY: `taken` is less than the span's length here.
-                    let ptr = unsafe { span.ptr.add(taken) };
-                    frame.rest = (burst.spans.len() as u16, 1);
-                    burst.spans.push(Span { ptr, len: span.len - taken as u32 });
-                }
-            } else {
-                let (first, spans) = (usize::from(frame.rest.0), usize::from(frame.rest.1));
-                let all = &mut burst.spans[first..first + spans];
-                let skipped =
-                    gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
-                debug_assert_eq!(skipped, header_len + head_len);
-                let used = all.iter().take_while(|s| s.len == 0).count();
-                frame.rest = ((first + used) as u16, (spans - used) as u16);
-            }
-            frame.header = NetHeader::parse(&header);
-        }
+        read_heads(burst, &whole, header_len);
         Ok(())
     }
 
@@ -143,15 +98,72 @@ impl SplitRing {
         let first = self.next_used;
         for frame in &burst.frames[..burst.count] {
             if finished >> frame.slot & 1 != 0 {
-                live.write_used(self.next_used, frame.id, 0);
-                self.next_used = self.next_used.wrapping_add(1);
                 self.done |= 1 << frame.slot;
+                if !self.shape.in_order {
+                    live.write_used(self.next_used, frame.id, 0);
+                    self.next_used = self.next_used.wrapping_add(1);
+                }
+            }
+        }
+        let leading = self.done.trailing_ones();
+        if self.shape.in_order {
+            for ahead in 0..leading as u16 {
+                let head = self.heads[usize::from(self.next_avail.wrapping_add(ahead)) % BURST];
+                live.write_used(self.next_used, head, 0);
+                self.next_used = self.next_used.wrapping_add(1);
             }
         }
         live.wrote_used(first, self.next_used.wrapping_sub(first));
-        let leading = self.done.trailing_ones();
         self.next_avail = self.next_avail.wrapping_add(leading as u16);
         self.done = self.done.checked_shr(leading).unwrap_or(0);
+    }
+}
+
+/// Copies header and head of each frame of `burst` to where they are judged. A frame's content is the buffer in `whole`, or, where that is
+/// nothing, the spans of its rest.
+#[inline]
+pub(super) fn read_heads(burst: &mut Burst, whole: &[Span; BURST], header_len: usize) {
+    for (frame, &span) in burst.frames[..burst.count].iter_mut().zip(whole) {
+        if frame.fault.is_some() {
+            continue;
+        }
+        if (frame.len as usize) < header_len {
+            frame.fault = Some(DropReason::BadHeader);
+            frame.len = 0;
+            continue;
+        }
+        frame.len -= header_len as u32;
+        let head_len = (frame.len as usize).min(HEAD_LEN);
+        frame.head_len = head_len as u16;
+        let mut header = [0u8; NET_HEADER];
+        if frame.rest.1 == 0 && !span.ptr.is_null() {
+            // SAFETY: the span was translated for `len >= header_len + head_len` bytes; the destinations are local arrays of
+            // at least those sizes (`header_len` is 10 or 12, `head_len` at most HEAD_LEN).
+            unsafe {
+                // A copy of constant length is a few moves; one of variable length is a call.
+                if header_len == NET_HEADER {
+                    header = span.ptr.cast::<[u8; NET_HEADER]>().read_unaligned();
+                } else {
+                    std::ptr::copy_nonoverlapping(span.ptr, header.as_mut_ptr(), header_len);
+                }
+                std::ptr::copy_nonoverlapping(span.ptr.add(header_len), frame.head.as_mut_ptr(), head_len);
+            }
+            if frame.len as usize > HEAD_LEN {
+                let taken = header_len + head_len;
+                // SAFETY: `taken` is less than the span's length here.
+                let ptr = unsafe { span.ptr.add(taken) };
+                frame.rest = (burst.spans.len() as u16, 1);
+                burst.spans.push(Span { ptr, len: span.len - taken as u32 });
+            }
+        } else {
+            let (first, spans) = (usize::from(frame.rest.0), usize::from(frame.rest.1));
+            let all = &mut burst.spans[first..first + spans];
+            let skipped = gather(all, &mut header[..header_len]) + gather(all, &mut frame.head[..head_len]);
+            debug_assert_eq!(skipped, header_len + head_len);
+            let used = all.iter().take_while(|s| s.len == 0).count();
+            frame.rest = ((first + used) as u16, (spans - used) as u16);
+        }
+        frame.header = NetHeader::parse(&header);
     }
 }
 

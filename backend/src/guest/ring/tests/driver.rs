@@ -10,7 +10,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 use crate::guest::memory::{GuestRam, Memory, Span};
-use crate::guest::ring::split::{RingPlace, RingShape, SplitRing};
+use crate::guest::ring::{RingPlace, RingShape, SplitRing};
 
 pub(super) const NEXT: u16 = 1;
 pub(super) const WRITE: u16 = 2;

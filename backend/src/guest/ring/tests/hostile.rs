@@ -11,10 +11,17 @@ use super::driver::{AVAIL, BUFFERS, DESC, Driver, INDIRECT, NEXT, TABLES, USED, 
 use crate::guest::burst::Burst;
 use crate::guest::memory::{GuestRam, Memory, Span};
 use crate::guest::ring::RingError;
-use crate::guest::ring::receive::Put;
-use crate::guest::ring::split::{RingPlace, RingShape, SplitRing};
+use crate::guest::ring::receive::{Put, Receive};
+use crate::guest::ring::{RingPlace, RingShape, SplitRing};
 
-const SHAPE: RingShape = RingShape { event_idx: false, indirect: true, mergeable: true, header_len: 12 };
+const SHAPE: RingShape = RingShape {
+    event_idx: false,
+    indirect: true,
+    mergeable: true,
+    packed: false,
+    in_order: false,
+    header_len: 12,
+};
 const MALFORMED: Option<DropReason> = Some(DropReason::MalformedDescriptor);
 
 /// A descriptor: address, length, flags, next.
@@ -248,7 +255,7 @@ proptest! {
         moves in prop::collection::vec((0u16..20, any::<u64>(), 1usize..3000), 1..20),
         (event_idx, indirect, mergeable) in any::<(bool, bool, bool)>(),
     ) {
-        let mut driver = Driver::new(16, RingShape { event_idx, indirect, mergeable, header_len: 12 }, 0);
+        let mut driver = Driver::new(16, RingShape { event_idx, indirect, mergeable, header_len: 12, ..SHAPE }, 0);
         for (at, table, places) in [(DESC, &rings, 32), (TABLES, &tables, 64)] {
             for (place, word) in table {
                 driver.ram.write(at + 8 * u64::from(place % places), &word.to_le_bytes());

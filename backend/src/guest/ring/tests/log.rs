@@ -12,8 +12,8 @@ use vswitch::frame::offload::NetHeader;
 use super::driver::{Driver, cut};
 use crate::guest::burst::Burst;
 use crate::guest::dirty_log::DirtyLog;
-use crate::guest::ring::receive::Put;
-use crate::guest::ring::split::RingShape;
+use crate::guest::ring::RingShape;
+use crate::guest::ring::receive::{Put, Receive};
 
 const PAGE: u64 = 4096;
 
@@ -63,6 +63,7 @@ fn shape() -> impl Strategy<Value = RingShape> {
         indirect,
         mergeable,
         header_len: if mergeable { 12 } else { 10 },
+        ..RingShape::default()
     })
 }
 

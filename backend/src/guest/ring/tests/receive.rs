@@ -7,8 +7,8 @@ use vswitch::frame::offload::NetHeader;
 
 use super::driver::{AREA, Chain, Driver, POISON, cut, firsts, sizes};
 use crate::guest::memory::Span;
-use crate::guest::ring::receive::Put;
-use crate::guest::ring::split::RingShape;
+use crate::guest::ring::RingShape;
+use crate::guest::ring::receive::{Put, Receive};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -165,6 +165,7 @@ proptest! {
         ops in ops(),
     ) {
         let header_len = if legacy && !mergeable { 10 } else { 12 };
-        run(size, RingShape { event_idx, indirect, mergeable, header_len }, first, ops);
+        let shape = RingShape { event_idx, indirect, mergeable, header_len, ..RingShape::default() };
+        run(size, shape, first, ops);
     }
 }

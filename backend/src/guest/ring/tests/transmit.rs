@@ -8,7 +8,8 @@ use vswitch::frame::offload::NetHeader;
 
 use super::driver::{Driver, cut, firsts, sizes};
 use crate::guest::burst::{BURST, Burst};
-use crate::guest::ring::split::RingShape;
+use crate::guest::ring::RingShape;
+use crate::guest::ring::receive::Receive;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -77,14 +78,18 @@ fn run(size: u16, shape: RingShape, first: u16, ops: Vec<Op>) {
                 driver.ring.complete(&burst, finished);
                 assert_eq!(driver.used_index(), old, "nothing shows before it is published");
                 driver.ring.publish();
-                let heads: Vec<u16> = (0..BURST)
+                let mut heads: Vec<u16> = (0..BURST)
                     .filter(|slot| finished >> slot & 1 != 0)
                     .map(|slot| window[slot].head)
                     .collect();
                 (0..BURST).filter(|slot| finished >> slot & 1 != 0).for_each(|s| window[s].finished = true);
-                while window.front().is_some_and(|s| s.finished) {
-                    window.pop_front();
+                let mut leading = Vec::new();
+                while let Some(sent) = window.pop_front_if(|s| s.finished) {
+                    leading.push(sent.head);
                     base = base.wrapping_add(1);
+                }
+                if shape.in_order {
+                    heads = leading;
                 }
                 returned += check_returned(&mut driver, old, &heads);
                 assert_eq!(driver.ring.base(), base);
@@ -94,12 +99,14 @@ fn run(size: u16, shape: RingShape, first: u16, ops: Vec<Op>) {
                 let old = driver.used_index();
                 // What lies between finished frames is lost; what comes after the last of them is not touched.
                 let passed = window.iter().rposition(|s| s.finished).map_or(0, |last| last + 1);
-                let lost: Vec<u16> = window.drain(..passed).filter(|s| !s.finished).map(|s| s.head).collect();
-                base = base.wrapping_add(passed as u16);
-                assert_eq!(driver.ring.stop() as usize, lost.len());
+                let passed: Vec<Sent> = window.drain(..passed).collect();
+                base = base.wrapping_add(passed.len() as u16);
+                assert_eq!(driver.ring.stop() as usize, passed.iter().filter(|s| !s.finished).count());
+                let back = passed.iter().filter(|s| shape.in_order || !s.finished);
+                let back: Vec<u16> = back.map(|s| s.head).collect();
                 assert!(!driver.ring.is_live());
                 assert_eq!((driver.ring.base(), driver.used_index()), (base, base), "where it continues");
-                returned += check_returned(&mut driver, old, &lost);
+                returned += check_returned(&mut driver, old, &back);
                 driver.start();
             }
             Op::Arm => driver.check_arm(base),
@@ -148,8 +155,9 @@ fn check_frame(driver: &Driver, burst: &Burst, index: usize, sent: &Sent) {
     assert_eq!(linear, bytes);
 }
 
-fn shape(event_idx: bool, indirect: bool, legacy: bool) -> RingShape {
-    RingShape { event_idx, indirect, mergeable: false, header_len: if legacy { 10 } else { 12 } }
+fn shape([event_idx, indirect, legacy, in_order]: [bool; 4]) -> RingShape {
+    let header_len = if legacy { 10 } else { 12 };
+    RingShape { event_idx, indirect, in_order, header_len, ..RingShape::default() }
 }
 
 proptest! {
@@ -159,10 +167,10 @@ proptest! {
     fn every_sent_frame_arrives_exact_and_comes_back_once(
         size in sizes(),
         first in firsts(),
-        (event_idx, indirect, legacy) in any::<(bool, bool, bool)>(),
+        features: [bool; 4],
         ops in ops(),
     ) {
-        run(size, shape(event_idx, indirect, legacy), first, ops);
+        run(size, shape(features), first, ops);
     }
 }
 
@@ -175,5 +183,5 @@ fn indices_wrap_after_65536_frames() {
         ops.extend((0..64).map(send));
         ops.push(Op::Serve { finished: u64::MAX, wish: round as u16 });
     }
-    run(128, shape(true, true, false), 0, ops);
+    run(128, shape([true, true, false, false]), 0, ops);
 }
