@@ -64,7 +64,11 @@ fn of13_a_packet_out_goes_where_it_says_whatever_the_table_says() {
         scene.hear(0, Heard::Bytes(&framed(kind::PACKET_OUT, &packet_out(1, &actions, &frame))));
     let added = effects.take_injected();
     assert_eq!(added.len(), 2, "a frame does not go back to the port it is from: {added:?}");
-    assert!(added.iter().all(|(_, one)| *one == Injection { from: A, frame: frame.clone() }));
+    let expected = Injection { from: Some(A), frame: frame.clone() };
+    assert!(added.iter().all(|one| one.injection == expected));
+    let made = framed(kind::PACKET_OUT, &packet_out(port::CONTROLLER, &output(2), &frame));
+    let added = scene.hear(0, Heard::Bytes(&made)).take_injected();
+    assert!(added.len() == 1 && added[0].injection.from.is_none(), "its own is nobody's: {added:?}");
     let mut sight = scene.sight(A, &frame);
     assert_eq!(
         scene.of.forward(&sight, &mut effects),
