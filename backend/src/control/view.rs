@@ -178,3 +178,15 @@ impl Switch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_link_missed_is_shown_by_its_cause_and_nothing_where_nothing_was_missed() {
+        assert!(missed(ReceiveDrops::default()).is_empty());
+        let some = missed(ReceiveDrops { overrun: 5, too_long: 0, malformed: 7 });
+        assert_eq!(some, BTreeMap::from([("malformed".to_owned(), 7), ("overrun".to_owned(), 5)]));
+    }
+}
