@@ -117,3 +117,43 @@ proptest! {
         scene.goes(A, &udp(B, A, 53, 0));
     }
 }
+
+#[test]
+fn of13_a_match_or_action_that_is_none_is_refused_for_what_is_wrong_with_it() {
+    let scene = Scene::new();
+    let ip = || oxm(5, &[8, 0]);
+    for (fields, expected) in [
+        (vec![oxm(7, &[1])], (4, 9)),
+        (vec![ip(), oxm(16, &[0, 53])], (4, 9)),
+        (vec![oxm(5, &[0x86, 0xdd]), oxm(11, &[10, 0, 0, 1])], (4, 9)),
+        (vec![ip(), ip()], (4, 10)),
+        (vec![oxm(6, &[0x20, 1])], (4, 7)),
+        (vec![masked(5, &[8, 0], &[0xff, 0])], (4, 8)),
+        (vec![masked(3, &[2, 0, 0, 0, 0, 9], &[0xff, 0, 0, 0, 0, 0])], (4, 5)),
+        (vec![oxm(5, &[8])], (4, 1)),
+        (vec![oxm(34, &[0, 0, 1])], (4, 6)),
+        (vec![vec![0xff, 0xff, 0, 0]], (4, 6)),
+    ] {
+        assert_eq!(scene.error(kind::FLOW_MOD, &Mod::new(1, &fields, &[]).body()), expected, "{fields:?}");
+    }
+    let set = [&[0, 25, 0, 16][..], &oxm(3, &[2, 0, 0, 0, 0, 1]), &[0; 2]].concat();
+    for (actions, expected) in [
+        (vec![output(0)], (2, 4)),
+        (vec![output(0xffff_fffe)], (2, 4)),
+        (vec![output(port::TABLE)], (2, 4)),
+        (vec![output(2); 65], (2, 7)),
+        (vec![output(2), set], (2, 11)),
+        (vec![output(port::NORMAL), output(2)], (2, 11)),
+        (vec![vec![0, 17, 0, 8, 0x81, 0, 0, 0]], (2, 0)),
+        (vec![vec![0, 0, 0, 8, 0, 0, 0, 2]], (2, 1)),
+        (vec![[&[0, 25, 0, 16][..], &oxm(4, &[1, 0, 0, 0, 0, 1]), &[0; 2]].concat()], (2, 15)),
+    ] {
+        assert_eq!(scene.error(kind::FLOW_MOD, &Mod::new(1, &[], &actions).body()), expected, "{actions:?}");
+    }
+    // With the tag that it needs.
+    scene.add(&Mod::new(1, &[oxm(6, &[0x10, 1]), oxm(7, &[1])], &[output(2)]));
+    let tagged = [&ether(B, A, 0x8100, &[0x20, 1])[..], &[0x88, 0xb5], &[0; 46]].concat();
+    assert_eq!(scene.goes(A, &tagged), Destination::Port(B));
+    assert_eq!(scene.goes(A, &ether(B, A, 0x88b5, &[0; 46])), Destination::Drop(NO_MATCH));
+    assert_eq!(scene.of.status(None)["flow-count"], 1);
+}
