@@ -12,7 +12,7 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benches"))
 from lab import fleet, guest, host, image  # noqa: E402
-from rows import BASE, BRIDGE, OVS, OVS_XDP, PLAIN, PLAIN_PACKET, TURNPIKE, TURNPIKE_PACKET, TURNPIKE_XDP, VHOST, Row, changes, extensions, frames, idle, migration, miss, nv, nv_store, options, pairs, policy, tunnels  # noqa: E402
+from rows import BASE, BRIDGE, OVS, OVS_XDP, PLAIN, PLAIN_PACKET, TURNPIKE, TURNPIKE_PACKET, TURNPIKE_XDP, VHOST, Row, changes, extensions, frames, idle, limits, migration, miss, nv, nv_store, options, pairs, policy, tunnels  # noqa: E402
 
 ROWS = {
     "iperf": Row(pairs.row_iperf, "Mbit/s", [TURNPIKE, BRIDGE, OVS], limits={BRIDGE: 1.1, OVS: 1.8}, guests=True),
@@ -20,6 +20,10 @@ ROWS = {
     "1500-split": Row(frames.row_frames(1500), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2}),
     "64-packed": Row(frames.row_frames(64, frames.PACKED), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.1, VHOST: 0.9}),
     "1500-packed": Row(frames.row_frames(1500, frames.PACKED), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2, VHOST: 1.0}),
+    **{f"64-flows-{count}": Row(limits.row_flows(count), "Mpps", [TURNPIKE, OVS], limits={OVS: least})
+       for count, least in ((1, 1.0), (1_000, 1.0), (16_000, 1.5), (100_000, 1.0), (1_000_000, 1.0))},
+    **{f"64-ports-{count}": Row(limits.row_ports(count), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.95}) for count in (256, 1_000)},
+    "start-1000": Row(limits.row_start, "s", [TURNPIKE], more=False, limits={None: 5.0}, also={"kib_a_port": 256}),
     "ping": Row(pairs.row_ping, "ms p99", [TURNPIKE, BRIDGE], more=False, limits={BRIDGE: 1.0}, guests=True),
     "idle": Row(idle.row_idle, "% of a CPU", [TURNPIKE], more=False, limits={None: 1.0}),
     "policy-64": Row(policy.row_policy(1), "Mpps", [TURNPIKE, PLAIN, OVS], limits={PLAIN: 0.9, OVS: 2.0}),
@@ -46,7 +50,7 @@ ROWS = {
     "ext-trace": Row(extensions.row_cost(extensions.trace), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.9}),
     "ext-change": Row(extensions.row_change, "ms p99", [TURNPIKE], more=False, limits={None: 10.0}, also={"dip_percent": 5.0}),
 }
-GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("policy", "migration", "nv", "ext")}
+GROUPS = {kind: [name for name in ROWS if name.startswith(kind)] for kind in ("64", "policy", "migration", "nv", "ext")}
 
 
 def line_transfer():

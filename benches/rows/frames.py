@@ -7,9 +7,9 @@ PACKED = "packed_vq=1,in_order=1"  # of the generator's cards
 PAGES = 2300 + 256  # huge pages of OVS and of the generator
 
 
-def turnpike(name):
-    """A switch with one worker that always polls, on CPU 1."""
-    return switch.Turnpike("--workers", "1", "--cpus", "1", "--poll-us", "busy", name=name, state="none")
+def turnpike(name, poll="busy"):
+    """A switch with one worker on CPU 1, which polls for so many microseconds, or always."""
+    return switch.Turnpike("--workers", "1", "--cpus", "1", "--poll-us", poll, name=name, state="none")
 
 
 def ovs(paths):

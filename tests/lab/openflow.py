@@ -1,4 +1,4 @@
-"""Real OpenFlow controllers: os-ken as it comes from PyPI, in an environment of its own in the lab's cache.
+"""Real OpenFlow controllers: os-ken as it is published, in an environment of its own in the lab's cache.
 
 `simple_switch_13` is the learning switch of os-ken's own examples, unchanged: newer releases leave the examples out, so that file is that of the last
 one that has them here, run by the newer one. `Script` is an application that carries out what a test says and tells it what the switch said.
@@ -21,6 +21,7 @@ def environment():
         host.say(f"lab: installing os-ken {VERSION} into {target}")
         shutil.rmtree(target, ignore_errors=True)
         try:
+            host.need("python3-venv")
             sh(sys.executable, "-m", "venv", target, timeout=120)
             pip = (target / "bin/python", "-m", "pip", "--disable-pip-version-check", "-q")
             sh(*pip, "install", f"os-ken=={VERSION}", timeout=600)

@@ -138,12 +138,14 @@ fn h27_a_trap_in_any_callback_ends_the_one_that_it_is_in() {
     let mut bench = Bench::new();
     let trap = |name: &str, signature: &str| format!(r#"(func (export "{name}") {signature} (unreachable))"#);
     let sampling = r#"(func (export "tp_sampling") (result i32) (i32.const 1))"#;
+    let buffer = r#"(func (export "tp_buffer") (param i32) (result i32) (i32.const 4096))"#;
     let cases = [
         (2, "tp_tick", "(param i64)", "", ""),
         (2, "tp_sample", "(param i32)", sampling, ""),
         (FORWARDING, "tp_forward", "(param i32) (result i32)", "", ""),
         (2, "tp_status", "(param i32) (result i64)", "", "extension show bad"),
         (2, "tp_change", "(param i64 i32) (result i64)", "", "port set b --dhcp-guard on"),
+        (2, "tp_set", "(param i32 i32 i32) (result i64)", buffer, "extension set bad x=1"),
     ];
     for (kind, name, signature, with, command) in cases {
         bench.begin();
@@ -154,7 +156,10 @@ fn h27_a_trap_in_any_callback_ends_the_one_that_it_is_in() {
         // One whose changes trap has failed with the first thing that it hears.
         bench.lan.run("extension enable bad");
         bench.lan.passes("a", "b", &udp(2));
-        if !command.is_empty() {
+        if name == "tp_set" {
+            let why = bench.refused(command);
+            assert!(why.contains("tp_set gave up"), "{why}");
+        } else if !command.is_empty() {
             bench.lan.run(command);
         }
         bench.told("extension-failed", "bad", &format!("{name} gave up (unreachable)"));

@@ -50,6 +50,14 @@ pub struct Explanation {
     pub destinations: Vec<Destination>,
 }
 
+impl Explanation {
+    /// It ends at this step.
+    fn ended(mut steps: Vec<Told>, step: &'static str, reason: DropReason) -> Self {
+        steps.push(Told { step, notes: Vec::new(), dropped: Some(reason) });
+        Self { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() }
+    }
+}
+
 impl Told {
     pub(crate) fn new(step: &'static str, frame: &mut Frame<'_>, verdict: Option<Verdict>) -> Self {
         Self { step, notes: frame.take_notes(), dropped: reason(verdict) }
@@ -73,6 +81,9 @@ pub fn explain(
     head: &[u8],
     len: u32,
 ) -> Explanation {
+    if from == PortId::SWITCH {
+        return Explanation::ended(Vec::new(), "frame", pipeline::nobodys(head, len));
+    }
     explain_to(snap, state, now, from, (head, len), |_| true)
 }
 
@@ -86,10 +97,7 @@ pub fn explain_to(
     (head, len): (&[u8], u32),
     told: impl Fn(PortId) -> bool,
 ) -> Explanation {
-    let ended = |mut steps: Vec<Told>, step, reason| {
-        steps.push(Told { step, notes: Vec::new(), dropped: Some(reason) });
-        Explanation { steps, verdict: Verdict::Drop(reason), destinations: Vec::new() }
-    };
+    let ended = Explanation::ended;
     let mut steps = Vec::new();
     let inner;
     let opened = if snap.uplink() == Some(from) { nv::open(snap, state, now, from, head, len) } else { None };

@@ -130,7 +130,7 @@ fn decide_as(
     (above, makers): (u32, u8),
 ) -> Decision {
     if from == PortId::SWITCH && makers == 0 {
-        return Decision::drop(DropReason::NoSuchPort);
+        return Decision::drop(nobodys(head, len));
     }
     let once = |head: &[u8], above| {
         let parsed = match ingress {
@@ -167,6 +167,11 @@ fn decide_as(
     }
     decision.replaced = replaced;
     decision
+}
+
+/// Why a frame ends that nobody sent ([`PortId::SWITCH`]) and no extension added.
+pub(crate) fn nobodys(head: &[u8], len: u32) -> DropReason {
+    ethernet::check(head, len).err().unwrap_or(DropReason::NoSuchPort)
 }
 
 /// As [`copy`], for a frame that came out of a tunnel.

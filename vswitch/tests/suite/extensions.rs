@@ -422,8 +422,12 @@ fn s15_2_a_frame_of_nobody_is_judged_by_no_policy_for_sending_and_by_that_of_its
     let bytes = frame(mac_of(2), mac_of(1), None);
     let mut plan = Plan::default();
     let (snap, state, nobody) = (&bench.snap, &bench.state, PortId::SWITCH);
-    let verdict = bench.forwarder.judge(snap, state, SECOND, nobody, &bytes, 64, &mut plan);
-    assert_eq!(verdict, Verdict::Drop(DropReason::NoSuchPort));
+    for (len, reason) in [(64, DropReason::NoSuchPort), (2, DropReason::FrameTooShort)] {
+        let bytes = &bytes[..len as usize];
+        let verdict = bench.forwarder.judge(snap, state, SECOND, nobody, bytes, len, &mut plan);
+        assert_eq!(verdict, Verdict::Drop(reason));
+        assert_eq!(vswitch::explain::explain(snap, state, SECOND, nobody, bytes, len).verdict, verdict);
+    }
 }
 
 #[test]

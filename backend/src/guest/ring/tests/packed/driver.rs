@@ -112,9 +112,10 @@ impl Driver {
         self.ram.set_word(DESC + 16 * u64::from(index) + 14, flags);
     }
 
-    /// Whether the ring looks as if nothing was ever used: it may after a chain over its end.
-    pub(super) fn looks_new(&self) -> bool {
-        (0..u64::from(self.size)).all(|index| self.ram.word(DESC + 16 * index + 14) & DONE == 0)
+    /// Whether the ring's memory need not say that the device is at `place`: nothing may look used after a chain over its end, and a place of 0
+    /// is also what devices leave there that keep none.
+    pub(super) fn is_mute(&self, place: u16) -> bool {
+        place == 0 || (0..u64::from(self.size)).all(|index| self.ram.word(DESC + 16 * index + 14) & DONE == 0)
     }
 
     /// The flags that a descriptor gets which is made available at `at`.

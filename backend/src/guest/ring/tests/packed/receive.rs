@@ -118,7 +118,7 @@ fn run(size: u16, shape: RingShape, first: u64, ops: Vec<Op>) {
             Op::Restart(told) => {
                 assert_eq!(driver.ring.stop(), 0);
                 assert_eq!(driver.ring.base(), base.told(size), "where it continues");
-                driver.start(if told || driver.looks_new() { base } else { At(0) }.told(size));
+                driver.start(if told || driver.is_mute(base.told(size)) { base } else { At(0) }.told(size));
                 assert_eq!(driver.ring.base(), base.told(size), "the ring's memory knows");
             }
             Op::Arm => driver.check_arm(base),
