@@ -20,10 +20,7 @@ ROWS = {
     "1500-split": Row(frames.row_frames(1500), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2}),
     "64-packed": Row(frames.row_frames(64, frames.PACKED), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.1, VHOST: 0.9}),
     "1500-packed": Row(frames.row_frames(1500, frames.PACKED), "Mpps", [TURNPIKE, OVS, VHOST], limits={OVS: 1.2, VHOST: 1.0}),
-    **{f"64-flows-{count}": Row(limits.row_flows(count), "Mpps", [TURNPIKE, OVS], limits={OVS: least})
-       for count, least in ((1, 1.0), (1_000, 1.0), (16_000, 1.5), (100_000, 1.0), (1_000_000, 1.0))},
-    **{f"64-ports-{count}": Row(limits.row_ports(count), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.95}) for count in (256, 1_000)},
-    "start-1000": Row(limits.row_start, "s", [TURNPIKE], more=False, limits={None: 5.0}, also={"kib_a_port": 256}),
+    "64-ports-256": Row(limits.row_ports(256), "Mpps", [TURNPIKE, PLAIN], limits={PLAIN: 0.95}),
     "ping": Row(pairs.row_ping, "ms p99", [TURNPIKE, BRIDGE], more=False, limits={BRIDGE: 1.0}, guests=True),
     "idle": Row(idle.row_idle, "% of a CPU", [TURNPIKE], more=False, limits={None: 1.0}),
     "policy-64": Row(policy.row_policy(1), "Mpps", [TURNPIKE, PLAIN, OVS], limits={PLAIN: 0.9, OVS: 2.0}),
