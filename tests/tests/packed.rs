@@ -83,6 +83,8 @@ fn s2_8_packed_rings_outlive_take_over_and_death_of_the_switch() {
         }
         switch.take_over();
         exchange(&mut a, &mut b, 100 * round + 50);
+        // What is delivered and not given back yet when the switch dies is sent again.
+        assert!(a.flush(PATIENCE) && b.flush(PATIENCE), "everything is given back");
         switch.kill();
         switch.start_again();
         for (guest, name) in [(&mut a, "a"), (&mut b, "b")] {
